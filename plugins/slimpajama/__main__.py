@@ -1,0 +1,5 @@
+"""`python -m slimpajama`: the command line."""
+
+from spcore.cli import main
+
+main()

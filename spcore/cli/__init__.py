@@ -1,0 +1,26 @@
+"""The command line. A file for each command; a command imports what it needs when it runs, so `--help` stays quick.
+
+Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the user typed or supplied; 1 for what broke.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of `slimpajama`, `sp` and `python -m slimpajama`."""
+    from spcore.cli.app import app
+    from spcore.errors import SlimPajamaError
+
+    name = "slimpajama" if sys.argv[0].endswith("__main__.py") else None
+    try:
+        app(prog_name=name)
+    except SlimPajamaError as error:
+        from spcore.cli.output import complain
+
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        sys.stderr.close()
+        sys.exit(141)

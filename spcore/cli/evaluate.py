@@ -1,0 +1,40 @@
+"""`slimpajama evaluate MODEL --data D`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A saved model's folder.")],
+    data: Annotated[str, typer.Option(help="A file, a glob, a Hub name, or a data set component.")],
+    task: Annotated[str | None, typer.Option(help="A name the data set knows (--data glue --task sst2).")] = None,
+    split: Annotated[str | None, typer.Option(help="A split; 'test[:100]' takes a part.")] = None,
+    columns: Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")] = None,
+    runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Keep metrics and predictions in MODEL/evaluations/NAME.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+) -> None:
+    """Evaluate a saved model on labelled data."""
+    from spcore.api import load_model
+    from spcore.cli.output import finite, note, result
+    from spcore.files import write_text
+    from spcore.recipe import pairs
+
+    handle = load_model(model, runtime=runtime, device=device)
+    done = handle.evaluate(data, task, split=split, columns=pairs(columns or [], "--column"))
+    for line in done.report["remarks"]:
+        note(line)
+    for reason, lines in done.report["dropped_lines"].items():
+        note(f"{len(lines)} rows dropped: {reason} (first at line {lines[0]})")
+    if name is not None:
+        folder = Path(model) / "evaluations" / name
+        write_text(folder / "metrics.json", json.dumps(finite(done.metrics), indent=2))
+        write_text(folder / "predictions.jsonl", "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in done.predictions))
+        note(f"kept in {folder}")
+    result(done.metrics, as_json=as_json)

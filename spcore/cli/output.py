@@ -1,0 +1,62 @@
+"""What commands print: data on stdout, words for people on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def complain(line: str) -> None:
+    """An error, on stderr."""
+    print(f"error: {line}", file=sys.stderr)
+
+
+def note(line: str) -> None:
+    """A remark, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def result(data: Any, *, as_json: bool) -> None:
+    """A result on stdout: JSON for programs, lines for people."""
+    if as_json:
+        print(json.dumps(finite(data), ensure_ascii=False))
+    elif isinstance(data, Mapping):
+        width = max((len(str(k)) for k in data), default=0)
+        for key, value in data.items():
+            print(f"{key:<{width}}  {shown(value)}")
+    else:
+        for row in data:
+            print("\t".join(shown(v) for v in row.values()) if isinstance(row, Mapping) else shown(row))
+
+
+def finite(data: Any) -> Any:
+    """JSON has no NaN: null takes its place."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, Mapping):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return [finite(v) for v in data]
+    return data
+
+
+def shown(value: Any) -> str:
+    """A value for a person."""
+    if isinstance(value, float):
+        return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(finite(value), ensure_ascii=False)
+    return str(value)
+
+
+def log_to_stderr() -> None:
+    """Show the library's own warnings. The library itself configures no logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("slimpajama")
+    logger.addHandler(handler)
+    logger.propagate = False

@@ -1,0 +1,68 @@
+"""`slimpajama run RECIPE [KEY=VALUE ...]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from spcore.recipe import Recipe
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe: a YAML, TOML or JSON file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by dotted path.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the resolved recipe and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
+    world_size: Annotated[int | None, typer.Option("--world-size", min=1, help="Processes to check a dry run for.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Carry out a recipe."""
+    from spcore.components import default_registry
+    from spcore.errors import UserError
+    from spcore.recipe import load_recipe
+
+    if world_size is not None and not dry_run:
+        raise UserError("--world-size goes with --dry-run; a run starts what `launch` says")
+    resolved = load_recipe(recipe, overrides or [], registry=default_registry())
+    carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, world_size=world_size, as_json=as_json)
+
+
+def carry_out(
+    recipe: Recipe, *, overwrite: bool, print_recipe: bool, dry_run: bool, world_size: int | None = None, as_json: bool
+) -> None:
+    """What `run` and `finetune` do with a resolved recipe."""
+    from spcore.cli.output import note, result
+    from spcore.components import default_registry
+    from spcore.errors import UserError
+
+    if print_recipe:
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
+    if dry_run:
+        result(planned(recipe, world_size), as_json=as_json)
+        return
+    if recipe.output is None:
+        raise UserError("output: not given; say where the run and its model shall lie: output=FOLDER")
+    from spcore.running import execute
+
+    done = execute(recipe, default_registry(), overwrite=overwrite)
+    result({**done.metrics, "steps": done.steps, "output": done.output}, as_json=as_json)
+    if done.cancelled:
+        note(f"stopped; the same command goes on from step {done.steps}")
+
+
+def planned(recipe: Recipe, world_size: int | None) -> dict[str, Any]:
+    """A dry run's result: what would be run, on which layout."""
+    from spcore.components import default_registry
+    from spcore.session import assemble
+
+    session = assemble(recipe, default_registry(), world_size=world_size)
+    return {
+        "family": session.plan.model.family, "task": session.recipe.task.use if session.recipe.task else "",
+        "rows": session.train.length, "columns": session.train.columns, "labels": list(session.plan.head.labels),
+        "layout": dict(session.plan.layout.axes), "max_length": session.plan.max_length, "remarks": session.warnings,
+    }  # fmt: skip

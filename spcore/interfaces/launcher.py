@@ -1,0 +1,66 @@
+"""Kind `launcher`: starts the processes of a run. The caller's process builds a `RunSpec`, the launcher runs
+`spcore.session.run_rank` in each process and passes events up and the wish to stop down.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spcore.interfaces.strategy import Layout, Refusal
+
+if TYPE_CHECKING:
+    from spcore.components import RegistrySpec
+    from spcore.interfaces.logger import Event
+    from spcore.session import Session
+
+Emit = Callable[["Event"], None]
+
+
+class Control(Protocol):
+    """The parent's wish to stop; `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether the run should stop at the end of the present step."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run as data, the same for every rank.
+
+    recipe: resolved, JSON. registry: how a child builds the same registry. layout: of processes. inline: the strategy may
+    run in the caller's process. live: the caller's own session, for launchers that stay in its process.
+    """
+
+    recipe: Mapping[str, Any]
+    registry: RegistrySpec
+    layout: Layout
+    inline: bool
+    options: Any = None
+    live: Session | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """steps done; metrics of the last evaluation; output: the run's folder; cancelled: stopped on request."""
+
+    steps: int
+    metrics: Mapping[str, float]
+    output: str
+    cancelled: bool = False
+
+
+class Launcher(ABC):
+    """Kind `launcher`, made with the component's options."""
+
+    processes: int = 1
+
+    @abstractmethod
+    def check(self, spec: RunSpec) -> list[Refusal]:
+        """What it cannot start."""
+
+    @abstractmethod
+    def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
+        """Run to the end. events: called in the caller's process, in order. Raises RankError for a rank that failed."""

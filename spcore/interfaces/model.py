@@ -1,0 +1,160 @@
+"""Kind `model`: where a language model comes from and what it is made of.
+
+`Model.open` is called by `spcore.session.assemble` in every process, before any weight is read; the `LanguageModel` it
+returns is then asked by a strategy's engine to `build` a module on the meta device and to stream `weights`.
+Everything a plugin author must supply is here; torch is imported only by implementations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+HeadKind = Literal["vocabulary", "sequence", "token", "span", "custom"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What sits on the hidden states, as a task describes it.
+
+    kind: "vocabulary" (logits over the vocabulary), "sequence" (one vector a sequence), "token" (one a token), "span"
+        (start and end), all built by the model plugin with the family's own Hugging Face head; "custom": `build`.
+    size: width of the output's last axis; 0 for "vocabulary" (the model's own size).
+    labels: names of the outputs, in order; empty where they have none.
+    outputs: name -> axes, each one of "sequence", "position", "label", "vocabulary", "hidden". The names are those of
+        `forward`'s result, of an export and of a runtime. Only "position" and "vocabulary" may be sharded.
+    build: for "custom": called with the model's configuration; returns a module whose
+        forward(hidden [S, L, H], mask [S, L] bool, segments [N, 2] int64 or None) -> {name: tensor}.
+        `segments` holds (sequence, start) of every feature when sequences are packs; then outputs whose first axis is
+        "sequence" have N rows, one a segment, in that order.
+    problem_type: Hugging Face's word for a "sequence" head's loss, kept in config.json.
+    """
+
+    kind: HeadKind
+    size: int
+    outputs: Mapping[str, tuple[str, ...]]
+    labels: tuple[str, ...] = ()
+    build: Callable[[Any], torch.nn.Module] | None = None
+    problem_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.build is None) == (self.kind == "custom"):
+            raise ValueError(f"head of kind {self.kind!r}: `build` goes with kind 'custom' and with no other")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where the parts of a built module lie, by dotted path. Engines shard, wrap and cut by it.
+
+    base: path of the backbone ("bert"). embed, layers, final: paths below `base`; `layers` is a ModuleList; None where
+        a family has no such part or it is not known. head: paths of the head's modules, at the module's root.
+    tied: alias parameter -> owner parameter (biases too); the alias is not stored.
+    causal: whether a position attends to earlier positions only.
+    carried: names of tensors that pass between layers beside the hidden states (T5's position bias).
+    packs: whether forward honours `segment_ids`: no attention and no positions across a border.
+    """
+
+    base: str
+    embed: str | None
+    layers: str | None
+    final: str | None
+    head: tuple[str, ...]
+    causal: bool
+    tied: Mapping[str, str] = field(default_factory=dict)
+    carried: tuple[str, ...] = ()
+    packs: bool = False
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One encoded text or pair.
+
+    arrays: name -> int64 array [length]: "input_ids" always, "token_type_ids" where the family has them.
+    offsets: [length, 2], (first, last + 1) characters of each token in its text; (0, 0) for special tokens; None where the
+        tokenizer cannot tell. parts: [length], 0 or 1: the text a token is from, -1 for special tokens.
+    truncated: tokens left out because of `max_length`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    truncated: int = 0
+    offsets: np.ndarray | None = None
+    parts: np.ndarray | None = None
+
+
+class Processor(ABC):
+    """Text to ids and back; carried by a `LanguageModel`, used by tasks in every process.
+
+    special: ids of "pad", "cls", "sep", "mask", "bos", "eos", "unk", as far as the vocabulary has them.
+    fill: value that pads each array of an encoding, by its name. max_length: what the model's positions allow.
+    fingerprint: hash of everything that decides an encoding; a part of the token cache's key.
+    """
+
+    special: Mapping[str, int]
+    fill: Mapping[str, int]
+    vocabulary_size: int
+    max_length: int | None
+    fingerprint: str
+
+    @abstractmethod
+    def encode(self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True) -> Encoding:
+        """Encode a text, or a pair; `max_length` tokens at most (of a pair, the longer is cut first)."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of `ids`."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files in Hugging Face's layout."""
+
+
+class LanguageModel(ABC):
+    """An opened model: configuration and processor are read, weights are not.
+
+    config: the family's configuration object. family: its name ("bert"). processor: see `Processor`.
+    source: where it was opened from, as the recipe says.
+    """
+
+    config: Any
+    family: str
+    processor: Processor
+    source: str
+
+    @abstractmethod
+    def anatomy(self, head: Head) -> Anatomy:
+        """Where the parts lie in what `build(head)` returns. No weights, no torch module is made."""
+
+    @abstractmethod
+    def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> torch.nn.Module:
+        """The module with this head; parameters named as Hugging Face does, a custom head's under `head.`.
+
+        forward(**inputs) -> {name: tensor}, names = head.outputs; inputs as in `Batch.inputs`. On "meta", parameters and
+        buffers have no storage: `spcore.tensors.materialise` fills them. Raises RefusalError for a head the family lacks.
+        """
+
+    @abstractmethod
+    def initialise(self, module: torch.nn.Module, path: str) -> None:
+        """Initialise one leaf module in place, on the CPU, from torch's global generator (seeded by the caller)."""
+
+    @abstractmethod
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Stream (Hugging Face name, CPU tensor); nothing where the model has no weights yet. Never unpickles."""
+
+    @abstractmethod
+    def save_config(self, folder: Path, head: Head) -> None:
+        """Write config.json so that `transformers` opens the folder: the head's class where it has one, else the backbone."""
+
+
+class Model(ABC):
+    """Kind `model`: opens a source. Registered with the schemes it claims ("hf", "gguf"); the default takes the rest."""
+
+    @abstractmethod
+    def open(self, source: str) -> LanguageModel:
+        """Read configuration and processor. Raises SourceError that says what was looked for, where, and near names."""

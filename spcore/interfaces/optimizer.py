@@ -1,0 +1,47 @@
+"""Kinds `optimizer` and `schedule`. Engines ask an optimizer for its groups and build it over their own parameters; the
+trainer asks a schedule for each step's factor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """Parameters with equal keys share a group. weight_decay: per step, times lr. lr_scale: multiplies the step's lr."""
+
+    weight_decay: float = 0.0
+    lr_scale: float = 1.0
+
+
+class Optimizer(ABC):
+    """family: what engines with optimizers of their own ask for ("adam", "sgd"), None = only `build` will do.
+    lr: base learning rate, per step, before schedule. hyper: the family's numbers under torch's names (betas, eps)."""
+
+    family: str | None
+    lr: float
+    hyper: Mapping[str, Any]
+
+    @abstractmethod
+    def groups(self, name: str, full_shape: tuple[int, ...]) -> GroupKey:
+        """The group of a parameter, by its Hugging Face name and its whole shape (not a shard's)."""
+
+    @abstractmethod
+    def build(self, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """A torch optimizer over param groups {"params", "weight_decay", "lr", "lr_scale"}; the engine sets "lr"
+        each step. Uses fused kernels where torch has them for the parameters' device."""
+
+
+class Schedule(ABC):
+    """Pure: no state, no torch."""
+
+    @abstractmethod
+    def factor(self, step: int, total: int) -> float:
+        """What multiplies the base learning rate at step `step` (from 0) of `total`."""

@@ -1,0 +1,134 @@
+"""Kind `runtime`: runs a saved model without training it (predict, evaluate, generate, serve)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from spcore.artifact import Artifact
+    from spcore.interfaces.task import Batch, BoundTask
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One request to generate.
+
+    ids: prompt [length]. n: samples of it. temperature 0: greedy. top_k 0, top_p 1: no limit. seed: with the request's
+    id and the position it decides every draw. stop: token ids that end it (not given out).
+    """
+
+    ids: tuple[int, ...]
+    max_new_tokens: int = 128
+    n: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token of sample `sample` of a request, with its log-probability. The last event of a sample has
+    `finish` set ("stop", "length", "cancelled") and, when nothing is left to give, token -1."""
+
+    request: int
+    sample: int
+    token: int
+    logprob: float
+    finish: Literal["stop", "length", "cancelled"] | None = None
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """files: what was written. figures: sizes in bytes, differences, accuracies, by name. remarks: lines for the user."""
+
+    files: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+class Runner(ABC):
+    """A loaded model. capabilities: names of the abilities below that it has; provider: what it really runs on."""
+
+    capabilities: frozenset[str]
+    provider: str
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds; a second call does nothing."""
+
+
+class Runtime(ABC):
+    """Kind `runtime`, made with the component's options."""
+
+    @abstractmethod
+    def prepare(self, artifact: Artifact, task: BoundTask, options: Mapping[str, Any]) -> PrepareReport:
+        """Export, optimise, quantise and check numbers, into the artifact's folder. Does nothing where nothing is needed."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
+        """Load for running; `task` None: the backbone alone (`Embeds`). device: "auto", "cpu", "cuda", "cuda:1"."""
+
+
+@runtime_checkable
+class Forwards(Protocol):
+    """Ability of a Runner: outputs of a batch. batch_tokens: padded tokens that a batch should hold at most."""
+
+    batch_tokens: int
+
+    def forward(self, batch: Batch) -> dict[str, np.ndarray]:
+        """name -> array, names and axes as in `head.outputs`; float32."""
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """Ability of a Runner: one vector a text."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """[rows, hidden], float32; mean over a text's tokens of the last hidden states."""
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Ability of a Runner: text out. admission "continuous": a request may join while others run; "batch": it waits."""
+
+    admission: Literal["continuous", "batch"]
+
+    def submit(self, request: GenerationRequest) -> int:
+        """Queue a request; its id."""
+
+    def events(self) -> Iterator[Token]:
+        """Tokens of all requests as they come, until none is left; each sample ends in exactly one final event."""
+
+    def cancel(self, request: int) -> None:
+        """End a request; its samples still get their final events."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Ability of an Engine or a Runner: the primitives under `spcore.generation`, over slots of a cache.
+
+    capacity: (slots, length of a slot, length of an encoder's input). On engines collective: every rank calls equally
+    often, zero slots allowed, logits on every rank.
+    """
+
+    capacity: tuple[int, int, int]
+
+    def prefill(self, rows: Sequence[Mapping[str, np.ndarray]], slots: Sequence[int]) -> np.ndarray:
+        """Feed rows (ragged, {"input_ids": [n]}) to slots, in one call or in chunks; logits [slots, vocabulary] float32
+        after the last token given. Encoder-decoders take input_ids in the first chunk, decoder_input_ids in each."""
+
+    def decode(self, ids: Sequence[int], slots: Sequence[int]) -> np.ndarray:
+        """Feed one token to each slot; logits [slots, vocabulary] float32."""
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy caches, simultaneously: all sources are read before any target is written (beams overlap)."""
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Empty slots."""

@@ -1,0 +1,238 @@
+"""Kind `strategy`: how a run is laid over processes, and the engine that does its arithmetic.
+
+`layout` and `check` run in the caller's process before anything starts; `engine` once in every rank. The trainer owns the
+order of things and calls the engine; the engine owns arithmetic and collectives and no policy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from spcore.interfaces.task import Batch, EvalPart
+
+if TYPE_CHECKING:
+    import torch
+
+    from spcore.interfaces.adapter import Adapter
+    from spcore.interfaces.model import Head, LanguageModel
+    from spcore.interfaces.optimizer import Optimizer
+    from spcore.interfaces.precision import PrecisionPolicy
+    from spcore.interfaces.task import BoundTask
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long.
+    length_multiple: lengths are rounded up to it. count_multiple: microbatches a rank and step are a multiple of it."""
+
+    equal_length: Literal["none", "step"] = "none"
+    length_multiple: int = 1
+    count_multiple: int = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """axes: ordered name -> size ("data", "pipeline", "tensor", ...); their product is the world size."""
+
+    axes: Mapping[str, int] = field(default_factory=lambda: {"data": 1})
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all."""
+        size = 1
+        for n in self.axes.values():
+            size *= n
+        return size
+
+    @property
+    def data_size(self) -> int:
+        """Ranks that see different microbatches."""
+        return self.axes.get("data", 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands. device: "cpu", "cuda:0", ...; data_rank of data_size; is_writer: on exactly one rank."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    data_rank: int = 0
+    data_size: int = 1
+    is_writer: bool = True
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an engine needs, resolved and checked. micro_batch_size None: cut by `micro_batch_tokens`.
+    max_length: tokens of the longest feature possible. deterministic: kernels that have no deterministic form are refused.
+    nonfinite: what a step with a loss or gradient that is not finite does. options: the strategy's own."""
+
+    model: LanguageModel
+    head: Head
+    task: BoundTask
+    precision: PrecisionPolicy
+    optimizer: Optimizer | None
+    adapter: Adapter | None
+    global_batch_size: int
+    micro_batch_size: int | None
+    micro_batch_tokens: int
+    max_length: int | None
+    pack: int | None
+    clip_norm: float | None
+    seed: int
+    deterministic: bool
+    nonfinite: Literal["stop", "skip"]
+    layout: Layout
+    device: str = "auto"
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination that is refused: `subject` names parts or settings, `reason` what is wrong, `hint` what would do."""
+
+    subject: str
+    reason: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}" + (f"; {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The same on every rank. loss: the sum of the weighted term means. terms, totals: by term. grad_norm: before clipping.
+    applied: False where a step was left out (overflow under loss scaling, nonfinite "skip"). loss_scale: 1 without scaling.
+    nonfinite: names of what was not finite."""
+
+    loss: float
+    terms: Mapping[str, float]
+    totals: Mapping[str, float]
+    grad_norm: float
+    applied: bool = True
+    loss_scale: float = 1.0
+    nonfinite: tuple[str, ...] = ()
+
+
+class Pending(Protocol):
+    """A save under way."""
+
+    def wait(self) -> None:
+        """Return once everything is on disk; raises what the save raised."""
+
+
+class Engine(ABC):
+    """One per process. `train_step`, `eval_step`, `agree`, `collect`, `save`, `load` and `weights` are collective."""
+
+    place: Place
+
+    @abstractmethod
+    def train_step(self, microbatches: Sequence[Batch], lr: float, step: int) -> StepReport:
+        """Forward, backward, reduce, clip, update. microbatches: this rank's; lr: this step's; step: from 0."""
+
+    @abstractmethod
+    def eval_step(self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce") -> EvalPart | None:
+        """Without gradients and dropout. "annotate" returns rows {"feature_id", name: array}. None on ranks without outputs."""
+
+    @abstractmethod
+    def agree(self, code: int) -> int:
+        """The largest code over all ranks: stop, skip, save and cancel are decided together."""
+
+    @abstractmethod
+    def collect(self, obj: Any, *, everywhere: bool = False) -> list[Any] | None:
+        """Every rank's object, by rank, on the writer and None elsewhere; or on every rank. Of ranks that hold the same
+        outputs all but one give None."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> Pending:
+        """Write this rank's share of model, optimizer, scaler and RNG state into an existing folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, from any layout of the same strategy. Never unpickles."""
+
+    @abstractmethod
+    def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
+        """(Hugging Face name, CPU tensor): every rank drains it, only the writer receives items. "adapter": the adapter's
+        parameters and heads that are new."""
+
+    @abstractmethod
+    def parameters(self) -> tuple[int, int]:
+        """Elements of the whole model's parameters, ties counted once: (all, trainable)."""
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, str]:
+        """What the engine chose by itself, for the log: kernel, device, attention ("fp32 kernel": "onednn")."""
+
+    @abstractmethod
+    def peak_memory(self) -> int:
+        """Bytes at the highest since start, of the device, else of the process."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds and process-wide state it changed; a second call does nothing."""
+
+
+@runtime_checkable
+class Gradients(Protocol):
+    """Ability of an Engine: gradients before clipping, without an update; drained like `weights`."""
+
+    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(Hugging Face name, CPU float32 tensor)."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """gpus in all, of one kind, `per_node` a node; "cpu" for none."""
+
+    kind: str
+    gpus: int
+    per_node: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """memory: bytes on the fullest device. seconds: per step. parts: what they are made of, by name."""
+
+    memory: int
+    seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Estimates(Protocol):
+    """Ability of a ParallelStrategy: says which layouts are possible and what they cost, without running."""
+
+    def candidates(self, world_size: int) -> Iterator[Layout]:
+        """Layouts of that many processes."""
+
+    def estimate(self, plan: Plan, hardware: Hardware) -> Cost:
+        """Memory and time of a step under `plan.layout`."""
+
+
+class ParallelStrategy(ABC):
+    """Kind `strategy`, made with the component's options. inline: may run in the caller's process."""
+
+    inline: bool = False
+
+    @abstractmethod
+    def layout(self, world_size: int) -> Layout:
+        """The layout over that many processes. Raises RefusalError where they cannot be laid out."""
+
+    @abstractmethod
+    def check(self, plan: Plan) -> list[Refusal]:
+        """What it cannot honour of a plan; looks at configuration only: no process, no weights."""
+
+    def batch_rule(self, plan: Plan) -> BatchRule:
+        """What its engines ask of microbatches."""
+        return BatchRule()
+
+    @abstractmethod
+    def engine(self, plan: Plan, place: Place) -> Engine:
+        """Build on meta, adapter, parallelise, load own slices, initialise the rest, optimizer."""

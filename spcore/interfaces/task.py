@@ -1,0 +1,214 @@
+"""Kind `task`: what is learnt. A task turns rows into features and batches, and outputs into losses, figures and answers.
+
+`Task.bind` is called once in every process by `spcore.session.assemble`. Of the `BoundTask`, `featurize`, `augment` and
+`collate` run in the loader (numpy, no torch), `loss` and `reduce` in the engine on the ranks that hold the outputs (the
+engine's tensors), `metrics` on the writer, `decode` where predictions are made (numpy).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from spcore.interfaces.dataset import Row, Schema
+from spcore.interfaces.model import Head, Processor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from spcore.interfaces.runtime import GenerationRequest
+
+IGNORE = -100
+"""Label of a position that has none; any negative label counts as that."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One unit of training.
+
+    id: unique in a source, from 0, in row order; -1 for filler. row_id: the row it came from. A row may give several.
+    arrays: [length] or [sequences, length] (pairs, choices), or any shape for what is not one value a token.
+    length: tokens of its longest sequence; `augment` keeps it.
+    filler: fills a short batch: one real token, weight 0, invisible to `reduce` and `metrics`.
+    truncated: tokens of the row that did not fit.
+    """
+
+    id: int
+    row_id: int
+    arrays: dict[str, np.ndarray]
+    length: int
+    filler: bool = False
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One microbatch. From `collate` as numpy; inside `loss` and `reduce`, `inputs` and `targets` hold the engine's tensors.
+
+    inputs: [sequences, length], never 3-D. Reserved: "input_ids"; "attention_mask" (1 = token); in packs "segment_ids"
+        (1, 2, ... by feature, 0 = padding) and "position_ids" (from 0 in each segment).
+    targets: aligned with the outputs: [sequences, length] for a "position" axis, else one entry a sequence (in packs one a
+        segment, sequence by sequence). Labels below 0: none.
+    row_of, feature_ids: [sequences, segments], -1 = none; segment k of a pack is where segment_ids == k + 1.
+    weights: loss term -> its weight in this batch, from the data alone; 0 for filler.
+    """
+
+    inputs: dict[str, Any]
+    targets: dict[str, Any]
+    row_of: np.ndarray
+    feature_ids: np.ndarray
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """sum: scalar tensor, the plain sum over what counts (never a mean); the engine divides by the term's total weight."""
+
+    name: str
+    sum: torch.Tensor
+    coefficient: float = 1.0
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """Part of an evaluation. sums: added up over parts and ranks. rows: plain dicts that carry feature_id and row_id; the
+    core drops id -1 and asserts that no feature id is there twice."""
+
+    sums: dict[str, float]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_length: tokens of a feature at most, None = what the model allows. pack: tokens of a pack, None = no packs."""
+
+    max_length: int | None = None
+    pack: int | None = None
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column that a task reads, under the task's own name for it.
+
+    guesses: names of columns to take for it, best first, when the recipe maps none. required: for training and
+    evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any".
+    """
+
+    name: str
+    kind: str = "text"
+    required: bool = True
+    target: bool = False
+    guesses: tuple[str, ...] = ()
+
+
+class Ops(Protocol):
+    """What an engine lends to `loss` and `reduce`: right under any sharding of the outputs. Differentiable."""
+
+    def token_logprobs(self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, name: str = "logits") -> torch.Tensor:
+        """log p(label) in float32, of labels' shape; 0 where a label is below 0. outputs[name]: [..., classes]."""
+
+    def logprob_mean(self, outputs: Mapping[str, torch.Tensor], name: str = "logits") -> torch.Tensor:
+        """Mean over classes of log p, float32, [...]: what label smoothing adds."""
+
+    def argmax(self, outputs: Mapping[str, torch.Tensor], name: str = "logits") -> torch.Tensor:
+        """Index of the largest class, int64, [...]."""
+
+    def full(self, outputs: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+        """The output whole on this rank."""
+
+    def mean_over_data(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean of `x` over the data-parallel ranks."""
+
+
+class BoundTask(ABC):
+    """A task bound to a processor, a model's configuration and the data's labels.
+
+    head: what it needs on the hidden states. terms: names of its loss terms, fixed: ranks reduce one vector in this order.
+    """
+
+    head: Head
+    terms: tuple[str, ...]
+
+    @abstractmethod
+    def featurize(self, row: Row) -> list[Feature]:
+        """Features of a row, with id and row_id 0 (the core numbers them). Raises DataError for a row it cannot use."""
+
+    def augment(self, feature: Feature, rng: np.random.Generator) -> Feature:
+        """An epoch's version of the feature (masking, spans); keeps the length. `rng` is a function of (seed, epoch,
+        feature id) alone; an evaluation has an epoch of its own, the same each time. Not called for predictions."""
+        return feature
+
+    @abstractmethod
+    def collate(self, groups: Sequence[Sequence[Feature]], length: int) -> Batch:
+        """One microbatch. A group is one feature, or a pack of several. length: tokens that sequences are padded to; given
+        by the core, which alone knows the step. Shifts labels where the task predicts the next token."""
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> list[LossTerm]:
+        """Loss terms as sums. Called with gradients on."""
+
+    @abstractmethod
+    def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
+        """What evaluation needs of a microbatch. Never gathers [batch, length, vocabulary]."""
+
+    @abstractmethod
+    def metrics(self, part: EvalPart) -> dict[str, float]:
+        """Figures over a whole evaluation; `part.rows` in feature order, each feature once."""
+
+    @abstractmethod
+    def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
+        """Answers a person reads, one a feature, filler left out; each carries "row_id"."""
+
+    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """One answer of a row's features' answers, in feature order. A task that gives a row several features says how."""
+        assert len(answers) == 1, "this task gives a row several features and does not say how to combine their answers"
+        return answers[0]
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """JSON that `Task.bind` takes in place of a schema: goes into the saved model."""
+
+
+class Task(ABC):
+    """Kind `task`. roles: the columns it reads. lower_is_better: metrics for which less is better, read for `keep_best`."""
+
+    roles: tuple[Role, ...] = ()
+    lower_is_better: frozenset[str] = frozenset({"loss", "perplexity"})
+
+    @abstractmethod
+    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+        """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
+
+
+@runtime_checkable
+class WholeBatchLoss(Protocol):
+    """Ability of a BoundTask whose loss couples the features of a global batch (contrastive losses, KTO's KL term)."""
+
+    def representation(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> torch.Tensor:
+        """[sequences, ...], what the loss needs of each sequence."""
+
+    def whole_loss(self, representations: torch.Tensor, feature_ids: np.ndarray) -> list[LossTerm]:
+        """Loss of the global batch; filler gone, sorted by feature id: the same at any layout."""
+
+
+@runtime_checkable
+class Annotates(Protocol):
+    """Ability of a BoundTask that needs figures of the untrained model (DPO's reference): one evaluation pass before step
+    0, cached; they reach `collate` as arrays of the features."""
+
+    def annotate(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> dict[str, np.ndarray]:
+        """name -> [features of the batch, ...], in the order of `batch.feature_ids` where they are not below 0."""
+
+
+@runtime_checkable
+class Prompts(Protocol):
+    """Ability of a BoundTask that is evaluated by generating."""
+
+    def request(self, row: Row) -> GenerationRequest:
+        """What to generate for a row."""
+
+    def answer(self, row: Row, text: str) -> dict[str, Any]:
+        """The entry of `EvalPart.rows` for a row and what was generated."""

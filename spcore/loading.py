@@ -1,0 +1,213 @@
+"""Which features make up which step, packs and microbatches, for which rank.
+
+Everything that decides is a pure function of lengths, seed, epoch and sizes, so it is the same on every rank and at every
+world size: `order`, `packed`, `cut`. A global batch's groups are sorted by length before they are cut, which changes
+nothing in the result (weights are summed before the forward pass) and removes most padding. Short batches are filled with
+features of weight 0; nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spcore.features import FeatureStore
+from spcore.interfaces.strategy import BatchRule, Place
+from spcore.interfaces.task import Batch, BoundTask, Feature
+
+EVALUATION_EPOCH = 2**32 - 1
+FILLER = -1
+Group = tuple[int, ...]
+"""Positions in the store that share a sequence: one, or a pack of several; (FILLER,) for filler."""
+
+
+def generator(*address: int | str) -> np.random.Generator:
+    """The random generator of an address: seed, epoch, what it is for. Philox would do as well; PCG64 is numpy's default."""
+    return np.random.default_rng([zlib.crc32(a.encode()) if isinstance(a, str) else a for a in address])
+
+
+def order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of features in an epoch: int64 [count], a permutation."""
+    return generator(seed, epoch, "order").permutation(count)
+
+
+def packed(ids: Sequence[int], lengths: np.ndarray, limit: int) -> list[Group]:
+    """Packs of at most `limit` tokens, first fit over the last 32 open ones, in order. A feature longer than `limit` is
+    alone (features are cut to `limit` before)."""
+    done: list[list[int]] = []
+    room: list[int] = []
+    for i in ids:
+        need = int(lengths[i])
+        for at in range(max(0, len(done) - 32), len(done)):
+            if room[at] >= need:
+                done[at].append(int(i))
+                room[at] -= need
+                break
+        else:
+            done.append([int(i)])
+            room.append(limit - need)
+    return [tuple(group) for group in done]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a step is cut. micro_batch_size None: by `tokens`, padded. data_size: ranks that share the step."""
+
+    micro_batch_size: int | None
+    tokens: int
+    data_size: int
+    rule: BatchRule = BatchRule()
+
+
+def cut(groups: Sequence[Group], sizes: Sequence[int], how: Cut) -> list[list[list[Group]]]:
+    """rank -> microbatches -> groups. Each rank gets equally many microbatches, a multiple of `rule.count_multiple`;
+    those that are missing are filler. sizes: tokens of each group."""
+    ranked = sorted(range(len(groups)), key=lambda n: (-sizes[n], groups[n]))
+    share = math.ceil(len(groups) / (how.data_size * how.rule.count_multiple))
+    pieces: list[list[Group]] = []
+    at = 0
+    while at < len(ranked):
+        most = how.micro_batch_size or min(share, max(1, how.tokens // max(1, sizes[ranked[at]])))
+        pieces.append([groups[n] for n in ranked[at : at + most]])
+        at += most
+    while len(pieces) % (how.data_size * how.rule.count_multiple):
+        pieces.append([])
+    fill = how.micro_batch_size or 1
+    pieces = [piece + [(FILLER,)] * (fill - len(piece)) for piece in pieces]
+    return [pieces[rank :: how.data_size] for rank in range(how.data_size)]
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One rank's part of a step. epoch: fraction of epochs done after it. The counts are of the whole step, all ranks:
+    rows (features), tokens, positions (tokens and padding, as cut)."""
+
+    microbatches: list[Batch]
+    feature_ids: list[int]
+    epoch: float
+    rows: int
+    tokens: int
+    positions: int
+
+
+class Collator:
+    """Turns groups into a rank's batches: filler, augmentation, padded length."""
+
+    def __init__(self, store: FeatureStore, task: BoundTask, rule: BatchRule, seed: int) -> None:
+        self.store, self.task, self.rule, self.seed = store, task, rule, seed
+
+    def spans(self, step: list[list[list[Group]]]) -> list[list[int]]:
+        """rank -> microbatches -> padded length, by the rule."""
+        spans = [[self._up(max(self.size(g) for g in piece)) for piece in rank] for rank in step]
+        if self.rule.equal_length == "step":
+            longest = max(max(rank) for rank in spans)
+            spans = [[longest] * len(rank) for rank in spans]
+        return spans
+
+    def size(self, group: Group) -> int:
+        """Tokens of a group; filler has one."""
+        return sum(int(self.store.lengths[i]) if i >= 0 else 1 for i in group)
+
+    def batch(self, piece: list[Group], length: int, epoch: int | None) -> Batch:
+        """A microbatch; epoch None: not augmented (predictions)."""
+        return self.task.collate([[self._feature(i, epoch) for i in group] for group in piece], length)
+
+    def _feature(self, i: int, epoch: int | None) -> Feature:
+        if i < 0:
+            return filler(self.store[0])
+        feature = self.store[i]
+        if epoch is None:
+            return feature
+        return self.task.augment(feature, generator(self.seed, epoch, "augment", feature.id))
+
+    def _up(self, length: int) -> int:
+        multiple = self.rule.length_multiple
+        return -(-length // multiple) * multiple
+
+
+def filler(feature: Feature) -> Feature:
+    """Filler made from a feature: one real token, so that a head that pools stays finite; weight 0 by the task. Arrays with
+    one value a token are cut to the first, others are kept."""
+    arrays = {
+        name: a[..., :1] if a.ndim and a.shape[-1] == feature.length and feature.length > 1 else a
+        for name, a in feature.arrays.items()
+    }
+    return replace(feature, id=-1, row_id=-1, arrays=arrays, length=1, filler=True, truncated=0)
+
+
+class TrainLoader:
+    """The steps of a training run over a store, from any step on."""
+
+    def __init__(
+        self, store: FeatureStore, task: BoundTask, *, place: Place, how: Cut, global_batch_size: int, seed: int, pack: int | None
+    ) -> None:
+        self.store, self.place, self.how, self.pack = store, place, how, pack
+        self.global_batch_size, self.seed = global_batch_size, seed
+        self.collator = Collator(store, task, how.rule, seed)
+
+    def groups(self, epoch: int) -> list[Group]:
+        """All groups of an epoch, in order."""
+        ids = order(len(self.store), self.seed, epoch)
+        if self.pack:
+            return packed(ids, self.store.lengths, self.pack)
+        return [(int(i),) for i in ids]
+
+    def steps_in(self, epoch: int) -> int:
+        """Steps of an epoch; the last may be short. With packs it may differ between epochs."""
+        count = len(self.groups(epoch)) if self.pack else len(self.store)
+        return math.ceil(count / self.global_batch_size)
+
+    def total_steps(self, epochs: float) -> int:
+        """Steps of that many epochs, at least one."""
+        whole = sum(self.steps_in(epoch) for epoch in range(int(epochs)))
+        rest = epochs - int(epochs)
+        return max(1, whole + (math.ceil(rest * self.steps_in(int(epochs))) if rest else 0))
+
+    def steps(self, start: int, stop: int) -> Iterator[StepData]:
+        """Steps start <= step < stop."""
+        epoch, first = 0, 0
+        while first < stop:
+            count = self.steps_in(epoch)
+            if first + count > start:
+                groups = self.groups(epoch)
+                for n in range(max(0, start - first), min(count, stop - first)):
+                    yield self._step(groups, n, count, epoch)
+            epoch, first = epoch + 1, first + count
+
+    def _step(self, groups: list[Group], n: int, count: int, epoch: int) -> StepData:
+        chosen = groups[n * self.global_batch_size : (n + 1) * self.global_batch_size]
+        sizes = [self.collator.size(group) for group in chosen]
+        step = cut(chosen, sizes, self.how)
+        spans = self.collator.spans(step)
+        rank = self.place.data_rank
+        batches = [self.collator.batch(piece, span, epoch) for piece, span in zip(step[rank], spans[rank], strict=True)]
+        positions = sum(len(p) * s for ps, ss in zip(step, spans, strict=True) for p, s in zip(ps, ss, strict=True))
+        ids = [self.store[i].id for group in chosen for i in group]
+        return StepData(batches, ids, epoch + (n + 1) / count, sum(len(g) for g in chosen), sum(sizes), positions)
+
+
+def evaluation_batches(
+    store: FeatureStore, task: BoundTask, *, place: Place, tokens: int, rule: BatchRule, seed: int, augment: bool
+) -> Iterator[Batch]:
+    """This rank's batches of an evaluation or prediction: features sorted by length, cut by padded tokens, dealt to ranks;
+    every rank gets equally many (filler makes up for it). Rows come back by id, so the order here is free."""
+    groups = [(i,) for i in range(len(store))]
+    pieces: list[list[Group]] = []
+    collator = Collator(store, task, rule, seed)
+    for i in sorted(range(len(store)), key=lambda i: (-store.lengths[i], i)):
+        longest = int(store.lengths[pieces[-1][0][0]]) if pieces else 0
+        if pieces and (len(pieces[-1]) + 1) * longest <= tokens:
+            pieces[-1].append(groups[i])
+        else:
+            pieces.append([groups[i]])
+    while len(pieces) % (place.data_size * rule.count_multiple):
+        pieces.append([(FILLER,)])
+    step = [pieces[rank :: place.data_size] for rank in range(place.data_size)]
+    spans = collator.spans(step)
+    epoch = EVALUATION_EPOCH if augment else None
+    for piece, span in zip(step[place.data_rank], spans[place.data_rank], strict=True):
+        yield collator.batch(piece, span, epoch)

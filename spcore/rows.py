@@ -1,0 +1,155 @@
+"""A task's view of a source: columns under the task's names, a part of a split, the first rows.
+
+What stands under `data` by the core's own names (`columns`, `split`, `limit`) is carried out here, the same for every data
+set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+from spcore.errors import DataError, RecipeError, unknown
+from spcore.features import fingerprint
+from spcore.interfaces.dataset import Column, Dataset, Row, Schema, Source
+from spcore.interfaces.task import Role
+
+_SPLIT = re.compile(r"^(?P<name>[^\[\]]*)(?:\[(?P<low>\d+%?)?:(?P<high>\d+%?)?\])?$")
+
+
+class RoleSource(Source):
+    """Rows keyed by roles. columns: role -> column of the data."""
+
+    def __init__(self, source: Source, columns: Mapping[str, str], ids: Sequence[int] | None, limit: int | None) -> None:
+        self.source, self.columns, self._ids, self._limit = source, dict(columns), ids, limit
+        known = source.schema
+        self.schema = Schema({role: known.columns[c] for role, c in columns.items()}, known.default_task, known.task_options)
+        self.fingerprint = fingerprint(source.fingerprint, self.columns, list(ids) if ids is not None else None, limit)
+        self.report = source.report
+        if source.length is None:
+            self.length = None
+        else:
+            count = source.length if ids is None else len(ids)
+            self.length = count if limit is None else min(count, limit)
+        if (ids is not None or limit is not None) and self.length is not None:
+            self.schema = self._recounted()
+
+    def read(self, ids: Sequence[int]) -> list[Row]:
+        """Rows by position in this view."""
+        return [self._named(row) for row in self.source.read([self.row_number(i) for i in ids])]
+
+    def row_number(self, i: int) -> int:
+        """The source's own row number of a position here."""
+        return int(self._ids[i]) if self._ids is not None else int(i)
+
+    def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
+        """Rows of a logical shard; `limit` is shared out evenly."""
+        share = None if self._limit is None else (self._limit + shards - 1 - shard) // shards
+        rows = self.source.stream(shard, shards, 0)
+        yield from (self._named(row) for row in islice(rows, skip, share))
+
+    def _named(self, row: Row) -> Row:
+        return {role: row[column] for role, column in self.columns.items()}
+
+    def _recounted(self) -> Schema:
+        """Counts of this part alone, for the columns that have counts. Names that a source declares stay."""
+        assert self.length is not None
+        wanted = [role for role, c in self.schema.columns.items() if c.counts is not None]
+        counts: dict[str, dict[str, int]] = {role: {} for role in wanted}
+        for row in self.read(range(self.length)) if wanted else []:
+            for role in wanted:
+                values = row[role] if isinstance(row[role], list) else [row[role]]
+                for value in values:
+                    if value is not None:
+                        counts[role][str(value)] = counts[role].get(str(value), 0) + 1
+        columns = {
+            role: Column(c.kind, c.labels, counts[role]) if role in counts else c for role, c in self.schema.columns.items()
+        }
+        return Schema(columns, self.schema.default_task, self.schema.task_options)
+
+
+def open_rows(
+    dataset: Dataset,
+    roles: Sequence[Role],
+    *,
+    columns: Mapping[str, str],
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    targets: bool = True,
+    known: Source | None = None,
+) -> RoleSource:
+    """Open a split and give its columns the task's names. targets False: roles that are targets may be missing. known: a
+    source that is open already. Raises DataError for a role that no column serves, RecipeError for a wrong split."""
+    name, part = _parse_split(split)
+    source = known or dataset.open(name)
+    mapping = map_roles(source.schema, roles, columns, targets=targets)
+    ids = None
+    if part is not None:
+        if source.length is None:
+            raise RecipeError(f"data.split {split!r}: a streamed source has no length to take a part of")
+        ids = _part(source.length, part, seed)
+    return RoleSource(source, mapping, ids, limit)
+
+
+def map_roles(schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *, targets: bool = True) -> dict[str, str]:
+    """role -> column: as given, else as the source says, else the first of the role's guesses that is free."""
+    for role in given:
+        if role not in {r.name for r in roles}:
+            raise RecipeError(f"data.columns: {unknown('column of the task', role, [r.name for r in roles])}")
+    mapping: dict[str, str] = {}
+    names = {column.lower(): column for column in schema.columns}
+    for role in roles:
+        if role.name in given:
+            if given[role.name] not in schema.columns:
+                raise DataError(f"data.columns.{role.name}: {unknown('column', given[role.name], schema.columns)}")
+            mapping[role.name] = given[role.name]
+        elif schema.column_map.get(role.name) in schema.columns:
+            mapping[role.name] = schema.column_map[role.name]
+    for role in roles:
+        if role.name not in mapping and not (schema.column_map and not role.required):
+            free = [names[g.lower()] for g in (role.name, *role.guesses) if names.get(g.lower()) not in (None, *mapping.values())]
+            if free:
+                mapping[role.name] = free[0]
+    missing = [r for r in roles if r.required and r.name not in mapping and (targets or not r.target)]
+    if missing:
+        if len(missing) == 1 and (only := _only_text(schema, missing[0], mapping)):
+            mapping[missing[0].name] = only
+            return mapping
+        names_found = ", ".join(schema.columns) or "none"
+        raise DataError(
+            f"no column for {', '.join(repr(r.name) for r in missing)}: the data has {names_found}",
+            hint=f"Say which: data.columns.{missing[0].name}=COLUMN",
+        )
+    return mapping
+
+
+def _only_text(schema: Schema, role: Role, mapping: Mapping[str, str]) -> str | None:
+    """The one column of text that is left, for a role that wants text."""
+    free = [n for n, c in schema.columns.items() if n not in mapping.values() and c.kind == "text"]
+    return free[0] if role.kind == "text" and len(free) == 1 else None
+
+
+def _parse_split(split: str | None) -> tuple[str | None, tuple[str, str] | None]:
+    if split is None:
+        return None, None
+    match = _SPLIT.match(split)
+    if not match:
+        raise RecipeError(f"data.split {split!r}: expected NAME, or a part as NAME[:90%], NAME[90%:], NAME[100:200]")
+    part = (match["low"] or "0", match["high"] or "100%") if "[" in split else None
+    return match["name"] or None, part
+
+
+def _part(length: int, part: tuple[str, str], seed: int) -> list[int]:
+    """Positions of a part, in row order. Percentages are of a permutation drawn with the seed, so that a sorted file gives
+    parts alike and parts that adjoin do not overlap; plain numbers count rows in file order."""
+    bounds = [round(length * int(b[:-1]) / 100) if b.endswith("%") else min(length, int(b)) for b in part]
+    if bounds[0] >= bounds[1]:
+        raise RecipeError(f"data.split: the part [{part[0]}:{part[1]}] of {length} rows is empty")
+    if not any(b.endswith("%") and b not in ("0%", "100%") for b in part):
+        return list(range(bounds[0], bounds[1]))
+    from spcore.loading import generator
+
+    drawn = generator(seed, "split").permutation(length)[bounds[0] : bounds[1]]
+    return sorted(int(i) for i in drawn)

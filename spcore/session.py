@@ -1,0 +1,204 @@
+"""From a recipe to a checked plan: `assemble` resolves every part and checks it against the others.
+
+It runs in the caller's process before anything starts, and again in each child process. Configuration and data sizes are
+read, weights are not.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spcore.components import Registry
+from spcore.errors import DataError, RecipeError, RefusalError, UserError, unknown
+from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
+from spcore.interfaces.task import BoundTask, Limits, Task
+from spcore.recipe import DataPart, Part, Recipe, part_options
+
+if TYPE_CHECKING:
+    from spcore.features import FeatureStore
+    from spcore.interfaces.model import LanguageModel
+    from spcore.interfaces.optimizer import Schedule
+    from spcore.rows import RoleSource
+
+log = logging.getLogger("slimpajama.session")
+
+
+@dataclass
+class Session:
+    """A recipe with every part resolved. plan: what engines get. train, eval: rows under the task's names."""
+
+    recipe: Recipe
+    registry: Registry
+    plan: Plan
+    strategy: ParallelStrategy
+    launcher: Launcher
+    schedule: Schedule
+    task: Task
+    train: RoleSource
+    eval: RoleSource | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def bound(self) -> BoundTask:
+        """The task, bound."""
+        return self.plan.task
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that counts: the recipe's, else the first that the task names."""
+        return self.recipe.eval.metric or getattr(self.bound, "primary_metric", None)
+
+    def features(self, source: RoleSource) -> FeatureStore:
+        """The features of a source, from the cache where they are many. Raises DataError where none is usable."""
+        from spcore.features import featurize, fingerprint
+
+        assert self.recipe.task is not None
+        processor = self.plan.model.processor
+        key = fingerprint(source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, self._limits())
+        store = featurize(source, self.bound, limit=self.plan.max_length, key=key)
+        if not len(store):
+            reasons = "; ".join(store.counts.remarks()) or "the data has no rows"
+            raise DataError(f"no usable row: {reasons}")
+        return store
+
+    def _limits(self) -> tuple[int | None, int | None]:
+        return self.plan.max_length, self.plan.pack
+
+
+def create(registry: Registry, kind: str, part: Part, **more: Any) -> Any:
+    """The component that a recipe's part names, with its options."""
+    return registry.create(kind, part.use, part_options(part, kind, registry, **more))
+
+
+def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = None) -> Session:
+    """Resolve and check. world_size: processes, for a dry run; default: what the recipe's launcher starts.
+
+    Raises RecipeError, SourceError, DataError, RefusalError: all before any process starts or any weight is read.
+    """
+    model: LanguageModel = create(registry, "model", recipe.model).open(str(recipe.model.options.get("source", "")))
+    launcher: Launcher = create(registry, "launcher", recipe.launch)
+    strategy: ParallelStrategy = create(registry, "strategy", recipe.strategy)
+    if recipe.adapter is not None and recipe.adapter.use:
+        raise RefusalError(f"adapter {recipe.adapter.use!r}: adapters cannot be saved by this version; leave `adapter` out")
+    train, recipe, task = _bind_data(recipe, registry)
+    evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
+    limits = _limits(recipe, model)
+    bound = task.bind(model.processor, model.config, train.schema, limits)
+    optimizer = create(registry, "optimizer", recipe.optimizer)
+    settings = recipe.train
+    plan = Plan(
+        model=model, head=bound.head, task=bound, precision=create(registry, "precision", recipe.precision),
+        optimizer=optimizer, adapter=None, global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size, micro_batch_tokens=settings.micro_batch_tokens,
+        max_length=limits.max_length, pack=limits.pack, clip_norm=settings.clip_norm, seed=settings.seed,
+        deterministic=settings.deterministic, nonfinite=settings.nonfinite,
+        layout=strategy.layout(world_size or launcher.processes), device=recipe.device,
+        options=part_options(recipe.strategy, "strategy", registry),
+    )  # fmt: skip
+    session = Session(recipe, registry, plan, strategy, launcher, create(registry, "schedule", recipe.schedule), task, train, evaluation)
+    _check(session)
+    for source in filter(None, (train, evaluation)):
+        session.warnings += source.report.remarks
+        session.warnings += [f"{len(lines)} rows dropped: {why} (first at line {lines[0]})" for why, lines in source.report.dropped.items() if lines]
+    return session
+
+
+def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource, Recipe, Task]:
+    """Open the training rows and settle the task: the recipe's, else the one the data set is known for."""
+    from spcore.interfaces.dataset import Schema
+    from spcore.rows import open_rows
+
+    dataset = create(registry, "dataset", recipe.data)
+    name = (recipe.data.split or "").partition("[")[0] or None
+    source = dataset.open(name)
+    schema: Schema = source.schema
+    part = recipe.task or (Part.model_validate({"use": schema.default_task}) if schema.default_task else None)
+    if part is None:
+        known = ", ".join(registry.names("task"))
+        raise RecipeError(f"task: not given, and the data set names none; known: {known}")
+    merged = part_options(part, "task", registry, **_accepted(schema.task_options, part, registry))
+    task: Task = registry.create("task", part.use, merged)
+    options = merged.model_dump(mode="json") if merged is not None else {}
+    recipe = recipe.model_copy(update={"task": Part.model_validate({"use": part.use, **options})})
+    rows = open_rows(
+        dataset, task.roles, columns=recipe.data.columns, split=recipe.data.split, limit=recipe.data.limit,
+        seed=recipe.train.seed, known=source,
+    )  # fmt: skip
+    return rows, recipe, task
+
+
+def _accepted(offered: Any, part: Part, registry: Registry) -> dict[str, Any]:
+    """What a data set advises, as far as the task has such an option and the recipe leaves it at its default."""
+    model = registry.options_model("task", part.use)
+    if model is None:
+        return {}
+    for key, value in part.options.items():
+        if key in offered and key in model.model_fields and value == model.model_fields[key].default:
+            part.model_extra.pop(key)  # type: ignore[union-attr] -- ours: validated from the recipe just now
+    return {k: v for k, v in dict(offered).items() if k in model.model_fields}
+
+
+def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
+    from spcore.rows import open_rows
+
+    data: DataPart = recipe.eval.data  # type: ignore[assignment] -- the caller looked
+    columns = data.columns or (recipe.data.columns if data.use == recipe.data.use else {})
+    return open_rows(
+        create(registry, "dataset", data), task.roles, columns=columns, split=data.split, limit=data.limit, seed=recipe.train.seed
+    )
+
+
+def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
+    most, asked, pack = model.processor.max_length, recipe.data.max_length, recipe.data.pack
+    if asked is not None and most is not None and asked > most:
+        raise RefusalError(f"data.max_length {asked}: the model has {most} positions; give {most} or less")
+    length = asked or most
+    if pack is not None:
+        if recipe.data.max_length is not None and recipe.data.max_length > pack:
+            raise RefusalError(f"data.pack {pack} is shorter than data.max_length {asked}; make it at least {asked}")
+        length = min(length, pack) if length is not None else pack
+    return Limits(length, pack)
+
+
+def _check(session: Session) -> None:
+    """Ask every part what it refuses; the first refusal is raised, the number of others told."""
+    spec = run_spec(session)
+    refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]
+    if refusals:
+        more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+        raise RefusalError(f"{refusals[0]}{more}")
+
+
+def run_spec(session: Session) -> RunSpec:
+    """The run as data for a launcher."""
+    return RunSpec(
+        recipe=session.recipe.to_json(), registry=session.registry.spec(), layout=session.plan.layout,
+        inline=session.strategy.inline, options=part_options(session.recipe.launch, "launcher", session.registry), live=session,
+    )  # fmt: skip
+
+
+def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunResult:
+    """One process of a run, called by launchers in each. emit: called on the writer only."""
+    from spcore.trainer import Trainer
+
+    session = spec.live
+    if session is None:
+        registry = Registry.from_spec(spec.registry)
+        session = assemble(Recipe.model_validate(spec.recipe), registry, world_size=spec.layout.world_size)
+    store = session.features(session.train)
+    evaluation = session.features(session.eval) if session.eval is not None else None
+    engine = session.strategy.engine(session.plan, place)
+    try:
+        return Trainer(session, engine, store, evaluation, emit, control).fit()
+    finally:
+        engine.close()
+
+
+def check_metric(session: Session, metrics: dict[str, float]) -> None:
+    """Raise for a metric that the task does not give."""
+    wanted = session.recipe.eval.metric
+    if wanted is not None and wanted not in metrics:
+        raise UserError(f"eval.metric: {unknown('metric', wanted, metrics)}")

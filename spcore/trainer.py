@@ -1,0 +1,274 @@
+"""The one training loop, over an `Engine`. It owns the order of things (epochs, steps, evaluation, checkpoints, resume, stop)
+and no arithmetic; it knows no device and no framework.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spcore.artifact import write_artifact
+from spcore.checkpoint import CheckpointStore
+from spcore.errors import RunError
+from spcore.interfaces.launcher import Control, Emit, RunResult
+from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
+from spcore.interfaces.strategy import Engine, StepReport
+from spcore.interfaces.task import Annotates, EvalPart
+from spcore.loading import Cut, StepData, TrainLoader, evaluation_batches
+from spcore.session import check_metric
+
+if TYPE_CHECKING:
+    from spcore.features import FeatureStore
+    from spcore.session import Session
+
+log = logging.getLogger("slimpajama.trainer")
+STOP = 1
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps beside the engine's state."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    skipped: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs a session to its end on one rank. Called by `spcore.session.run_rank`."""
+
+    def __init__(
+        self, session: Session, engine: Engine, store: FeatureStore, evaluation: FeatureStore | None, emit: Emit, control: Control
+    ) -> None:
+        self.session, self.engine, self.store, self.evaluation = session, engine, store, evaluation
+        self._emit, self.control = emit, control
+        plan, settings = session.plan, session.recipe.train
+        rule = session.strategy.batch_rule(plan)
+        self.rule = rule
+        how = Cut(plan.micro_batch_size, plan.micro_batch_tokens, engine.place.data_size, rule)
+        self.loader = TrainLoader(
+            store, plan.task, place=engine.place, how=how, global_batch_size=plan.global_batch_size, seed=plan.seed, pack=plan.pack
+        )
+        self.total = settings.steps or self.loader.total_steps(settings.epochs or 1)
+        self.output = Path(session.recipe.output) if session.recipe.output else None
+        self.checkpoints = CheckpointStore(self.output / "checkpoints", settings.keep) if self.output else None
+        self.progress = _Progress()
+        self.seconds, self.rows = 0.0, 0
+
+    def fit(self) -> RunResult:
+        """Train from where the last checkpoint is, evaluate, save the model."""
+        self._annotate()  # before a checkpoint is read: the figures are the untrained model's
+        self._resume()
+        self._started()
+        cancelled = self._steps()
+        if self.evaluation is not None and not cancelled and self.session.recipe.eval.every is None:
+            self._evaluate()
+        elif self.evaluation is not None and not cancelled and self.progress.step % self.session.recipe.eval.every:  # type: ignore[operator]
+            self._evaluate()
+        if cancelled:
+            self._checkpoint()
+        else:
+            self._save_model()
+        return RunResult(self.progress.step, self.progress.metrics, str(self.output or ""), cancelled)
+
+    def _steps(self) -> bool:
+        """The loop; True where it was told to stop."""
+        recipe, base = self.session.recipe, self._base_lr()
+        began = time.monotonic()
+        first = self.progress.step
+        for data in self.loader.steps(first, self.total):
+            if self.engine.agree(STOP if self.control.is_set() else 0) >= STOP:
+                return True
+            at = time.monotonic()
+            lr = base * self.session.schedule.factor(self.progress.step, self.total)
+            report = self.engine.train_step(data.microbatches, lr, self.progress.step)
+            self._judge(report, data)
+            self.progress.step += 1
+            self._told(report, data, lr, time.monotonic() - at, (time.monotonic() - began) / (self.progress.step - first))
+            if recipe.eval.every and self.progress.step % recipe.eval.every == 0 and self.evaluation is not None:
+                self._evaluate()
+            if recipe.train.save_every and self.progress.step % recipe.train.save_every == 0:
+                self._checkpoint()
+        return False
+
+    def _base_lr(self) -> float:
+        assert self.session.plan.optimizer is not None, "a training plan has an optimizer"
+        return self.session.plan.optimizer.lr
+
+    def _judge(self, report: StepReport, data: StepData) -> None:
+        """What a step that was not finite does; the report is the same on every rank, so all decide alike."""
+        if not report.nonfinite:
+            return
+        what = ", ".join(report.nonfinite[:3]) + (" ..." if len(report.nonfinite) > 3 else "")
+        where = f"step {self.progress.step + 1}: not finite: {what}; features {data.feature_ids[:8]}"
+        scaled = self.session.plan.precision.loss_scaling is not None and not report.applied
+        if self.session.plan.nonfinite == "stop" and not (scaled and math.isfinite(report.loss)):
+            raise RunError(where, hint="Lower optimizer.lr, or go on without such steps: train.nonfinite=skip")
+        self.progress.skipped += 1
+        self.tell(Warned(time=time.time(), message=f"{where}; the step is left out", step=self.progress.step + 1))
+
+    def _told(self, report: StepReport, data: StepData, lr: float, seconds: float, mean: float) -> None:
+        self.seconds += seconds
+        self.rows += data.rows
+        self.tell(
+            Step(
+                time=time.time(), step=self.progress.step, epoch=data.epoch, loss=report.loss, terms=dict(report.terms),
+                grad_norm=report.grad_norm, lr=lr, loss_scale=report.loss_scale, applied=report.applied, rows=data.rows,
+                tokens=data.tokens, seconds=seconds, rows_per_second=data.rows / max(seconds, 1e-9),
+                tokens_per_second=data.tokens / max(seconds, 1e-9), padding=1 - data.tokens / max(1, data.positions),
+                memory=self.engine.peak_memory(), eta=mean * (self.total - self.progress.step),
+            )
+        )  # fmt: skip
+
+    def _evaluate(self) -> None:
+        """Evaluate on `eval.data`; every rank takes part, the writer has the figures."""
+        assert self.evaluation is not None
+        at = time.monotonic()
+        metrics = evaluate_store(self.session, self.engine, self.evaluation)
+        better = False
+        if metrics is not None:
+            check_metric(self.session, metrics)
+            self.progress.metrics = metrics
+            better = self._better(metrics)
+            event = Evaluated(
+                time=time.time(), step=self.progress.step, metrics=metrics, rows=len(self.evaluation),
+                seconds=time.monotonic() - at, best=better,
+            )  # fmt: skip
+            self.tell(event)
+        if self.session.recipe.eval.keep_best and self.output is not None and self.engine.agree(int(better)):
+            self._write(self.output / ".best")
+
+    def _better(self, metrics: dict[str, float]) -> bool:
+        name = self.session.metric or "loss"
+        if name not in metrics:
+            return False
+        value = -metrics[name] if name in self.session.task.lower_is_better else metrics[name]
+        if self.progress.best is not None and not value > self.progress.best:
+            return False
+        self.progress.best, self.progress.best_step = value, self.progress.step
+        return True
+
+    def _annotate(self) -> None:
+        """Figures of the untrained model, for tasks that need them."""
+        if isinstance(self.session.bound, Annotates):
+            annotate_store(self.session, self.engine, self.store, self.rule)
+
+    def _resume(self) -> None:
+        found = self.checkpoints.latest() if self.checkpoints else None
+        if found is None:
+            return
+        self.engine.load(found)
+        self.progress = _Progress(**json.loads((found / "progress.json").read_text()))
+
+    def _checkpoint(self) -> None:
+        if self.checkpoints is None:
+            return
+        at = time.monotonic()
+        writer = self.engine.place.is_writer
+        with self.checkpoints.writing(self.progress.step, writer) as folder:
+            self.engine.agree(0)  # the folder is there before any rank writes into it
+            self.engine.save(folder).wait()
+            self.engine.agree(0)  # every rank has written before the manifest is
+            if writer:
+                (folder / "progress.json").write_text(json.dumps(vars(self.progress)))
+        path = str(self.checkpoints.path(self.progress.step))
+        self.tell(Checkpointed(time=time.time(), step=self.progress.step, path=path, seconds=time.monotonic() - at))
+
+    def _save_model(self) -> None:
+        if self.output is None:
+            return
+        at = time.monotonic()
+        best = self.output / ".best"
+        if self.session.recipe.eval.keep_best and self.progress.best_step not in (None, self.progress.step) and best.is_dir():
+            if self.engine.place.is_writer:
+                move_into(best, self.output)
+        else:
+            self._write(self.output)
+        self.tell(Checkpointed(time=time.time(), step=self.progress.step, path=str(self.output), kind="model", seconds=time.monotonic() - at))
+
+    def _write(self, folder: Path) -> None:
+        write_artifact(
+            folder, self.session, self.engine.weights(), writer=self.engine.place.is_writer, metrics=self.progress.metrics,
+            step=self.progress.step, report=self._report(),
+        )  # fmt: skip
+
+    def _report(self) -> dict[str, Any]:
+        report: dict[str, Any] = {"train": self.store.counts.to_json(), "steps": self.progress.step, "steps_left_out": self.progress.skipped}
+        report["rows_per_second"] = self.rows / self.seconds if self.seconds else 0.0
+        if self.evaluation is not None:
+            report["eval"] = {**self.evaluation.counts.to_json(), "metrics": self.progress.metrics}
+        report["remarks"] = list(self.session.warnings)
+        return report
+
+    def _started(self) -> None:
+        parameters, trainable = self.engine.parameters()
+        event = RunStarted(
+            time=time.time(), output=str(self.output or ""), steps=self.total, start_step=self.progress.step,
+            rows=self.store.counts.used, features=len(self.store), parameters=parameters, trainable=trainable,
+            facts=dict(self.engine.facts()),
+        )  # fmt: skip
+        self.tell(event)
+        remarks = [*self.session.warnings, *self.store.counts.remarks()]
+        if self.evaluation is not None:
+            remarks += [f"eval: {line}" for line in self.evaluation.counts.remarks()]
+        for line in remarks:
+            self.tell(Warned(time=time.time(), message=line))
+
+    def tell(self, event: Any) -> None:
+        """Pass an event up, from the writer alone."""
+        if self.engine.place.is_writer:
+            self._emit(event)
+
+
+def evaluate_store(session: Session, engine: Engine, store: FeatureStore) -> dict[str, float] | None:
+    """Metrics of the engine's model over a store; None on ranks that are not the writer."""
+    rule = session.strategy.batch_rule(session.plan)
+    batches = list(
+        evaluation_batches(
+            store, session.bound, place=engine.place, tokens=session.recipe.eval.batch_tokens, rule=rule,
+            seed=session.plan.seed, augment=True,
+        )
+    )  # fmt: skip
+    parts = engine.collect(engine.eval_step(batches))
+    return None if parts is None else session.bound.metrics(merge_parts(parts))
+
+
+def annotate_store(session: Session, engine: Engine, store: FeatureStore, rule: Any) -> None:
+    """One pass of `annotate` over a store; the figures become arrays of its features on every rank."""
+    batches = list(
+        evaluation_batches(
+            store, session.bound, place=engine.place, tokens=session.recipe.eval.batch_tokens, rule=rule,
+            seed=session.plan.seed, augment=False,
+        )
+    )  # fmt: skip
+    parts = engine.collect(engine.eval_step(batches, method="annotate"), everywhere=True)
+    store.annotate(merge_parts(parts or []).rows)
+
+
+def merge_parts(parts: Sequence[EvalPart | None]) -> EvalPart:
+    """One evaluation of all ranks' parts: sums added, filler dropped, rows in feature order. A feature that is there twice is
+    a broken engine."""
+    present = [part for part in parts if part is not None]
+    sums: dict[str, float] = {}
+    for part in present:
+        for name, value in part.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    rows = sorted((row for part in present for row in part.rows if row["feature_id"] >= 0), key=lambda row: row["feature_id"])
+    ids = [row["feature_id"] for row in rows]
+    assert len(set(ids)) == len(ids), "an engine gave a feature twice in one evaluation"
+    return EvalPart(sums, rows)
+
+
+def move_into(source: Path, target: Path) -> None:
+    """Move a whole saved model's files into a run's folder, slimpajama.json last: it says that the model is whole."""
+    for path in sorted(source.iterdir(), key=lambda p: p.name == "slimpajama.json"):
+        path.replace(target / path.name)
+    source.rmdir()
