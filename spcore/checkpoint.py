@@ -83,11 +83,15 @@ class CheckpointStore:
         manifest.write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
         sync_file(manifest)
         sync_folder(work)
-        target = self.path(step)
-        shutil.rmtree(target, ignore_errors=True)
+        target, aside = self.path(step), self.folder / f".replaced-{step:08d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            target.rename(aside)
         work.rename(target)
         sync_folder(self.folder)
-        for old in self.steps()[: -self.keep]:
+        shutil.rmtree(aside, ignore_errors=True)
+        upto = [s for s in self.steps() if s <= step]  # later ones were passed over as damaged; they must not count as kept
+        for old in upto[: -self.keep]:
             shutil.rmtree(self.path(old))
 
 
@@ -100,8 +104,9 @@ def verify(folder: Path) -> None:
         raise CheckpointError(f"{manifest}: missing; the checkpoint is not whole") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{manifest}: format {content.get('format')!r}, this version reads {FORMAT}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else content
+        raise CheckpointError(f"{manifest}: format {found!r}, this version reads {FORMAT}")
     for name, entry in content["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != entry["bytes"]:

@@ -11,9 +11,10 @@ import functools
 import importlib
 import importlib.metadata
 import re
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,6 @@ class Registry:
         self._entry_points = entry_points
         self._blocked = tuple(blocked)
         self._by_hand: list[tuple[str, Any]] = []
-        self._objects: dict[tuple[str, str], Any] = {}
         self._found: _Found | None = None
         self._lock = threading.RLock()
 
@@ -116,9 +116,8 @@ class Registry:
 
     def spec(self) -> RegistrySpec:
         """This registry as data."""
-        modules = tuple((n, m.__name__) for n, m in self._by_hand if isinstance(m, ModuleType))
-        local = tuple(n for n, m in self._by_hand if not isinstance(m, ModuleType))
-        local += tuple(f"{kind}/{name}" for kind, name in self._objects)
+        modules = tuple((n, m.__name__) for n, m in self._by_hand if _importable(m))
+        local = tuple(n for n, m in self._by_hand if not _importable(m))
         return RegistrySpec(self._entry_points, modules, self._blocked, local)
 
     def register(self, plugin: Any, *, name: str | None = None) -> None:
@@ -130,8 +129,7 @@ class Registry:
     def add(self, component: Component, target: Any) -> None:
         """Add one part by hand, `target` being the class or value itself: for notebooks and tests."""
         with self._lock:
-            self._objects[component.kind, component.name] = target
-            self._by_hand.append((f"by-hand-{component.kind}-{component.name}", _Handmade((component,))))
+            self._by_hand.append((f"by-hand-{component.kind}-{component.name}", _Handmade((component,), target)))
             self._found = None
 
     def plugins(self) -> list[Plugin]:
@@ -175,8 +173,9 @@ class Registry:
     def load(self, kind: str, name: str) -> Any:
         """The implementation, imported now. Raises ComponentError where it, or a distribution it needs, is missing."""
         plugin, component = self._find(kind, name)
-        if (kind, component.name) in self._objects:
-            return self._objects[kind, component.name]
+        made = self._discover().plugins[plugin].found
+        if isinstance(made, _Handmade):
+            return made.target
         self.check_requirements(component)
         return _attribute(component.target, f"{kind} {name!r} of plugin {plugin!r}")
 
@@ -186,6 +185,8 @@ class Registry:
         if component.options is None:
             return None
         model: type[BaseModel] = _attribute(component.options, f"options of {kind} {name!r} of plugin {plugin!r}")
+        if not hasattr(model, "model_fields"):
+            raise ComponentError(f"{kind} {name!r} of plugin {plugin!r}: options {component.options} is no pydantic model")
         return model
 
     def create(self, kind: str, name: str, options: BaseModel | None = None) -> Any:
@@ -228,7 +229,7 @@ class Registry:
         if len(found) == 1:
             return found[0]
         if found:
-            both = " and ".join(f"'{p}:{c.name}'" for p, c in found)
+            both = " or ".join(f"'{p}:{c.name}'" for p, c in found)
             raise ComponentError(f"{kind} {name!r} is offered by {len(found)} plugins", hint=f"Write {both}")
         broken = [p for p in self.plugins() if p.error]
         hint = "; ".join(f"plugin {p.name!r} is broken: {p.error}" for p in broken) or None
@@ -243,7 +244,7 @@ class Registry:
                     while key in found.plugins:
                         n += 1
                         key = f"{plugin.name}-{n}"
-                    found.plugins[key] = plugin
+                    found.plugins[key] = replace(plugin, name=key)
                     for component in plugin.components:
                         for name in (component.name, *component.aliases):
                             found.by_name.setdefault((component.kind, name), []).append((key, component))
@@ -269,7 +270,12 @@ class _Handmade:
     """A plugin made of one component, for `Registry.add`."""
 
     components: tuple[Component, ...]
-    SPCORE_API: str = "1.0"
+    target: Any
+
+
+def _importable(plugin: Any) -> bool:
+    """Whether a child process can import the same; what lies in a script or notebook it cannot."""
+    return isinstance(plugin, ModuleType) and plugin.__name__ != "__main__" and sys.modules.get(plugin.__name__) is plugin
 
 
 def _same(plugin: Any) -> Any:
@@ -282,8 +288,10 @@ def _open_plugin(name: str, module: str, load: Any, dist: str | None, version: s
     try:
         plugin = load()
         components = plugin.components if isinstance(plugin, _Handmade) else _ask(name, plugin)
-    except (Exception, SystemExit) as error:
-        return Plugin(name, module, dist, version, error=f"{type(error).__name__}: {error}".splitlines()[0])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, a test library's "skip" and the like
+        return Plugin(name, module, dist, version, error=" ".join(f"{type(error).__name__}: {error}".split()))
     return Plugin(name, module, dist, version, components=components, found=plugin)
 
 
@@ -303,6 +311,8 @@ def _ask(name: str, plugin: Any) -> tuple[Component, ...]:
     manager.add_hookspecs(hooks)
     manager.register(plugin, name=name)
     manager.check_pending()
+    if not manager.get_hookcallers(plugin):
+        raise ComponentError("implements no hook of spcore.hooks; is @hookimpl missing?")
     answers: Sequence[Iterable[Component]] = manager.hook.spcore_components()
     components = tuple(component for answer in answers for component in answer)
     for component in components:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from spcore.errors import DataError
+from spcore.errors import DataError, OutputError
+from spcore.files import disk_errors
 from spcore.interfaces.dataset import Row, Source
 from spcore.interfaces.task import BoundTask, Feature
 
 CACHE_FROM_ROWS = 50_000
 """Smaller sources are featurised anew each time: that is faster than looking."""
 _CHUNK = 1024
+log = logging.getLogger("slimpajama.features")
 
 
 @dataclass
@@ -89,7 +92,7 @@ class FeatureStore:
         arrays = {
             name: c.data[c.starts[i] : c.starts[i + 1]].reshape(c.shapes[i])
             for name, c in self._columns.items()
-            if c.shapes.shape[1] == 0 or c.shapes[i, 0] >= 0
+            if (c.shapes[i, 0] >= 0 if c.shapes.shape[1] else c.starts[i + 1] > c.starts[i])
         }
         return Feature(int(self.ids[i]), int(self.rows[i]), arrays, int(self.lengths[i]))
 
@@ -105,7 +108,11 @@ class FeatureStore:
         return _gather(list(features), counts or Counts())
 
     def save(self, folder: Path) -> None:
-        """Write into a new folder, whole or not at all."""
+        """Write into a new folder, whole or not at all. Raises OutputError."""
+        with disk_errors(folder):
+            self._save(folder)
+
+    def _save(self, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".features-", dir=folder.parent))
         try:
@@ -165,7 +172,11 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
     assert source.length is not None, "streamed sources are read by `spcore.streaming`"
     folder = cache_folder() / "features" / key if key and source.length >= CACHE_FROM_ROWS else None
     if folder is not None and (folder / "index.json").is_file():
-        return FeatureStore.load(folder)
+        try:
+            return FeatureStore.load(folder)
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s: damaged, made anew: %s", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
     counts, features = Counts(), []
     for at in range(0, source.length, _CHUNK):
         rows = source.read(range(at, min(at + _CHUNK, source.length)))
@@ -173,7 +184,10 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
             features.extend(numbered(row, row_id, task, counts, limit))
     store = FeatureStore.of(features, counts)
     if folder is not None:
-        store.save(folder)
+        try:
+            store.save(folder)
+        except OutputError as error:  # a cache is a convenience
+            log.warning("features are not cached: %s", error)
     return store
 
 

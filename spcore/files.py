@@ -89,7 +89,12 @@ def locked(folder: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(handle.fileno()), os.stat(folder / ".lock"))
         except OSError:
-            raise OutputError(f"{folder}: another run is writing there", hint="Give another output, or wait") from None
-        yield
-        (folder / ".lock").unlink(missing_ok=True)
+            held = False
+        if not held:  # or its holder took the file away between our opening and our locking it
+            raise OutputError(f"{folder}: another run is writing there", hint="Give another output, or wait")
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)

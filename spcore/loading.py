@@ -65,13 +65,15 @@ class Cut:
 
 def cut(groups: Sequence[Group], sizes: Sequence[int], how: Cut) -> list[list[list[Group]]]:
     """rank -> microbatches -> groups. Each rank gets equally many microbatches, a multiple of `rule.count_multiple`;
-    those that are missing are filler. sizes: tokens of each group."""
+    those that are missing are filler. sizes: tokens of each group. No microbatch of several groups holds more than
+    `how.tokens` tokens and padding."""
     ranked = sorted(range(len(groups)), key=lambda n: (-sizes[n], groups[n]))
     share = math.ceil(len(groups) / (how.data_size * how.rule.count_multiple))
     pieces: list[list[Group]] = []
     at = 0
     while at < len(ranked):
-        most = how.micro_batch_size or min(share, max(1, how.tokens // max(1, sizes[ranked[at]])))
+        longest = sizes[ranked[0 if how.rule.equal_length == "step" else at]]
+        most = how.micro_batch_size or min(share, max(1, how.tokens // rounded(longest, how.rule)))
         pieces.append([groups[n] for n in ranked[at : at + most]])
         at += most
     while len(pieces) % (how.data_size * how.rule.count_multiple):
@@ -79,6 +81,11 @@ def cut(groups: Sequence[Group], sizes: Sequence[int], how: Cut) -> list[list[li
     fill = how.micro_batch_size or 1
     pieces = [piece + [(FILLER,)] * (fill - len(piece)) for piece in pieces]
     return [pieces[rank :: how.data_size] for rank in range(how.data_size)]
+
+
+def rounded(length: int, rule: BatchRule) -> int:
+    """A length as the rule wants it: up to its multiple."""
+    return -(-max(1, length) // rule.length_multiple) * rule.length_multiple
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Collator:
 
     def spans(self, step: list[list[list[Group]]]) -> list[list[int]]:
         """rank -> microbatches -> padded length, by the rule."""
-        spans = [[self._up(max(self.size(g) for g in piece)) for piece in rank] for rank in step]
+        spans = [[rounded(max(self.size(g) for g in piece), self.rule) for piece in rank] for rank in step]
         if self.rule.equal_length == "step":
             longest = max(max(rank) for rank in spans)
             spans = [[longest] * len(rank) for rank in spans]
@@ -123,10 +130,6 @@ class Collator:
         if epoch is None:
             return feature
         return self.task.augment(feature, generator(self.seed, epoch, "augment", feature.id))
-
-    def _up(self, length: int) -> int:
-        multiple = self.rule.length_multiple
-        return -(-length // multiple) * multiple
 
 
 def filler(feature: Feature) -> Feature:
@@ -199,7 +202,8 @@ def evaluation_batches(
     pieces: list[list[Group]] = []
     collator = Collator(store, task, rule, seed)
     for i in sorted(range(len(store)), key=lambda i: (-store.lengths[i], i)):
-        longest = int(store.lengths[pieces[-1][0][0]]) if pieces else 0
+        first = pieces[0 if rule.equal_length == "step" else -1] if pieces else [(i,)]
+        longest = rounded(int(store.lengths[first[0][0]]), rule)
         if pieces and (len(pieces[-1]) + 1) * longest <= tokens:
             pieces[-1].append(groups[i])
         else:

@@ -7,9 +7,9 @@ again as it is. Whatever is wrong is one `RecipeError`: file, line, path, what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -62,7 +62,7 @@ class DataPart(Part):
 class TrainSettings(_Closed):
     """How long, in what portions, from which seed."""
 
-    epochs: float | None = Field(3, gt=0, description="passes over the data; null where `steps` is given")
+    epochs: float | None = Field(3, gt=0, allow_inf_nan=False, description="passes over the data; null where `steps` is given")
     steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     global_batch_size: int = Field(32, ge=1, description="features (with data.pack: packs) of an optimizer step, over all processes")
     micro_batch_size: int | None = Field(None, ge=1, description="features of a microbatch; null: as many as `micro_batch_tokens` holds")
@@ -120,29 +120,42 @@ DEFAULTS: dict[str, Any] = {
 
 def load_recipe(
     source: str | Path | Mapping[str, Any],
-    overrides: Sequence[str] | Mapping[str, Any] = (),
+    overrides: Sequence[str | tuple[str, Any]] | Mapping[str, Any] = (),
     *,
     registry: Registry,
     base: Path | None = None,
 ) -> Recipe:
     """Read, override and check a recipe.
 
-    source: a file, or the recipe as a mapping. overrides: "dotted.path=value" (values parse as YAML) or a mapping of
-    dotted paths. base: what relative paths of a mapping and of overrides are relative to; default: the working directory.
+    source: a file, or the recipe as a mapping. overrides: "dotted.path=value" (values parse as YAML) or pairs of a dotted
+    path and a value, carried out in order. base: what relative paths of a mapping and of overrides are relative to; default: the working directory.
     Raises RecipeError, ComponentError.
     """
     here = base or Path.cwd()
     if isinstance(source, str | Path):
         text = Text.read(Path(source))
-        tree = place_paths(text.tree, Path(source).resolve().parent)
+        tree = place_paths(text.tree, Path(source).resolve().parent, registry)
     else:
-        text, tree = Text(None, {}, {}), place_paths(_plain(source), here)
-    changes = overrides.items() if isinstance(overrides, Mapping) else [_pair(item) for item in overrides]
+        text, tree = Text(None, {}, {}), place_paths(_plain(source), here, registry)
+    tree = _in_full(tree, registry)
+    changes = overrides.items() if isinstance(overrides, Mapping) else [_pair(i) if isinstance(i, str) else i for i in overrides]
     for path, value in changes:
-        override = place_paths(_nested(path, value), here)
-        tree = overlay(tree, override)
-    tree = {**DEFAULTS, **tree}
-    return _validate(tree, text, registry)
+        override = place_paths(_nested(path, _plain(value)), here, registry)
+        tree = _in_full(overlay(tree, override), registry)
+        text = text.with_override(tuple(path.split(".")))
+    return _validate(overlay(DEFAULTS, tree), text, registry)
+
+
+def _in_full(tree: dict[str, Any], registry: Registry) -> dict[str, Any]:
+    """The recipe with bare models and data sets as mappings: `data: a.csv` is a source, and an override may add to it."""
+
+    def full(holder: Any, key: str, kind: str) -> Any:
+        if isinstance(holder, Mapping) and isinstance(bare := holder.get(key), str):
+            return {**holder, key: {"use": bare} if registry.has(kind, bare) else {"source": bare}}
+        return holder
+
+    tree = full(full(tree, "model", "model"), "data", "dataset")
+    return {**tree, "eval": full(tree["eval"], "data", "dataset")} if "eval" in tree else tree
 
 
 def pairs(items: Sequence[str], what: str) -> dict[str, str]:
@@ -215,7 +228,9 @@ def _validate(tree: Mapping[str, Any], text: Text, registry: Registry) -> Recipe
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _translated(error, (), text, Recipe) from None
+        raise _translated(error, (), text, Recipe, tree) from None
+    if recipe.train.steps is not None and "epochs" not in recipe.train.model_fields_set:
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": None})})
     _consistent(recipe, text)
     return recipe
 
@@ -223,9 +238,10 @@ def _validate(tree: Mapping[str, Any], text: Text, registry: Registry) -> Recipe
 def _consistent(recipe: Recipe, text: Text) -> None:
     """Settings that contradict each other."""
     train = recipe.train
-    if train.steps is not None and train.epochs is not None and "epochs" in train.model_fields_set:
-        if train.epochs != TrainSettings.model_fields["epochs"].default or text.has(("train", "epochs")):
-            raise RecipeError(text.at(("train", "steps")) + "train.steps and train.epochs are both given: give one of them")
+    if train.steps is not None and train.epochs is not None:
+        raise RecipeError(
+            text.at(("train", "steps")) + "train.steps and train.epochs are both given: give one of them, or make the other null"
+        )
     if train.steps is None and train.epochs is None:
         raise RecipeError(text.at(("train",)) + "neither train.epochs nor train.steps is given: give one of them")
     if train.micro_batch_size is not None and train.micro_batch_size > train.global_batch_size:
@@ -245,7 +261,7 @@ def _part(value: Any, kind: str, path: tuple[str | int, ...], text: Text, regist
     elif isinstance(value, Mapping) and "use" not in value and "source" in value and kind in SOURCED:
         value = {**_sourced(str(value["source"]), kind, where, registry), **value}
     if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
-        raise RecipeError(f"{where}: found {value!r}, expected a {kind}'s name or a mapping with `use`")
+        raise RecipeError(f"{where}: found {value!r}, expected the {kind}'s name or a mapping with `use`")
     try:
         component = registry.find(kind, value["use"])
         registry.check_requirements(component)
@@ -274,36 +290,49 @@ def _options(
     try:
         return model.model_validate(own).model_dump(mode="json")
     except ValidationError as error:
-        raise _translated(error, path, text, model, core) from None
+        raise _translated(error, path, text, model, own, core) from None
 
 
 def _translated(
-    error: ValidationError, path: tuple[str | int, ...], text: Text, model: type[BaseModel], core: set[str] = frozenset()  # type: ignore[assignment]
+    error: ValidationError, path: tuple[str | int, ...], text: Text, model: type[BaseModel], given: Any, core: Iterable[str] = ()
 ) -> RecipeError:
-    """The first of pydantic's findings as one line of ours."""
+    """The first of pydantic's findings as one line of ours. given: what was checked."""
     found = error.errors(include_url=False)[0]
-    full = (*path, *found["loc"])
+    full = (*path, *_place(found["loc"], given))
     dotted = ".".join(map(str, full))
     if found["type"] == "extra_forbidden":
         fields: Mapping[str, Any] = model.model_fields
         for key in found["loc"][:-1]:
             annotation = fields[key].annotation if key in fields else None
-            fields = getattr(annotation, "model_fields", {})
+            fields = next((a.model_fields for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), {})
         return RecipeError(f"{text.at(full)}{dotted}: {unknown('key', str(full[-1]), {*fields, *core})}")
     if found["type"] == "missing":
         return RecipeError(f"{text.at(full)}{dotted}: missing; it must be given")
     return RecipeError(f"{text.at(full)}{dotted}: found {found['input']!r}, expected: {found['msg']}")
 
 
+def _place(loc: Sequence[str | int], given: Any) -> list[str | int]:
+    """pydantic's place of an error without its names for the members of a union, which nobody typed."""
+    place: list[str | int] = []
+    for key in loc:
+        if isinstance(given, Mapping):
+            place.append(key)
+            given = given.get(key)
+        elif isinstance(given, list | tuple) and isinstance(key, int):
+            place.append(key)
+            given = given[key]
+    return place
+
+
 def data_part(value: Any, registry: Registry, *, base: Path | None = None) -> DataPart:
     """A data set as a recipe names it (a path, a name, a mapping), checked and in full: what `evaluate --data` takes."""
-    tree = place_paths({"data": _plain(value)}, base or Path.cwd())
+    tree = place_paths({"data": _plain(value)}, base or Path.cwd(), registry)
     text = Text(None, {}, {})
     part = _part(tree["data"], "dataset", ("data",), text, registry)
     try:
         return DataPart.model_validate(part)
     except ValidationError as error:
-        raise _translated(error, ("data",), text, DataPart) from None
+        raise _translated(error, ("data",), text, DataPart, part) from None
 
 
 def part_options(part: Part, kind: str, registry: Registry, **more: Any) -> BaseModel | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from spcore.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from spcore.components import Registry
 
 KeyPath = tuple[str | int, ...]
 
@@ -21,6 +25,13 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Keys are text, whatever they look like: `1:` and `true:` too."""
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
 
 for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -29,15 +40,18 @@ for _tag, _pattern, _first in (
     ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+0123456789.")),
 ):  # fmt: skip
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))  # 010 is ten, not eight
 
 
 @dataclass(frozen=True)
 class Text:
-    """A recipe as read. file: None for a mapping. lines: path of a key -> its line, from 1."""
+    """A recipe as read. file: None for a mapping. lines: path of a key -> its line, from 1. overridden: paths
+    whose values are not the file's."""
 
     file: Path | None
     tree: dict[str, Any]
     lines: Mapping[KeyPath, int]
+    overridden: frozenset[KeyPath] = frozenset()
 
     @classmethod
     def read(cls, file: Path) -> Text:
@@ -53,13 +67,17 @@ class Text:
             if file.suffix == ".toml":
                 tree: Any = tomllib.loads(content)
                 lines = _toml_lines(content)
-            else:  # JSON is a part of YAML
-                node = yaml.compose(content, Loader=_Loader)
-                lines = dict(_yaml_lines(node, (), file)) if node else {}
+            elif file.suffix == ".json":
+                tree = json.loads(content)
+                lines = _lines(content.replace("\t", " "), file)  # JSON is a part of YAML, but for tabs
+            else:
                 tree = yaml.load(content, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+                lines = _lines(content, file)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
             raise RecipeError(f"{file}:{line}: not YAML: {error.problem}") from error
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
         except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"{file}: cannot be parsed: {str(error).splitlines()[0]}") from error
         if not isinstance(tree, dict):
@@ -71,20 +89,30 @@ class Text:
         """The value of an override."""
         return yaml.load(value, Loader=_Loader)  # noqa: S506 -- a SafeLoader
 
-    def has(self, path: KeyPath) -> bool:
-        """Whether the file gives this key."""
-        return path in self.lines
+    def with_override(self, path: KeyPath) -> Text:
+        """The same, knowing that this path's value is not the file's."""
+        return replace(self, overridden=self.overridden | {path})
 
     def at(self, path: KeyPath) -> str:
         """ "file:line: " of the nearest enclosing key, "" for a mapping or for what an override gave."""
         if self.file is None:
             return ""
-        while path and path not in self.lines:
+        while path and path not in self.lines and path not in self.overridden:
             path = path[:-1]
+        if path in self.overridden:
+            return ""
         return f"{self.file}:{self.lines[path]}: " if path else f"{self.file}: "
 
 
-def _yaml_lines(node: Any, path: KeyPath, file: Path) -> Any:
+def _lines(content: str, file: Path) -> dict[KeyPath, int]:
+    node = yaml.compose(content, Loader=_Loader)
+    return dict(_yaml_lines(node, (), file)) if node else {}
+
+
+def _yaml_lines(node: Any, path: KeyPath, file: Path, around: tuple[Any, ...] = ()) -> Any:
+    if node in around:
+        raise RecipeError(f"{file}:{node.start_mark.line + 1}: {'.'.join(map(str, path))} contains itself")
+    around = (*around, node)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -93,11 +121,11 @@ def _yaml_lines(node: Any, path: KeyPath, file: Path) -> Any:
                 raise RecipeError(f"{file}:{line}: {'.'.join(map(str, (*path, key.value)))} is given twice, first in line {seen[key.value]}")
             seen[key.value] = line
             yield (*path, key.value), line
-            yield from _yaml_lines(value, (*path, key.value), file)
+            yield from _yaml_lines(value, (*path, key.value), file, around)
     elif isinstance(node, yaml.SequenceNode):
         for n, value in enumerate(node.value):
             yield (*path, n), value.start_mark.line + 1
-            yield from _yaml_lines(value, (*path, n), file)
+            yield from _yaml_lines(value, (*path, n), file, around)
 
 
 def _toml_lines(content: str) -> dict[KeyPath, int]:
@@ -113,21 +141,24 @@ def _toml_lines(content: str) -> dict[KeyPath, int]:
     return lines
 
 
-def place_paths(tree: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths made absolute: `output`, and sources that exist below `base` or are written as paths; names stay names."""
+def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = None) -> dict[str, Any]:
+    """Paths made absolute: `output`, and sources that exist below `base` or are written as paths; names stay names, those
+    of components too where `registry` tells them."""
 
-    def sourced(value: Any) -> Any:
+    def sourced(value: Any, kind: str = "") -> Any:
         if isinstance(value, str):
-            return _absolute(value, base) if _is_path(value, base) else value
+            component = bool(kind) and registry is not None and registry.has(kind, value)
+            return _absolute(value, base) if not component and _is_path(value, base) else value
         if isinstance(value, list):
             return [sourced(item) for item in value]
         if isinstance(value, dict):
             return {k: sourced(v) if k in ("source", "folder") else v for k, v in value.items()}
         return value
 
-    placed = {k: sourced(v) if k in ("model", "data") else v for k, v in tree.items()}
+    kinds = {"model": "model", "data": "dataset"}
+    placed = {k: sourced(v, kinds[k]) if k in kinds else v for k, v in tree.items()}
     if isinstance(placed.get("eval"), dict) and "data" in placed["eval"]:
-        placed["eval"] = {**placed["eval"], "data": sourced(placed["eval"]["data"])}
+        placed["eval"] = {**placed["eval"], "data": sourced(placed["eval"]["data"], "dataset")}
     if isinstance(placed.get("output"), str):
         placed["output"] = _absolute(placed["output"], base)
     return placed
@@ -136,6 +167,8 @@ def place_paths(tree: dict[str, Any], base: Path) -> dict[str, Any]:
 def _is_path(value: str, base: Path) -> bool:
     if value.startswith(("./", "../", "~", "/")):
         return True
+    if not value:
+        return False
     try:
         return (base / value).exists() or (any(c in value for c in "*?[") and next(iter(base.glob(value)), None) is not None)
     except (OSError, ValueError, NotImplementedError):

@@ -137,6 +137,9 @@ def _parse_split(split: str | None) -> tuple[str | None, tuple[str, str] | None]
     match = _SPLIT.match(split)
     if not match:
         raise RecipeError(f"data.split {split!r}: expected NAME, or a part as NAME[:90%], NAME[90%:], NAME[100:200]")
+    given = [b for b in (match["low"], match["high"]) if b]
+    if any(b.endswith("%") and int(b[:-1]) > 100 for b in given) or len({b.endswith("%") for b in given}) > 1:
+        raise RecipeError(f"data.split {split!r}: bounds are row numbers, or percentages up to 100%, not one of each")
     part = (match["low"] or "0", match["high"] or "100%") if "[" in split else None
     return match["name"] or None, part
 

@@ -1,0 +1,1 @@
+"""Training and running on PyTorch's own APIs."""

@@ -1,0 +1,28 @@
+"""Launcher `inline`: a run in the caller's own process."""
+
+from __future__ import annotations
+
+from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.strategy import Place, Refusal
+from spcore_torch.options import InlineOptions
+
+
+class Inline(Launcher):
+    """Starts nothing."""
+
+    processes = 1
+
+    def __init__(self, options: InlineOptions) -> None:
+        self.options = options
+
+    def check(self, spec: RunSpec) -> list[Refusal]:
+        """Refuses strategies that need processes of their own."""
+        if spec.inline and spec.layout.world_size == 1:
+            return []
+        return [Refusal("launch 'inline'", f"the strategy needs {spec.layout.world_size} processes of its own", "name a launcher that starts processes")]
+
+    def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
+        """See `Launcher.launch`. What the run raises is raised as it is."""
+        from spcore.session import run_rank
+
+        return run_rank(spec, Place(), events, control)

@@ -1,0 +1,32 @@
+"""What this package offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spcore.components import Component
+from spcore.hooks import hookimpl
+
+SPCORE_API = "1.0"
+
+
+@hookimpl
+def spcore_components() -> list[Component]:
+    """Strategy `single`, launcher `inline`, runtime `torch`."""
+    return [
+        Component(
+            "strategy", "single", "spcore_torch.single:Single", "One process, one device", options="spcore_torch.options:SingleOptions"
+        ),
+        Component("launcher", "inline", "spcore_torch.inline:Inline", "In the caller's own process", options="spcore_torch.options:InlineOptions"),
+        Component(
+            "runtime", "torch", "spcore_torch.runtime:TorchRuntime", "PyTorch, eager", options="spcore_torch.options:RuntimeOptions"
+        ),
+    ]
+
+
+@hookimpl
+def spcore_facts() -> Mapping[str, str]:
+    """Devices and the fp32 kernel that would be chosen."""
+    from spcore_torch.facts import facts
+
+    return facts()

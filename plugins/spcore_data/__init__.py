@@ -1,0 +1,1 @@
+"""Data sources: local files, the Hub, GLUE, and a small labelled set that ships with the project."""

@@ -1,0 +1,32 @@
+"""What this package offers."""
+
+from __future__ import annotations
+
+from spcore.components import Component
+from spcore.hooks import hookimpl
+
+SPCORE_API = "1.0"
+_OPTIMIZERS = {
+    "adamw": ("AdamW", "Adam with decoupled weight decay (Loshchilov and Hutter, 2019)"),
+    "adafactor": ("Adafactor", "Factored second moments (Shazeer and Stern, 2018)"),
+    "sgd": ("Sgd", "Stochastic gradient descent, with momentum"),
+    "lion": ("Lion", "Sign of an interpolated momentum (Chen et al., 2023)"),
+}
+_SCHEDULES = {
+    "linear": ("Linear", "Warm-up, then straight down"),
+    "cosine": ("Cosine", "Warm-up, then half a cosine down"),
+    "constant": ("Constant", "Warm-up, then constant"),
+    "wsd": ("Wsd", "Warm-up, stable, decay"),
+}
+
+
+@hookimpl
+def spcore_components() -> list[Component]:
+    """Optimizers adamw, adafactor, sgd, lion; schedules linear, cosine, constant, wsd."""
+    return [
+        Component("optimizer", name, f"spcore_optim.optimizers:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
+        for name, (cls, summary) in _OPTIMIZERS.items()
+    ] + [
+        Component("schedule", name, f"spcore_optim.schedules:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
+        for name, (cls, summary) in _SCHEDULES.items()
+    ]

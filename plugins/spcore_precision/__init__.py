@@ -1,0 +1,1 @@
+"""Precision policies. A new one is a `PrecisionPolicy` in `policies.py` and a `Component` in `plugin.py`."""

@@ -1,0 +1,1 @@
+"""The conformance suites, a module for each kind (`optimizer` also holds schedules)."""

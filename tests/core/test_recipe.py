@@ -1,0 +1,259 @@
+"""What a recipe says, checked against the parts that it names; every mistake is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core_fakes import fake, registry
+from pydantic import ValidationError
+
+from spcore.components import Component
+from spcore.errors import ComponentError, RecipeError, UserError
+from spcore.recipe import DataPart, Recipe, data_part, load_recipe, overlay, pairs, part_options
+
+BASE: dict[str, Any] = {"model": "bert", "task": "text-classification", "data": "rows.csv"}
+
+
+def load(*overrides: Any, **more: Any) -> Recipe:
+    return load_recipe({**BASE, **more}, overrides, registry=registry())
+
+
+def refusal(*overrides: Any, **more: Any) -> str:
+    """The text of the error."""
+    with pytest.raises(UserError) as caught:
+        load(*overrides, **more)
+    assert isinstance(caught.value, RecipeError | ComponentError)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_filled_in() -> None:
+    recipe = load()
+    assert recipe.model.model_dump() == {"use": "hub", "source": "bert"}
+    assert recipe.data.model_dump(exclude_none=True) == {"use": "files", "columns": {}, "source": "rows.csv", "delimiter": ","}
+    assert recipe.optimizer.model_dump() == {"use": "adamw", "lr": 2e-5, "moment": None}
+    assert [part.use for part in (recipe.strategy, recipe.precision, recipe.schedule, recipe.launch)] == ["single", "fp32", "linear", "inline"]
+    assert [part.use for part in recipe.loggers] == ["progress", "jsonl"]
+    assert (recipe.train.epochs, recipe.train.steps, recipe.output, recipe.adapter) == (3, None, None, None)
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load().output = "elsewhere"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [], ["train.steps=10"], ["train.epochs=0.5"], ["data={use: glue, name: mrpc}", "eval.data=glue", "eval.every=5", "eval.keep_best=true"],
+        ["optimizer={use: sgd, lr: 1e-4}"], ["loggers=[]"], ["loggers=jsonl"], ["data.columns={text: no, label: '1e-4'}", "data.split='train[:90%]'"],
+        ["data.source=[a.csv, 'b: c.csv']", "data.delimiter='\t'"], ["train.clip_norm=null", "output=/tmp/x y"], ["optimizer.moment.beta=0.5"],
+        ["device=cuda:1", "train.micro_batch_size=8", "data.pack=512", "data.max_length=256"],
+    ],
+)  # fmt: skip
+def test_a_dumped_recipe_loads_equal(overrides: list[str], tmp_path: Path) -> None:
+    recipe = load(*overrides)
+    (tmp_path / "kept.yaml").write_text(recipe.to_yaml())
+    again = load_recipe(tmp_path / "kept.yaml", registry=registry())
+    assert again == recipe
+    assert again.to_yaml() == recipe.to_yaml()
+    assert Recipe.model_validate(recipe.to_json()) == recipe, "as a child process reads it"
+    assert load_recipe(recipe.to_json(), registry=registry()) == recipe
+
+
+def test_overrides_by_dotted_path() -> None:
+    recipe = load("train.epochs=1", "optimizer.lr=1e-4", "task=null", "device=cpu", "data.columns.text=no")
+    assert (recipe.train.epochs, recipe.optimizer.options["lr"], recipe.task, recipe.device) == (1, 1e-4, None, "cpu")
+    assert recipe.data.columns == {"text": "no"}, "YAML 1.2: no is a word"
+    assert load("output=a=b").output == str(Path.cwd() / "a=b"), "the first equals sign divides"
+    mapping = load_recipe(BASE, {"train.epochs": 1, "train": {"seed": 4}}, registry=registry())
+    assert (mapping.train.epochs, mapping.train.seed) == (1, 4)
+    mixed = load_recipe(BASE, [("train.seed", 4), "train.seed=5", ("output", Path("/x"))], registry=registry())
+    assert (mixed.train.seed, mixed.output) == (5, "/x")
+
+
+def test_precedence_file_then_overrides_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("model: bert\ndata: glue\ntrain: {seed: 1, global_batch_size: 8}\n")
+    recipe = load_recipe(file, ["train.seed=2", "train.seed=3"], registry=registry())
+    assert (recipe.train.seed, recipe.train.global_batch_size, recipe.train.keep) == (3, 8, 2)
+
+
+def test_another_use_drops_the_old_options() -> None:
+    adam = {"use": "adamw", "lr": 1.0, "moment": {"beta": 0.5}}
+    assert load("optimizer=sgd", optimizer=adam).optimizer.model_dump() == {"use": "sgd", "lr": 0.1, "momentum": 0.0}
+    assert load("optimizer.use=sgd", optimizer=adam).optimizer.options["lr"] == 0.1
+    assert load("optimizer={use: sgd}", "optimizer.momentum=0.9", optimizer=adam).optimizer.options == {"lr": 0.1, "momentum": 0.9}
+    assert load("optimizer={use: adamw, lr: 2}", optimizer=adam).optimizer.options == {"lr": 2.0, "moment": {"beta": 0.5}}
+    assert load("data={use: glue}", data={"use": "files", "source": "x", "delimiter": ";"}).data.options == {"name": "sst2"}
+
+
+def test_a_bare_name_under_a_mapping_becomes_its_use() -> None:
+    assert load("optimizer.lr=1", optimizer="sgd").optimizer.options["lr"] == 1
+    assert load("optimizer.lr=1").optimizer.model_dump() == {"use": "adamw", "lr": 1.0, "moment": None}, "the default's too"
+    assert load(optimizer={"lr": 1}).optimizer.use == "adamw"
+    assert overlay("single", {"device": "cpu"}) == {"use": "single", "device": "cpu"}
+    assert overlay({"use": "a", "x": 1}, "b") == "b"
+    assert overlay({"use": "a", "x": 1}, None) is None
+    assert overlay(None, {"x": 1}) == {"x": 1}
+
+
+def test_a_bare_source_stays_one_when_options_are_added() -> None:
+    recipe = load("data.max_length=64", "data.delimiter=;", "eval.data=dev.csv", "eval.data.limit=5")
+    assert recipe.data.model_dump(exclude_none=True) == {
+        "use": "files", "columns": {}, "max_length": 64, "source": "rows.csv", "delimiter": ";",
+    }  # fmt: skip
+    assert recipe.eval.data is not None
+    assert (recipe.eval.data.use, recipe.eval.data.options["source"], recipe.eval.data.limit) == ("files", "dev.csv", 5)
+    assert load("data.name=mrpc", data="glue").data.options == {"name": "mrpc"}
+    assert load("data=other.csv", data={"use": "glue", "name": "mrpc"}).data.use == "files", "a source replaces the part whole"
+    assert load("model.source=gguf:x", model="bert").model.use == "gguf", "the scheme still decides"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["trian.epochs=1"], "unknown key 'trian'; did you mean 'train'? known: adapter, data, "),
+        (["train.epocs=1"], "train.epocs: unknown key 'epocs'; did you mean 'epochs'? known: "),
+        (["optimizer.lrr=1"], "optimizer.lrr: unknown key 'lrr'; did you mean 'lr'? known: lr, moment"),
+        (["optimizer.moment.beto=1"], "optimizer.moment.beto: unknown key 'beto'; did you mean 'beta'? known: beta"),
+        (["data.max_len=8"], "data.max_len: unknown key 'max_len'; did you mean 'max_length'? known: columns, delimiter, limit, "),
+        (["eval.data=glue", "eval.data.nam=x"], "eval.data.nam: unknown key 'nam'; did you mean 'name'? known: columns, limit, "),
+        (["eval.evry=1"], "eval.evry: unknown key 'evry'; did you mean 'every'?"),
+        (["strategy.tensor_parallel=2"], "strategy: strategy 'single' has no option 'tensor_parallel': it has none"),
+        (["strategy=singel"], "strategy: unknown strategy 'singel'; did you mean 'single'? known: ddp, single"),
+        (["loggers=[jsonl, progres]"], "loggers.1: unknown logger 'progres'; did you mean 'progress'?"),
+        (["optimizer={use: adamv}"], "optimizer: unknown optimizer 'adamv'; did you mean 'adamw'?"),
+        (["task=text-clasification"], "task: unknown task 'text-clasification'; did you mean 'text-classification'?"),
+        (["data={use: glu}"], "data: unknown dataset 'glu'; did you mean 'glue'? known: files, glue"),
+        (["train..seed=1"], "train.: unknown key ''"),
+    ],
+)  # fmt: skip
+def test_unknown_names_at_every_depth(overrides: list[str], text: str) -> None:
+    assert refusal(*overrides).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("train.epochs=many", "train.epochs: found 'many', expected: Input should be a valid number"),
+        ("train.seed=1.5", "train.seed: found 1.5, expected: Input should be a valid integer"),
+        ("train.seed=-1", "train.seed: found -1, expected: Input should be greater than or equal to 0"),
+        ("train.seed=4294967296", "train.seed: found 4294967296, expected: Input should be less than 4294967296"),
+        ("train.epochs=0", "train.epochs: found 0, expected: Input should be greater than 0"),
+        ("train.epochs=.inf", "train.epochs: found inf, expected: Input should be a finite number"),
+        ("train.nonfinite=ignore", "train.nonfinite: found 'ignore', expected: Input should be 'stop' or 'skip'"),
+        ("train.deterministic=maybe", "train.deterministic: found 'maybe', expected: Input should be a valid boolean"),
+        ("train=5", "train: found 5, expected: Input should be a valid dictionary"),
+        ("eval=true", "eval: found True, expected: Input should be a valid dictionary"),
+        ("device=gpu", "device: found 'gpu', expected: String should match pattern"),
+        ("device='cuda:'", "device: found 'cuda:', expected: String should match pattern"),
+        ("optimizer.lr=0", "optimizer.lr: found 0, expected: Input should be greater than 0"),
+        ("optimizer.lr=fast", "optimizer.lr: found 'fast', expected: Input should be a valid number"),
+        ("optimizer.moment.beta=1", "optimizer.moment.beta: found 1, expected: Input should be less than 1"),
+        ("optimizer.moment=3", "optimizer.moment: found 3, expected: Input should be a valid dictionary"),
+        ("data.limit=0", "data.limit: found 0, expected: Input should be greater than or equal to 1"),
+        ("data.columns=text", "data.columns: found 'text', expected: Input should be a valid dictionary"),
+        ("data.columns={text: 3}", "data.columns.text: found 3, expected: Input should be a valid string"),
+        ("data.source=3", "data.source: found 3, expected: Input should be a valid string"),
+        ("data={use: glue, name: sst3}", "data.name: found 'sst3', expected: Input should be 'sst2' or 'mrpc'"),
+        ("data={use: files}", "data.source: missing; it must be given"),
+        ("optimizer=3", "optimizer: found 3, expected the optimizer's name or a mapping with `use`"),
+        ("optimizer={use: 3}", "optimizer: found {'use': 3}, expected the optimizer's name or a mapping with `use`"),
+        ("loggers=[3]", "loggers.0: found 3, expected the logger's name or a mapping with `use`"),
+        ("output=[a]", "output: found ['a'], expected: Input should be a valid string"),
+        ("strategy=null", "strategy: found None, expected: "),
+        ("model=null", "model: found None, expected: "),
+    ],
+)  # fmt: skip
+def test_wrong_types_and_ranges(override: str, text: str) -> None:
+    assert refusal(override).startswith(text)
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", " =3", ""])
+def test_an_override_has_a_key_and_a_value(override: str) -> None:
+    assert refusal(override) == f"override {override!r}: expected KEY=VALUE, for example train.epochs=1"
+
+
+def test_an_override_that_is_not_yaml() -> None:
+    assert refusal("data.columns={a: [").startswith("override 'data.columns={a: [': the value is not YAML: ")
+
+
+def test_missing_parts() -> None:
+    for key in ("model", "data"):
+        with pytest.raises(RecipeError, match=f"^{key}: missing; it must be given$"):
+            load_recipe({k: v for k, v in BASE.items() if k != key}, registry=registry())
+
+
+def test_contradictions(tmp_path: Path) -> None:
+    both = "train.steps and train.epochs are both given: give one of them, or make the other null"
+    assert refusal("train.steps=5", "train.epochs=3") == both
+    assert refusal(train={"steps": 5, "epochs": 1}) == both
+    file = tmp_path / "r.yaml"
+    file.write_text("model: b\ndata: glue\ntrain:\n  epochs: 3\n  steps: 5\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, registry=registry())
+    assert str(caught.value) == f"{file}:5: {both}"
+    recipe = load("train.steps=5")
+    assert (recipe.train.steps, recipe.train.epochs) == (5, None)
+    assert load("train.steps=5", "train.epochs=null", train={"epochs": 2}).train.epochs is None
+    assert refusal("train.epochs=null") == "neither train.epochs nor train.steps is given: give one of them"
+    assert refusal("train.micro_batch_size=64") == "train.micro_batch_size 64 is larger than train.global_batch_size 32"
+    assert load("train.micro_batch_size=32").train.micro_batch_size == 32
+
+
+@pytest.mark.parametrize("override", ["eval.every=5", "eval.metric=accuracy", "eval.keep_best=true"])
+def test_evaluation_needs_data(override: str) -> None:
+    assert refusal(override) == "eval.every, eval.metric and eval.keep_best need eval.data, which is not given"
+    assert load(override, "eval.data=glue").eval.data is not None
+
+
+def test_the_line_is_the_files_and_not_an_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("model: b\ndata: glue\ntrain:\n  seed: 1\n")
+    for override in ("train.sed=1", "optimizer.lrr=1", "train.keep=0"):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(file, [override], registry=registry())
+        assert str(caught.value).startswith(override.split("=", maxsplit=1)[0] + ": "), "nobody is sent to a line that is right"
+
+
+def test_a_missing_distribution_is_told_at_its_place() -> None:
+    parts = registry()
+    parts.add(Component("strategy", "big", "json:dumps", "", requires=("no-such-engine>=1",)), object)
+    with pytest.raises(ComponentError, match=r'^strategy: strategy .big. needs no-such-engine>=1: pip install "no-such-engine>=1"$'):
+        load_recipe({**BASE, "strategy": "big"}, registry=parts)
+
+
+def test_a_data_set_in_full() -> None:
+    part = data_part("rows.csv", registry())
+    assert isinstance(part, DataPart)
+    assert (part.use, part.options) == ("files", {"source": "rows.csv", "delimiter": ","})
+    assert data_part({"use": "glue", "name": "mrpc", "limit": 3}, registry()).limit == 3
+    with pytest.raises(RecipeError, match=r"^data\.limit: found 0, expected"):
+        data_part({"use": "glue", "limit": 0}, registry())
+
+
+def test_part_options_are_the_components_own_model() -> None:
+    recipe = load("optimizer=sgd")
+    options = part_options(recipe.optimizer, "optimizer", registry(), momentum=0.5)
+    assert options is not None
+    assert options.model_dump() == {"lr": 0.1, "momentum": 0.0}, "what the recipe says stands above"
+    assert part_options(recipe.strategy, "strategy", registry()) is None
+
+
+def test_pairs() -> None:
+    assert pairs(["a=b", "c=d=e"], "--column") == {"a": "b", "c": "d=e"}
+    with pytest.raises(RecipeError, match="--column 'ab': expected KEY=VALUE"):
+        pairs(["ab"], "--column")
+
+
+def test_two_parts_of_one_name_are_picked_by_plugin() -> None:
+    parts = registry()
+    parts.add(fake("precision", "bf16"), object)
+    with pytest.raises(ComponentError, match=r"^precision: precision 'bf16' is offered by 2 plugins\. Write 'by-hand-precision-bf16:bf16' or"):
+        load_recipe({**BASE, "precision": "bf16"}, registry=parts)
+    recipe = load_recipe({**BASE, "precision": "by-hand-precision-bf16:bf16"}, registry=parts)
+    assert recipe.precision.use == "by-hand-precision-bf16:bf16"
