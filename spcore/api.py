@@ -57,7 +57,7 @@ class LanguageModelHandle:
         self.source = source
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
         self._model: LanguageModel = self._artifact.model if self._artifact else open_model(source, registry)
-        self._runner: Runner | None = None
+        self._runners: dict[bool, Runner] = {}
         self._bound: tuple[Task, BoundTask] | None = None
 
     def finetune(
@@ -172,18 +172,18 @@ class LanguageModelHandle:
         return self._bound
 
     def runner(self, *, task: bool = True) -> Runner:
-        """The loaded model; loaded on the first call."""
-        if self._runner is None:
+        """The loaded model, with its task's head or as the bare backbone; loaded on the first call."""
+        if task not in self._runners:
             runtime = _create_runtime(self.registry, self._runtime)
             artifact = self._artifact or Artifact(Path(self.source), self._model, {})
-            self._runner = runtime.load(artifact, self.task()[1] if task else None, self._device)
-        return self._runner
+            self._runners[task] = runtime.load(artifact, self.task()[1] if task else None, self._device)
+        return self._runners[task]
 
     def close(self) -> None:
         """Free the loaded weights; they are read again when needed."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        for runner in self._runners.values():
+            runner.close()
+        self._runners = {}
 
     def _become(self, folder: str) -> None:
         self.close()

@@ -123,7 +123,7 @@ class Registry:
     def register(self, plugin: Any, *, name: str | None = None) -> None:
         """Add a plugin module (or an object with `spcore_components`) by hand."""
         with self._lock:
-            self._by_hand.append((name or getattr(plugin, "__name__", type(plugin).__name__), plugin))
+            self._by_hand.append((name or str(getattr(plugin, "__name__", type(plugin).__name__)), plugin))
             self._found = None
 
     def add(self, component: Component, target: Any) -> None:

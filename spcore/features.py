@@ -137,7 +137,8 @@ class FeatureStore:
         index = json.loads((folder / "index.json").read_text())
 
         def opened(name: str) -> np.ndarray:
-            return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            return array
 
         columns = {
             name: _Column(opened(f"{n}.data"), opened(f"{n}.starts"), opened(f"{n}.shapes")) for n, name in enumerate(index["columns"])

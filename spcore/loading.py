@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Cut:
     micro_batch_size: int | None
     tokens: int
     data_size: int
-    rule: BatchRule = BatchRule()
+    rule: BatchRule = field(default_factory=BatchRule)
 
 
 def cut(groups: Sequence[Group], sizes: Sequence[int], how: Cut) -> list[list[list[Group]]]:
@@ -156,7 +156,7 @@ class TrainLoader:
         """All groups of an epoch, in order."""
         ids = order(len(self.store), self.seed, epoch)
         if self.pack:
-            return packed(ids, self.store.lengths, self.pack)
+            return packed(ids.tolist(), self.store.lengths, self.pack)
         return [(int(i),) for i in ids]
 
     def steps_in(self, epoch: int) -> int:

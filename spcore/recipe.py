@@ -303,7 +303,7 @@ def _translated(
     if found["type"] == "extra_forbidden":
         fields: Mapping[str, Any] = model.model_fields
         for key in found["loc"][:-1]:
-            annotation = fields[key].annotation if key in fields else None
+            annotation = fields[str(key)].annotation if key in fields else None
             fields = next((a.model_fields for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), {})
         return RecipeError(f"{text.at(full)}{dotted}: {unknown('key', str(full[-1]), {*fields, *core})}")
     if found["type"] == "missing":

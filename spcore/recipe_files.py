@@ -71,7 +71,7 @@ class Text:
                 tree = json.loads(content)
                 lines = _lines(content.replace("\t", " "), file)  # JSON is a part of YAML, but for tabs
             else:
-                tree = yaml.load(content, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+                tree = yaml.load(content, Loader=_Loader)  # a SafeLoader
                 lines = _lines(content, file)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -87,7 +87,7 @@ class Text:
     @staticmethod
     def parse_value(value: str) -> Any:
         """The value of an override."""
-        return yaml.load(value, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+        return yaml.load(value, Loader=_Loader)  # a SafeLoader
 
     def with_override(self, path: KeyPath) -> Text:
         """The same, knowing that this path's value is not the file's."""

@@ -95,9 +95,9 @@ def open_rows(
 
 def map_roles(schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *, targets: bool = True) -> dict[str, str]:
     """role -> column: as given, else as the source says, else the first of the role's guesses that is free."""
-    for role in given:
-        if role not in {r.name for r in roles}:
-            raise RecipeError(f"data.columns: {unknown('column of the task', role, [r.name for r in roles])}")
+    for name in given:
+        if name not in {r.name for r in roles}:
+            raise RecipeError(f"data.columns: {unknown('column of the task', name, [r.name for r in roles])}")
     mapping: dict[str, str] = {}
     names = {column.lower(): column for column in schema.columns}
     for role in roles:

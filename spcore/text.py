@@ -2,7 +2,8 @@
 
 `TextTask` is a `BoundTask` that lacks only what makes a task: `head`, `terms` and `loss`; a row's labels come from `label`,
 and `targets` says how a batch holds them. Everything else has a default that may be replaced one method at a time. A task of
-another shape implements `BoundTask` itself and takes from here what fits. Nothing here imports torch.
+another shape implements `BoundTask` itself and takes from here what fits. TEXT, TEXT_PAIR and LABEL are the roles of a task on
+labelled texts. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,25 @@ import numpy as np
 from spcore.errors import DataError
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.model import Processor
-from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature, Limits, Ops
+from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature, Limits, Ops, Role
 
 if TYPE_CHECKING:
     import torch
 
 Groups = Sequence[Sequence[Feature]]
+
+_TEXT = (
+    "text1", "text_a", "sentence1", "premise", "question1", "question", "sentence", "review", "review_text", "content", "body",
+    "tweet", "comment", "comment_text", "message", "document", "headline", "title", "文本", "内容", "评论", "句子", "标题",
+)  # fmt: skip
+_PAIR = ("text2", "text_b", "sentence2", "hypothesis", "question2", "sentence", "passage", "文本2", "句子2")
+_LABEL = (
+    "labels", "class", "category", "target", "sentiment", "score", "stars", "rating", "gold", "gold_label", "intent", "topic",
+    "emotion", "标签", "类别", "情感",
+)  # fmt: skip
+TEXT = Role("text", guesses=_TEXT)
+TEXT_PAIR = Role("text_pair", required=False, guesses=_PAIR)
+LABEL = Role("label", kind="label", target=True, guesses=_LABEL)
 
 
 class TextTask(BoundTask):
@@ -56,7 +70,8 @@ class TextTask(BoundTask):
         found = [self.processor.encode(text, pair, max_length=self.limits.max_length) for text, pair in texts]
         length = max(len(e.arrays["input_ids"]) for e in found)
         arrays = {
-            name: pad([e.arrays[name] for e in found], length, self.processor.fill.get(name, 0)) for name in found[0].arrays
+            name: pad([e.arrays[name] for e in found], length, self.processor.fill.get(name, 0))
+            for name in found[0].arrays
         }
         arrays["attention_mask"] = pad([np.ones_like(e.arrays["input_ids"]) for e in found], length, 0)
         return arrays, sum(e.truncated for e in found)
@@ -255,5 +270,7 @@ def _order(groups: Groups) -> np.ndarray:
 def _numbers(groups: Groups, what: str) -> np.ndarray:
     """[sequences, segments] int64: ids of the features, -1 = none."""
     most = max(len(group) for group in groups)
-    lines = [np.array([getattr(f, what) for f in group], np.int64) for group in groups for _ in range(_sequences(group[0]))]
+    lines = [
+        np.array([getattr(f, what) for f in group], np.int64) for group in groups for _ in range(_sequences(group[0]))
+    ]
     return pad(lines, most, -1)

@@ -69,9 +69,7 @@ class Trainer:
         self._resume()
         self._started()
         cancelled = self._steps()
-        if self.evaluation is not None and not cancelled and self.session.recipe.eval.every is None:
-            self._evaluate()
-        elif self.evaluation is not None and not cancelled and self.progress.step % self.session.recipe.eval.every:  # type: ignore[operator]
+        if self.evaluation is not None and not cancelled and self.progress.step % (self.session.recipe.eval.every or self.total + 1):
             self._evaluate()
         if cancelled:
             self._checkpoint()
@@ -213,7 +211,7 @@ class Trainer:
         event = RunStarted(
             time=time.time(), output=str(self.output or ""), steps=self.total, start_step=self.progress.step,
             rows=self.store.counts.used, features=len(self.store), parameters=parameters, trainable=trainable,
-            facts=dict(self.engine.facts()),
+            facts={"columns": ", ".join(f"{role}={column}" for role, column in self.session.train.columns.items()), **self.engine.facts()},
         )  # fmt: skip
         self.tell(event)
         remarks = [*self.session.warnings, *self.store.counts.remarks()]

@@ -1,50 +1,64 @@
-"""Metrics, by scikit-learn and scipy."""
+"""Metrics of classification and regression: scikit-learn's and scipy's, with 0 where a figure is not defined (as GLUE's official
+scorer does), for example the correlation with predictions that are all alike.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+SINGLE = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
+MULTI = ("f1_micro", "f1_macro", "accuracy")
+REGRESSION = ("pearson_spearman", "pearson", "spearman", "mse")
+LOWER_IS_BETTER = frozenset({"mse"})
 
-def single(predicted: Sequence[int], gold: Sequence[int], count: int) -> dict[str, float]:
-    """One label of `count`. f1: of the last label where there are two (GLUE's), else macro. A correlation that is not defined,
-    as for constant predictions, is 0, as the official GLUE scorer has it."""
+
+def single_label(gold: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:
+    """gold, predicted: ids [rows]. f1: of two classes that of the last one (the positive), of more the macro mean, which is
+    over the classes that occur in either."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    labels = list(range(count))
-    macro = float(f1_score(gold, predicted, labels=labels, average="macro", zero_division=0))
+    macro = float(f1_score(gold, predicted, average="macro", zero_division=0))
+    one = float(f1_score(gold, predicted, labels=[1], average="macro", zero_division=0))
+    varied = len(set(gold)) > 1 and len(set(predicted)) > 1
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
-        "f1": float(f1_score(gold, predicted, labels=[1], average="macro", zero_division=0)) if count == 2 else macro,
+        "f1": one if classes == 2 else macro,
         "f1_macro": macro,
-        "f1_micro": float(f1_score(gold, predicted, labels=labels, average="micro", zero_division=0)),
-        "matthews_correlation": float(matthews_corrcoef(gold, predicted)),
+        "f1_micro": float(f1_score(gold, predicted, average="micro", zero_division=0)),
+        "matthews_correlation": float(matthews_corrcoef(gold, predicted)) if varied else 0.0,
     }
 
 
-def multi(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
-    """Several labels, [rows, labels] of 0 and 1. accuracy: rows whose labels are all right."""
-    from sklearn.metrics import accuracy_score, f1_score
+def multi_label(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """gold, predicted: 0 or 1, [rows, labels]. accuracy: share of rows that have exactly the right labels."""
+    from sklearn.metrics import f1_score
 
     return {
-        "accuracy": float(accuracy_score(gold, predicted)),
-        "f1_macro": float(f1_score(gold, predicted, average="macro", zero_division=0)),
         "f1_micro": float(f1_score(gold, predicted, average="micro", zero_division=0)),
+        "f1_macro": float(f1_score(gold, predicted, average="macro", zero_division=0)),
+        "accuracy": float((gold == predicted).all(1).mean()),
     }
 
 
-def regression(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
-    """Numbers: [rows]."""
+def regression(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """pearson_spearman: the mean of both, GLUE's figure for STS-B. mse: mean squared error."""
     from scipy.stats import pearsonr, spearmanr
 
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of constant input, which gives the 0 below
-        for name, measure in (("pearson", pearsonr), ("spearman", spearmanr)):
-            value = float(measure(predicted, gold)[0]) if len(gold) > 1 else 0.0
-            found[name] = value if np.isfinite(value) else 0.0
-    found["pearson_spearman"] = (found["pearson"] + found["spearman"]) / 2
-    found["mse"] = float(np.mean((predicted - gold) ** 2))
-    return found
+    x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+    pearson, spearman = _correlation(pearsonr, x, y), _correlation(spearmanr, x, y)
+    return {
+        "pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2,
+        "mse": float(np.mean((x - y) ** 2)),
+    }  # fmt: skip
+
+
+def _correlation(of: Callable[[np.ndarray, np.ndarray], Any], x: np.ndarray, y: np.ndarray) -> float:
+    return 0.0 if _alike(x) or _alike(y) else float(of(x, y).statistic)
+
+
+def _alike(x: np.ndarray) -> bool:
+    """Whether values are alike up to rounding: where scipy warns and gives NaN or noise."""
+    return len(x) < 2 or bool(np.linalg.norm(x - x.mean()) <= 1e-13 * abs(x.mean()) * len(x))

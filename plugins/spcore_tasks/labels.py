@@ -12,22 +12,24 @@ from spcore.errors import DataError, RefusalError, nearest
 from spcore.interfaces.dataset import Column
 
 MOST_LABELS = 1000
-_INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.0*)?")
+_INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.0+)?")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+")
 _BOOLEAN = {"true": "1", "false": "0", "1": "true", "0": "false"}
 
 
 def missing(value: Any) -> bool:
     """Whether a value is no label at all: None, NaN, blank."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def canonical(value: Any) -> str:
     """One text for a value, however it is stored: 1, 1.0, "1", "1.0" and True are "1"; other texts are themselves, stripped."""
     text = str(int(value)) if isinstance(value, bool) else str(value).strip()
-    if _INTEGER.fullmatch(text):
-        return str(int(text.partition(".")[0]))
-    return str(float(text)) if _DECIMAL.fullmatch(text) else text
+    return str(int(text.partition(".")[0])) if _INTEGER.fullmatch(text) else text
 
 
 def typed(text: str, kind: str) -> Any:
@@ -39,10 +41,12 @@ def typed(text: str, kind: str) -> Any:
 
 @dataclass(frozen=True)
 class Labels:
-    """names: in the order of their ids. values: canonical value in the data -> id."""
+    """names: in the order of their ids. values: canonical value in the data -> id. integers: where the data's integers number
+    its own names (they may look like numbers too), the id of each; else empty."""
 
     names: tuple[str, ...]
     values: Mapping[str, int]
+    integers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,13 +63,13 @@ class Labels:
         raise DataError(f"label {_known(str(value), self.names)}")
 
     def find(self, value: Any) -> int | None:
-        """The id of a value, None for one that is not known. A name counts before an id that looks like it; true and false
-        count as 1 and 0 where the labels are those, and the other way round."""
-        if isinstance(value, str) and value.strip() in self.names:
-            return self.names.index(value.strip())
+        """The id of a value, None for one that is not known. true and false count as 1 and 0 where the labels are those, and
+        the other way round."""
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.integers):
+            return self.integers[value]
         text = canonical(value)
-        forms = (text, str(value), _BOOLEAN.get(text.lower()), _BOOLEAN.get(text.lower(), "").capitalize())
-        return next((self.values[form] for form in forms if form in self.values), None)
+        word = _BOOLEAN.get(text.lower(), text)
+        return next((self.values[form] for form in (text, word, word.capitalize()) if form in self.values), None)
 
     def count(self, column: Column) -> list[int] | None:
         """Rows of each label in a column, None where they are not counted."""
@@ -94,7 +98,7 @@ def learn(column: Column, given: Sequence[Any] | Mapping[Any, str] | None) -> La
     if given is not None:
         return _named(column, tuple(str(name).strip() for name in given))
     if column.labels is not None:
-        return _declared(column.labels)
+        return _numbered(column.labels, range(len(column.labels)))
     found = values_in(column)
     if found is None or len(found) > MOST_LABELS:
         raise DataError(
@@ -125,10 +129,10 @@ def _by_name(names: Iterable[str]) -> dict[str, int]:
     return {canonical(name): n for n, name in enumerate(names)}
 
 
-def _declared(names: tuple[str, ...]) -> Labels:
-    """Names that the source states: rows hold ids or names. `Labels.find` looks a text up among the names first, so that what
-    clashes here (names that are numbers) is told apart by type: an integer is an id."""
-    return Labels(names, {**_by_name(names), **{str(n): n for n in range(len(names))}})
+def _numbered(names: tuple[str, ...], order: Sequence[int], more: Mapping[str, int] | None = None) -> Labels:
+    """Labels whose names the data may hold as numbers: `order` has the id of each. Of texts, names come first."""
+    numbers = {str(n): at for n, at in enumerate(order)}
+    return Labels(names, {**numbers, **(more or {}), **_by_name(names)}, tuple(order))
 
 
 def _named(column: Column, names: tuple[str, ...]) -> Labels:
@@ -137,19 +141,20 @@ def _named(column: Column, names: tuple[str, ...]) -> Labels:
         raise RefusalError(f"task.labels: {next(n for n in names if names.count(n) > 1)!r} is there twice")
     if column.labels is not None:
         return _renamed(column.labels, names)
-    ids = {str(n): n for n in range(len(names))}
-    found = values_in(column)
+    own, ids, found = _by_name(names), {str(n): n for n in range(len(names))}, values_in(column)
     if found is None:
-        return Labels(names, {**ids, **_by_name(names)})
-    real = [value for value in found if value != "-1" or value in names]
-    if set(real) & set(_by_name(names)):
-        return Labels(names, _by_name(names))
-    if set(real) <= set(ids):
-        return Labels(names, {**_by_name(names), **ids})
-    if len(real) == len(names):
-        return Labels(names, {**_by_name(names), **{value: n for n, value in enumerate(real)}})
+        return Labels(names, {**ids, **own})
+    held = [value for value in found if value != "-1" or value in names]
+    if set(held) <= set(own):
+        return Labels(names, own)
+    if set(held) <= set(ids):
+        return _numbered(names, range(len(names)))
+    if set(held) & set(own):  # other values are dropped row by row, and counted
+        return Labels(names, own)
+    if len(held) == len(names):
+        return Labels(names, {**own, **{value: n for n, value in enumerate(held)}})
     raise DataError(
-        f"task.labels has {len(names)} names, and the label column has {len(real)} other values: {', '.join(real[:12])}",
+        f"task.labels has {len(names)} names, and the label column has {len(held)} other values: {', '.join(held[:12])}",
         hint="Give a mapping from values to names",
     )
 
@@ -157,7 +162,8 @@ def _named(column: Column, names: tuple[str, ...]) -> Labels:
 def _renamed(declared: tuple[str, ...], names: tuple[str, ...]) -> Labels:
     """The recipe's names for the source's: another order of the same, or new names in the same order."""
     if len(declared) != len(names):
-        raise RefusalError(f"task.labels has {len(names)} names, and the data names {len(declared)} labels: {', '.join(declared[:12])}")
-    new = [names.index(name) for name in declared] if set(declared) == set(names) else list(range(len(names)))
-    old = {**{canonical(name): new[n] for n, name in enumerate(declared)}, **{str(n): new[n] for n in range(len(names))}}
-    return Labels(names, {**_by_name(names), **old})
+        raise RefusalError(
+            f"task.labels has {len(names)} names, and the data names {len(declared)} labels: {', '.join(declared[:12])}"
+        )
+    order = [names.index(name) for name in declared] if set(declared) == set(names) else list(range(len(names)))
+    return _numbered(names, order, {canonical(name): at for name, at in zip(declared, order, strict=True)})

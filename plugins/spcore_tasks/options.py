@@ -38,5 +38,5 @@ class TextClassificationOptions(BaseModel):
     metric: Metric | list[Metric] | None = Field(
         None,
         description="the metric that decides which model is the best, or several, the first deciding; null: accuracy, f1_micro "
-        "for several labels, pearson for numbers",
+        "for several labels, pearson_spearman for numbers",
     )

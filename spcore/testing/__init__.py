@@ -19,7 +19,9 @@ _WHERE = {
     "check_processor": "suites.model", "check_runtime": "suites.runtime", "check_schedule": "suites.optimizer",
     "check_strategy": "suites.strategy", "check_task": "suites.task",
 }  # fmt: skip
-__all__ = sorted(_WHERE)
+__all__ = [
+    "Finding", "Report", "Skipped", "all_checks", "check_adapter", "check_dataset", "check_decodes", "check_generates", "check_launcher", "check_logger", "check_model", "check_optimizer", "check_plugin", "check_precision", "check_processor", "check_runtime", "check_schedule", "check_strategy", "check_task",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from spcore.testing.plugins import all_checks, check_plugin

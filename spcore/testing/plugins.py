@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from spcore.components import Component, Plugin, Registry
 from spcore.errors import ComponentError, unknown
+from spcore.testing import suites
 from spcore.testing.checks import Check, Where, run_checks
 from spcore.testing.report import Finding, Report, Skipped
 from spcore.testing.suites import component as component_suite
@@ -39,13 +41,12 @@ def check_plugin(
 
 def all_checks() -> dict[str, str]:
     """Name -> meaning of every check there is."""
-    modules = ["component", *{where.partition(":")[0] for where in _SUITES.values()}]
     found: dict[str, str] = {}
-    for module in sorted(modules):
-        for value in vars(importlib.import_module(f"spcore.testing.suites.{module}")).values():
+    for module in pkgutil.iter_modules(suites.__path__, f"{suites.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Check):
                 found[value.name] = value.meaning
-    return found
+    return dict(sorted(found.items()))
 
 
 def _check_one(registry: Registry, plugin: Plugin, options: Mapping[str, Mapping[str, Any]]) -> Report:
@@ -67,9 +68,9 @@ def _check_component(registry: Registry, plugin: Plugin, component: Component, o
             report.skipped.append(Skipped(where.plugin, where.component, f"{component.kind}.contract", why))
         return report
     if case.part is None:
-        return report
+        return report  # said why
     module, _, function = _SUITES[component.kind].partition(":")
-    suite = getattr(importlib.import_module(f"spcore.testing.suites.{module}"), function)
+    check_part = getattr(importlib.import_module(f"spcore.testing.suites.{module}"), function)
     given = {"options": options} if component.kind == "model" else {"name": component.name} if component.kind == "precision" else {}
-    report.add(suite(case.part, where=where, **given))
+    report.add(check_part(case.part, where=where, **given))
     return report

@@ -41,7 +41,9 @@ def parts() -> Registry:
     )  # fmt: skip
     for kind, name, options in named:
         default = name in ("hub", "files")
-        made.add(Component(kind, name, "a:b", f"a {name}", options and f"{__name__}:{options}", default=default), object)
+        made.add(
+            Component(kind, name, "a:b", f"a {name}", options and f"{__name__}:{options}", default=default), object
+        )
     return made
 
 
@@ -145,7 +147,12 @@ def test_finetune_builds_a_recipe(typed: Typed) -> None:
     here = Path.cwd()
     assert recipe.model.model_dump() == {"use": "hub", "source": "bert"}
     assert recipe.task is not None
-    assert (recipe.task.use, recipe.strategy.use, recipe.output, recipe.train.epochs) == ("text-classification", "ddp", str(here / "out"), 1)
+    assert (recipe.task.use, recipe.strategy.use, recipe.output, recipe.train.epochs) == (
+        "text-classification",
+        "ddp",
+        str(here / "out"),
+        1,
+    )
     assert (recipe.data.use, recipe.data.options["source"], recipe.data.split, recipe.data.max_length) == (
         "files", str(here / "rows.csv"), "train[:90%]", 64,
     )  # fmt: skip
@@ -170,23 +177,54 @@ def test_flags_stand_above_the_recipe_they_start_from(data: str, typed: Typed) -
 
 def test_errors_in_a_recipe_to_start_from_name_its_line(typed: Typed) -> None:
     Path("r.yaml").write_text("model: bert\ndata: rows.csv\ntrain:\n  sead: 1\n")
-    assert typed.wrong("finetune", "--recipe", "r.yaml").startswith("r.yaml:4: train.sead: unknown key 'sead'; did you mean 'seed'?")
+    assert typed.wrong("finetune", "--recipe", "r.yaml").startswith(
+        "r.yaml:4: train.sead: unknown key 'sead'; did you mean 'seed'?"
+    )
 
 
 def test_plugins_show(typed: Typed) -> None:
     code, out, err = typed("plugins", "show", "optimizer/adamw", "--json")
     assert (code, err) == (0, "")
     told: dict[str, Any] = json.loads(out)
-    assert told["options"]["lr"] == {"default": 2e-5, "description": "per step", "exclusiveMinimum": 0, "title": "Lr", "type": "number"}
+    assert told["options"]["lr"] == {
+        "default": 2e-5,
+        "description": "per step",
+        "exclusiveMinimum": 0,
+        "title": "Lr",
+        "type": "number",
+    }
     code, out, err = typed("plugins", "show", "optimizer/adamw")
     assert (code, err) == (0, "")
     assert "lr  (number, default 2e-05)\n      per step" in out
 
 
+def test_doctor_exits_with_1_where_a_plugin_is_broken(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = typed("doctor")
+    assert (code, err) == (0, "")
+    assert out.endswith("no problem found\n")
+    registry = parts()
+    registry.register(object(), name="broken-one")
+    registry.add(Component("strategy", "big", "a:b", "", requires=("no-such-engine>=2",)), object)
+    monkeypatch.setattr("spcore.components.default_registry", lambda: registry)
+    code, out, err = typed("doctor")
+    assert (code, err) == (1, "")
+    assert (
+        "not installed: strategy 'big': needs no-such-engine>=2\nproblem: plugin 'broken-one' (broken-one) is broken: ComponentError: "
+        in out
+    )
+    code, out, _ = typed("doctor", "--json")
+    told = json.loads(out)
+    assert (code, len(told["problems"]), told["not_installed"]) == (1, 1, ["strategy 'big': needs no-such-engine>=2"])
+
+
 def test_json_has_no_nan() -> None:
     from spcore.cli.output import finite, shown
 
-    assert finite({"a": float("nan"), "b": [1.5, float("inf")], "c": ("x",)}) == {"a": None, "b": [1.5, None], "c": ["x"]}
+    assert finite({"a": float("nan"), "b": [1.5, float("inf")], "c": ("x",)}) == {
+        "a": None,
+        "b": [1.5, None],
+        "c": ["x"],
+    }
     assert [shown(v) for v in (0.0, 0.12345, 1e-7, 12.0, 1e9, 3, "x", [1, float("nan")])] == [
         "0.0000", "0.1235", "1e-07", "12.0000", "1e+09", "3", "x", "[1, null]",
     ]  # fmt: skip

@@ -72,7 +72,9 @@ def registry() -> Registry:
 class ListSource(Source):
     """Rows in memory. streamed: without a length."""
 
-    def __init__(self, rows: Sequence[Row], schema: Schema, *, streamed: bool = False, fingerprint: str = "rows") -> None:
+    def __init__(
+        self, rows: Sequence[Row], schema: Schema, *, streamed: bool = False, fingerprint: str = "rows"
+    ) -> None:
         self.rows, self.schema, self.fingerprint = list(rows), schema, fingerprint
         self.length = None if streamed else len(self.rows)
 
@@ -122,7 +124,7 @@ class WordTask(BoundTask):
             ids = np.array([len(word) for word in part.split()], np.int64)
             arrays = {"input_ids": ids[: self.most]}
             if "label" in row:
-                arrays["label"] = np.int64(row["label"])  # type: ignore[assignment] -- a scalar array
+                arrays["label"] = np.array(row["label"], np.int64)
             made.append(Feature(0, 0, arrays, len(arrays["input_ids"]), truncated=max(0, len(ids) - self.most)))
         return made
 

@@ -44,30 +44,48 @@ def test_a_checkpoint_and_its_manifest(store: CheckpointStore) -> None:
     assert names(store) == ["step-00000500"]
 
 
-def test_the_manifest_is_written_last_and_after_the_files_are_synced(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_is_written_last_and_after_the_files_are_synced(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     monkeypatch.setattr("spcore.checkpoint.sync_file", lambda path: seen.append((path.name, store.path(7).exists())))
     monkeypatch.setattr("spcore.checkpoint.sync_folder", lambda path: seen.append((path.name, store.path(7).exists())))
     write(store, 7)
     assert sorted(seen[:2]) == [("0.safetensors", False), ("progress.json", False)]
-    assert seen[2:] == [("manifest.json", False), (".writing-00000007", False), ("checkpoints", True)], "in place only when whole"
+    assert seen[2:] == [("manifest.json", False), (".writing-00000007", False), ("checkpoints", True)], (
+        "in place only when whole"
+    )
 
 
 HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "manifest missing": (lambda f: (f / "manifest.json").unlink(), "manifest.json: missing; the checkpoint is not whole"),
+    "manifest missing": (
+        lambda f: (f / "manifest.json").unlink(),
+        "manifest.json: missing; the checkpoint is not whole",
+    ),
     "manifest torn": (lambda f: (f / "manifest.json").write_text('{"format": 1, "fi'), "manifest.json: cannot be read"),
     "manifest empty": (lambda f: (f / "manifest.json").write_text(""), "manifest.json: cannot be read"),
     "manifest of zeros": (lambda f: (f / "manifest.json").write_bytes(bytes(64)), "manifest.json: cannot be read"),
-    "manifest of another shape": (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json: format [], this version reads 1"),
-    "a newer format": (lambda f: (f / "manifest.json").write_text('{"format": 9}'), "manifest.json: format 9, this version reads 1"),
+    "manifest of another shape": (
+        lambda f: (f / "manifest.json").write_text("[]"),
+        "manifest.json: format [], this version reads 1",
+    ),
+    "a newer format": (
+        lambda f: (f / "manifest.json").write_text('{"format": 9}'),
+        "manifest.json: format 9, this version reads 1",
+    ),
     "file missing": (lambda f: (f / "progress.json").unlink(), "progress.json: missing bytes, the manifest says 13"),
     "file torn": (lambda f: (f / "progress.json").write_text("{"), "progress.json: 1 bytes, the manifest says 13"),
-    "file damaged": (lambda f: (f / "shards/0.safetensors").write_text("weightz 300"), "shards/0.safetensors: its checksum is not the manifest's"),
+    "file damaged": (
+        lambda f: (f / "shards/0.safetensors").write_text("weightz 300"),
+        "shards/0.safetensors: its checksum is not the manifest's",
+    ),
 }
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_checkpoint_is_named_and_passed_over(harm: str, store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    harm: str, store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
     older, newer = write(store, 200), write(store, 300)
     break_it, words = HARMS[harm]
     break_it(newer)
@@ -79,7 +97,9 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(harm: str, store: Checkpo
     with pytest.raises(CheckpointError):
         verify(newer)
     break_it(older)
-    with pytest.raises(CheckpointError, match=r"^no whole checkpoint in .*step-00000300.*\. Start anew with --overwrite$"):
+    with pytest.raises(
+        CheckpointError, match=r"^no whole checkpoint in .*step-00000300.*\. Start anew with --overwrite$"
+    ):
         store.latest()
 
 
@@ -125,9 +145,14 @@ def test_the_new_one_is_never_deleted_for_a_damaged_later_one(keep: int, tmp_pat
 
 def test_a_failed_write_leaves_what_was_there(store: CheckpointStore) -> None:
     old = write(store, 100)
-    with pytest.raises(RuntimeError, match="engine"), store.writing(200, writer=True) as work:
-        (work / "half").write_text("x")
-        raise RuntimeError("engine")
+
+    def fail() -> None:
+        with store.writing(200, writer=True) as work:
+            (work / "half").write_text("x")
+            raise RuntimeError("engine")
+
+    with pytest.raises(RuntimeError, match="engine"):
+        fail()
     assert (names(store), store.latest()) == (["step-00000100"], old)
 
 
@@ -183,7 +208,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tiny_disk: Path) -> None:
     store = CheckpointStore(tiny_disk / "checkpoints", keep=1)
     old = write(store, 100)
-    with pytest.raises(OutputError, match=r"^/.*: cannot be written: no space left on the disk$"), store.writing(200, writer=True) as work:
+    with (
+        pytest.raises(OutputError, match=r"^/.*: cannot be written: no space left on the disk$"),
+        store.writing(200, writer=True) as work,
+    ):
         (work / "large").write_bytes(bytes(200_000))
     assert (names(store), store.latest()) == (["step-00000100"], old)
     write(store, 300)

@@ -43,14 +43,18 @@ def test_rank_error_says_who_when_and_what() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("adamv", "adamw"), ("ADAMW", "adamw"), ("sdg", "sgd"), ("lion", None), ("", None), ("Lamb", "LAMB")]
+    ("name", "found"),
+    [("adamv", "adamw"), ("ADAMW", "adamw"), ("sdg", "sgd"), ("lion", None), ("", None), ("Lamb", "LAMB")],
 )
 def test_nearest(name: str, found: str | None) -> None:
     assert nearest(name, ["adamw", "sgd", "LAMB"]) == found
 
 
 def test_unknown_lists_what_there_is() -> None:
-    assert unknown("optimizer", "adamv", ["sgd", "adamw", "sgd"]) == "unknown optimizer 'adamv'; did you mean 'adamw'? known: adamw, sgd"
+    assert (
+        unknown("optimizer", "adamv", ["sgd", "adamw", "sgd"])
+        == "unknown optimizer 'adamv'; did you mean 'adamw'? known: adamw, sgd"
+    )
     assert unknown("optimizer", "zzz", ["sgd"]) == "unknown optimizer 'zzz'; known: sgd"
     assert unknown("optimizer", "zzz", []) == "unknown optimizer 'zzz'; known: none"
     many = unknown("row", "zzz", [f"n{i:02}" for i in range(30)], limit=2)

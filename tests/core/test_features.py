@@ -100,7 +100,10 @@ def test_dropped_rows_and_cut_texts_are_counted() -> None:
     lengths = [1 + i % 7 for i in range(40) if i not in bad]
     counts = store.counts
     assert (counts.read, counts.used, counts.features) == (40, 32, 32)
-    assert (counts.truncated, counts.truncated_tokens) == (sum(n > 4 for n in lengths), sum(max(0, n - 4) for n in lengths))
+    assert (counts.truncated, counts.truncated_tokens) == (
+        sum(n > 4 for n in lengths),
+        sum(max(0, n - 4) for n in lengths),
+    )
     assert counts.dropped == {"empty text": [3, 8, 13, 18, 23]}
     assert counts.to_json()["dropped"] == {"empty text": {"rows": 8, "first_rows": [3, 8, 13, 18, 23]}}
     assert counts.remarks() == [
@@ -201,7 +204,9 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 def test_annotations_become_arrays_of_the_features() -> None:
     store = store_of([2, 3, 1])
-    store.annotate([{"feature_id": i, "row_id": i, "reference": np.float64(-i), "per_token": np.arange(i)} for i in range(3)])
+    store.annotate(
+        [{"feature_id": i, "row_id": i, "reference": np.float64(-i), "per_token": np.arange(i)} for i in range(3)]
+    )
     assert [float(store[i].arrays["reference"]) for i in range(3)] == [0.0, -1.0, -2.0]
     assert store[2].arrays["per_token"].tolist() == [0, 1]
     assert store[1].arrays["input_ids"].tolist() == [1, 1, 1]

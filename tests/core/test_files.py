@@ -26,7 +26,9 @@ with locked(Path(sys.argv[1])):
 
 def holder(folder: Path) -> subprocess.Popen[str]:
     """Another process that holds a folder until a line is written to it."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -133,14 +135,22 @@ def test_staged_work_is_removed_whatever_happens(tmp_path: Path) -> None:
         assert work.stat().st_mode & 0o777 == 0o755
         work.rename(target)
     assert [p.name for p in target.parent.iterdir()] == ["model"]
-    with pytest.raises(KeyError), staged(target) as work:
-        (work / "a").write_text("y")
-        raise KeyError
+
+    def fail() -> None:
+        with staged(target) as work:
+            (work / "a").write_text("y")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [p.name for p in target.parent.iterdir()] == ["model"]
     assert (target / "a").read_text() == "x"
 
 
-@pytest.mark.parametrize(("number", "words"), [(28, "no space left on the disk"), (13, "not writable"), (30, "read-only file system"), (5, "Input/output error")])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(28, "no space left on the disk"), (13, "not writable"), (30, "read-only file system"), (5, "Input/output error")],
+)
 def test_errors_of_the_disk_are_one_line(number: int, words: str) -> None:
     with pytest.raises(OutputError) as caught, disk_errors(Path("run/model")):
         raise OSError(number, os.strerror(number))

@@ -77,7 +77,10 @@ def contents(ranks: list[StepData]) -> dict[int, tuple[list[int], int]]:
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_the_same_at_every_world_size(case: Case) -> None:
     total = case.loader().total_steps(2)
-    alone = [(data.feature_ids, contents([data]), data.epoch, data.rows, data.tokens) for data in case.loader().steps(0, total)]
+    alone = [
+        (data.feature_ids, contents([data]), data.epoch, data.rows, data.tokens)
+        for data in case.loader().steps(0, total)
+    ]
     for size in (2, 4):
         for (ids, held, epoch, rows, tokens), ranks in zip(alone, together(case, size, 0, total), strict=True):
             assert all(data.feature_ids == ids for data in ranks), "the same on every rank, in the same order"
@@ -160,9 +163,18 @@ def test_order_and_draws_depend_on_seed_and_epoch_alone() -> None:
     assert sorted(order(50, 1, 0)) == list(range(50))
     draws = [generator(*address).integers(2**62) for address in itertools.product((0, 1), (0, 1), ("a", "b"), (0, 7))]
     assert len(set(draws)) == 16
-    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr, index] -- numpy's legacy state
+    np.random.seed(7)
+    expected = np.random.RandomState(7).randint(2**31)
     list(Case((3, 5, 2), 2, None, 50, BatchRule(), None, 0).loader().steps(0, 5))
-    assert np.random.get_state()[1].tolist() == state, "numpy's global generator is the user's"  # type: ignore[union-attr, index]
+    assert np.random.randint(2**31) == expected, "numpy's global generator is the user's"
+
+
+def test_features_are_augmented_by_seed_epoch_and_their_own_id() -> None:
+    case = Case((3, 5, 2, 4), 4, None, 50, BatchRule(), None, 9)
+    drawn = [{fid: noise for fid, (_, noise) in contents([data]).items()} for data in case.loader().steps(0, 2)]
+    for epoch, found in enumerate(drawn):
+        assert found == {i: generator(9, epoch, "augment", i).integers(1, 2**31) for i in range(4)}
+    assert not set(drawn[0].values()) & set(drawn[1].values())
 
 
 def test_the_order_is_a_promise() -> None:
@@ -174,13 +186,13 @@ def test_the_order_is_a_promise() -> None:
 def test_packs_hold_every_feature_once_and_never_too_much(seed: int) -> None:
     rng = np.random.default_rng(seed)
     lengths, limit = rng.integers(1, 50, 200), int(rng.integers(50, 120))
-    ids = rng.permutation(200)
+    ids = rng.permutation(200).tolist()
     packs = packed(ids, lengths, limit)
     assert sorted(i for pack in packs for i in pack) == list(range(200))
     assert all(sum(lengths[i] for i in pack) <= limit for pack in packs)
     assert len(packs) <= 1.35 * math.ceil(lengths.sum() / limit), "and are well filled"
     assert packs == packed(ids, lengths, limit)
-    assert packed([3], [0, 0, 0, 500], 100) == [(3,)], "what is too long is alone"
+    assert packed([0], np.array([500]), 100) == [(0,)], "what is too long is alone"
 
 
 def test_a_fraction_of_an_epoch() -> None:
@@ -206,7 +218,12 @@ def test_cut_shares_out_evenly_where_tokens_allow_one_microbatch() -> None:
 
 
 def test_filler_is_one_real_token_and_belongs_to_nobody() -> None:
-    arrays = {"input_ids": np.arange(5), "pairs": np.arange(10).reshape(2, 5), "label": np.array(3), "scores": np.arange(4)}
+    arrays = {
+        "input_ids": np.arange(5),
+        "pairs": np.arange(10).reshape(2, 5),
+        "label": np.array(3),
+        "scores": np.arange(4),
+    }
     made = filler(Feature(7, 4, arrays, 5, truncated=2))
     assert (made.id, made.row_id, made.length, made.filler, made.truncated) == (-1, -1, 1, True, 0)
     assert made.arrays["input_ids"].tolist() == [0]
@@ -214,9 +231,15 @@ def test_filler_is_one_real_token_and_belongs_to_nobody() -> None:
     assert (made.arrays["label"], made.arrays["scores"].tolist()) == (3, [0, 1, 2, 3])
 
 
-def evaluated(lengths: list[int], rank: int, size: int, tokens: int = 64, rule: BatchRule = RULES[0], augment: bool = True) -> list[Batch]:
+def evaluated(
+    lengths: list[int], rank: int, size: int, tokens: int = 64, rule: BatchRule = RULES[0], augment: bool = True
+) -> list[Batch]:
     place = Place(rank, size, rank, rank, size, rank == 0)
-    return list(evaluation_batches(store_of(lengths), WordTask(), place=place, tokens=tokens, rule=rule, seed=3, augment=augment))
+    return list(
+        evaluation_batches(
+            store_of(lengths), WordTask(), place=place, tokens=tokens, rule=rule, seed=3, augment=augment
+        )
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -245,7 +268,15 @@ def test_five_rows_on_two_ranks() -> None:
 def test_an_evaluation_is_augmented_the_same_each_time_and_predictions_are_not() -> None:
     first, again = evaluated([3, 4, 5], 0, 1), evaluated([3, 4, 5], 0, 1)
     split = [batch for rank in range(3) for batch in evaluated([3, 4, 5], rank, 3, tokens=5)]
-    noise = {i: {int(b.inputs["noise"][s].max()) for b in (*first, *again, *split) for s, f in enumerate(b.feature_ids[:, 0]) if f == i} for i in range(3)}
+    noise = {
+        i: {
+            int(b.inputs["noise"][s].max())
+            for b in (*first, *again, *split)
+            for s, f in enumerate(b.feature_ids[:, 0])
+            if f == i
+        }
+        for i in range(3)
+    }
     assert all(len(values) == 1 and values != {0} for values in noise.values())
     assert all(batch.inputs["noise"].max() == 0 for batch in evaluated([3, 4, 5], 0, 1, augment=False))
     assert evaluated([], 0, 2) == []

@@ -33,16 +33,26 @@ def refusal(*overrides: Any, **more: Any) -> str:
 def test_defaults_are_filled_in() -> None:
     recipe = load()
     assert recipe.model.model_dump() == {"use": "hub", "source": "bert"}
-    assert recipe.data.model_dump(exclude_none=True) == {"use": "files", "columns": {}, "source": "rows.csv", "delimiter": ","}
+    assert recipe.data.model_dump(exclude_none=True) == {
+        "use": "files",
+        "columns": {},
+        "source": "rows.csv",
+        "delimiter": ",",
+    }
     assert recipe.optimizer.model_dump() == {"use": "adamw", "lr": 2e-5, "moment": None}
-    assert [part.use for part in (recipe.strategy, recipe.precision, recipe.schedule, recipe.launch)] == ["single", "fp32", "linear", "inline"]
+    assert [part.use for part in (recipe.strategy, recipe.precision, recipe.schedule, recipe.launch)] == [
+        "single",
+        "fp32",
+        "linear",
+        "inline",
+    ]
     assert [part.use for part in recipe.loggers] == ["progress", "jsonl"]
     assert (recipe.train.epochs, recipe.train.steps, recipe.output, recipe.adapter) == (3, None, None, None)
 
 
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(ValidationError):
-        load().output = "elsewhere"  # type: ignore[misc]
+        load().output = "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -86,14 +96,24 @@ def test_another_use_drops_the_old_options() -> None:
     adam = {"use": "adamw", "lr": 1.0, "moment": {"beta": 0.5}}
     assert load("optimizer=sgd", optimizer=adam).optimizer.model_dump() == {"use": "sgd", "lr": 0.1, "momentum": 0.0}
     assert load("optimizer.use=sgd", optimizer=adam).optimizer.options["lr"] == 0.1
-    assert load("optimizer={use: sgd}", "optimizer.momentum=0.9", optimizer=adam).optimizer.options == {"lr": 0.1, "momentum": 0.9}
-    assert load("optimizer={use: adamw, lr: 2}", optimizer=adam).optimizer.options == {"lr": 2.0, "moment": {"beta": 0.5}}
-    assert load("data={use: glue}", data={"use": "files", "source": "x", "delimiter": ";"}).data.options == {"name": "sst2"}
+    assert load("optimizer={use: sgd}", "optimizer.momentum=0.9", optimizer=adam).optimizer.options == {
+        "lr": 0.1,
+        "momentum": 0.9,
+    }
+    assert load("optimizer={use: adamw, lr: 2}", optimizer=adam).optimizer.options == {
+        "lr": 2.0,
+        "moment": {"beta": 0.5},
+    }
+    assert load("data={use: glue}", data={"use": "files", "source": "x", "delimiter": ";"}).data.options == {
+        "name": "sst2"
+    }
 
 
 def test_a_bare_name_under_a_mapping_becomes_its_use() -> None:
     assert load("optimizer.lr=1", optimizer="sgd").optimizer.options["lr"] == 1
-    assert load("optimizer.lr=1").optimizer.model_dump() == {"use": "adamw", "lr": 1.0, "moment": None}, "the default's too"
+    assert load("optimizer.lr=1").optimizer.model_dump() == {"use": "adamw", "lr": 1.0, "moment": None}, (
+        "the default's too"
+    )
     assert load(optimizer={"lr": 1}).optimizer.use == "adamw"
     assert overlay("single", {"device": "cpu"}) == {"use": "single", "device": "cpu"}
     assert overlay({"use": "a", "x": 1}, "b") == "b"
@@ -109,7 +129,9 @@ def test_a_bare_source_stays_one_when_options_are_added() -> None:
     assert recipe.eval.data is not None
     assert (recipe.eval.data.use, recipe.eval.data.options["source"], recipe.eval.data.limit) == ("files", "dev.csv", 5)
     assert load("data.name=mrpc", data="glue").data.options == {"name": "mrpc"}
-    assert load("data=other.csv", data={"use": "glue", "name": "mrpc"}).data.use == "files", "a source replaces the part whole"
+    assert load("data=other.csv", data={"use": "glue", "name": "mrpc"}).data.use == "files", (
+        "a source replaces the part whole"
+    )
     assert load("model.source=gguf:x", model="bert").model.use == "gguf", "the scheme still decides"
 
 
@@ -217,13 +239,17 @@ def test_the_line_is_the_files_and_not_an_overrides(tmp_path: Path) -> None:
     for override in ("train.sed=1", "optimizer.lrr=1", "train.keep=0"):
         with pytest.raises(RecipeError) as caught:
             load_recipe(file, [override], registry=registry())
-        assert str(caught.value).startswith(override.split("=", maxsplit=1)[0] + ": "), "nobody is sent to a line that is right"
+        assert str(caught.value).startswith(override.split("=", maxsplit=1)[0] + ": "), (
+            "nobody is sent to a line that is right"
+        )
 
 
 def test_a_missing_distribution_is_told_at_its_place() -> None:
     parts = registry()
     parts.add(Component("strategy", "big", "json:dumps", "", requires=("no-such-engine>=1",)), object)
-    with pytest.raises(ComponentError, match=r'^strategy: strategy .big. needs no-such-engine>=1: pip install "no-such-engine>=1"$'):
+    with pytest.raises(
+        ComponentError, match=r'^strategy: strategy .big. needs no-such-engine>=1: pip install "no-such-engine>=1"$'
+    ):
         load_recipe({**BASE, "strategy": "big"}, registry=parts)
 
 
@@ -253,7 +279,10 @@ def test_pairs() -> None:
 def test_two_parts_of_one_name_are_picked_by_plugin() -> None:
     parts = registry()
     parts.add(fake("precision", "bf16"), object)
-    with pytest.raises(ComponentError, match=r"^precision: precision 'bf16' is offered by 2 plugins\. Write 'by-hand-precision-bf16:bf16' or"):
+    with pytest.raises(
+        ComponentError,
+        match=r"^precision: precision 'bf16' is offered by 2 plugins\. Write 'by-hand-precision-bf16:bf16' or",
+    ):
         load_recipe({**BASE, "precision": "bf16"}, registry=parts)
     recipe = load_recipe({**BASE, "precision": "by-hand-precision-bf16:bf16"}, registry=parts)
     assert recipe.precision.use == "by-hand-precision-bf16:bf16"

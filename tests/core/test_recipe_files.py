@@ -81,7 +81,10 @@ def test_lines_of_values_in_sections(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_text(FILES[name].replace("64", "1"))
     line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "max_length" in text)
-    assert refusal(file) == f"{file}:{line}: data.max_length: found 1, expected: Input should be greater than or equal to 4"
+    assert (
+        refusal(file)
+        == f"{file}:{line}: data.max_length: found 1, expected: Input should be greater than or equal to 4"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,27 @@ def test_scalars_are_yaml_1_2(text: str, value: Any) -> None:
     assert Text.parse_value(dump_yaml({"x": value}))["x"] == value
 
 
-AWKWARD = ["no", "1e-4", "null", "~", "", "010", "true", ".5", "a: b", "# x", " lead", "tab\t", "two\nlines", "ünï 漢 😀", "'", '"', "- x", "1_0", "<<"]
+AWKWARD = [
+    "no",
+    "1e-4",
+    "null",
+    "~",
+    "",
+    "010",
+    "true",
+    ".5",
+    "a: b",
+    "# x",
+    " lead",
+    "tab\t",
+    "two\nlines",
+    "ünï 漢 😀",
+    "'",
+    '"',
+    "- x",
+    "1_0",
+    "<<",
+]
 
 
 @pytest.mark.parametrize("text", AWKWARD)
@@ -153,7 +176,10 @@ def test_aliases_are_honoured(tmp_path: Path) -> None:
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(YAML)
-    assert refusal(tmp_path / "recipe.yml") == f"recipe '{tmp_path / 'recipe.yml'}' does not exist; did you mean 'recipe.yaml'?"
+    assert (
+        refusal(tmp_path / "recipe.yml")
+        == f"recipe '{tmp_path / 'recipe.yml'}' does not exist; did you mean 'recipe.yaml'?"
+    )
     assert refusal(tmp_path / "no" / "r.yaml").endswith("does not exist")
     assert "cannot be read" in refusal(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9\n")
@@ -184,14 +210,18 @@ def two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
 def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(two_folders: tuple[Path, Path]) -> None:
     home, here = two_folders
     (home / "more").mkdir()
-    (home / "r.yaml").write_text("model: ./model\ndata: rows.csv\neval: {data: {source: [rows.csv, '*.csv', gone.csv]}}\noutput: out\n")
+    (home / "r.yaml").write_text(
+        "model: ./model\ndata: rows.csv\neval: {data: {source: [rows.csv, '*.csv', gone.csv]}}\noutput: out\n"
+    )
     recipe = load_recipe(home / "r.yaml", registry=registry())
     assert recipe.model.options["source"] == str(home / "model"), "written as a path, so it is one"
     assert recipe.data.options["source"] == str(home / "rows.csv")
     assert recipe.eval.data is not None
     assert recipe.eval.data.options["source"] == [str(home / "rows.csv"), str(home / "*.csv"), "gone.csv"]
     assert recipe.output == str(home / "out")
-    changed = load_recipe(home / "r.yaml", ["data=rows.csv", "output=out", "eval.data.source=../home/rows.csv"], registry=registry())
+    changed = load_recipe(
+        home / "r.yaml", ["data=rows.csv", "output=out", "eval.data.source=../home/rows.csv"], registry=registry()
+    )
     assert changed.data.options["source"] == str(here / "rows.csv")
     assert changed.output == str(here / "out")
     assert changed.eval.data is not None
@@ -228,7 +258,9 @@ def test_a_home_folder_is_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert recipe.output == str(tmp_path / "out")
 
 
-def test_a_resolved_recipe_runs_from_any_folder(two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_resolved_recipe_runs_from_any_folder(
+    two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     home, _ = two_folders
     (home / "r.yaml").write_text("model: bert\ndata: rows.csv\noutput: out\n")
     recipe = load_recipe(home / "r.yaml", registry=registry())

@@ -98,7 +98,10 @@ BROKEN = {
     "older major": (GOOD.replace('"1.0"', '"0.9"'), ["written for API 0.9", "this is API 1.0"]),
     "no component": (GOOD.replace("return [", "return ['text'] + ["), ["'text'", "no Component"]),
     "not a list": (GOOD.replace("return [", "return 5 or ["), ["TypeError", "int"]),
-    "raising hook": (GOOD.replace("    return", "    raise RuntimeError('no licence')\n    return"), ["RuntimeError: no licence"]),
+    "raising hook": (
+        GOOD.replace("    return", "    raise RuntimeError('no licence')\n    return"),
+        ["RuntimeError: no licence"],
+    ),
     "exiting hook": (GOOD.replace("    return", "    raise SystemExit('bye')\n    return"), ["SystemExit: bye"]),
     "misspelt hook": (GOOD.replace("spcore_components", "spcore_component"), ["unknown hook 'spcore_component'"]),
     "misspelt argument": (GOOD.replace("components()", "components(registri)"), ["spcore_components", "registri"]),

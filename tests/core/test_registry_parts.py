@@ -84,7 +84,9 @@ def test_missing_distributions_give_the_command_to_type() -> None:
         Component("strategy", "elsewhere", "json:dumps", "", requires=("no-such-engine; python_version < '3'",)),
         Component("strategy", "small", "json:dumps", "", requires=("pydantic>=2",)),
     )
-    with pytest.raises(ComponentError, match=r"strategy 'big' needs no-such-engine>=0\.16: pip install \"no-such-engine>=0\.16\"$"):
+    with pytest.raises(
+        ComponentError, match=r"strategy 'big' needs no-such-engine>=0\.16: pip install \"no-such-engine>=0\.16\"$"
+    ):
         parts.load("strategy", "big")
     assert parts.missing(parts.find("strategy", "future")) == ["pydantic>=99"]
     assert parts.missing(parts.find("strategy", "elsewhere")) == []
@@ -129,7 +131,9 @@ def test_target_that_exits_while_it_is_imported(tmp_path: Any, monkeypatch: pyte
 
 def test_options_that_are_no_model_are_named() -> None:
     parts = made(Component("task", "odd", "json:dumps", "", options="json:dumps"))
-    with pytest.raises(ComponentError, match="task 'odd' of plugin 'handmade': options json:dumps is no pydantic model"):
+    with pytest.raises(
+        ComponentError, match="task 'odd' of plugin 'handmade': options json:dumps is no pydantic model"
+    ):
         parts.options_model("task", "odd")
 
 
@@ -201,7 +205,9 @@ def test_what_has_no_import_path_is_refused_by_name() -> None:
     main = plugin(fake("task", "script"), name="__main__")
     parts.register(main)
     assert parts.spec().local == ("handmade", "by-hand-optimizer-mine", "__main__")
-    with pytest.raises(ComponentError, match=r"without an import path: handmade, by-hand-optimizer-mine, __main__\. Put them"):
+    with pytest.raises(
+        ComponentError, match=r"without an import path: handmade, by-hand-optimizer-mine, __main__\. Put them"
+    ):
         Registry.from_spec(parts.spec())
 
 

@@ -13,7 +13,10 @@ from spcore.interfaces.dataset import Column, Schema
 from spcore.interfaces.task import Role
 from spcore.rows import RoleSource, map_roles, open_rows
 
-ROLES = (Role("text", guesses=("sentence", "question")), Role("label", kind="label", target=True, guesses=("target", "class")))
+ROLES = (
+    Role("text", guesses=("sentence", "question")),
+    Role("label", kind="label", target=True, guesses=("target", "class")),
+)
 PAIR = Role("pair", required=False, guesses=("sentence2", "hypothesis"))
 
 
@@ -21,8 +24,17 @@ def schema(*columns: str, **more: Any) -> Schema:
     return Schema({c: Column("text") for c in columns}, **more)
 
 
-def rows(count: int = 10, *, split: str | None = None, columns: dict[str, str] | None = None, limit: int | None = None, seed: int = 0) -> RoleSource:
-    return open_rows(ListDataset(train=source(count)), ROLES, columns=columns or {}, split=split, limit=limit, seed=seed)
+def rows(
+    count: int = 10,
+    *,
+    split: str | None = None,
+    columns: dict[str, str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> RoleSource:
+    return open_rows(
+        ListDataset(train=source(count)), ROLES, columns=columns or {}, split=split, limit=limit, seed=seed
+    )
 
 
 def texts(view: RoleSource) -> list[int]:
@@ -50,10 +62,18 @@ def test_columns_as_given_else_guessed(columns: list[str], given: dict[str, str]
 
 def test_the_sources_own_map_stands_above_guesses() -> None:
     known = schema("premise", "sentence", "hypothesis", "label", column_map={"text": "premise"})
-    assert map_roles(known, (*ROLES, PAIR), {}) == {"text": "premise", "label": "label"}, "its map names no pair, so there is none"
-    assert map_roles(known, (*ROLES, PAIR), {"pair": "hypothesis"}) == {"text": "premise", "label": "label", "pair": "hypothesis"}
+    assert map_roles(known, (*ROLES, PAIR), {}) == {"text": "premise", "label": "label"}, (
+        "its map names no pair, so there is none"
+    )
+    assert map_roles(known, (*ROLES, PAIR), {"pair": "hypothesis"}) == {
+        "text": "premise",
+        "label": "label",
+        "pair": "hypothesis",
+    }
     assert map_roles(schema("sentence", "sentence2", "label"), (*ROLES, PAIR), {})["pair"] == "sentence2"
-    assert "pair" not in map_roles(schema("sentence", "other", "label"), (*ROLES, PAIR), {}), "a role one can do without is not guessed at"
+    assert "pair" not in map_roles(schema("sentence", "other", "label"), (*ROLES, PAIR), {}), (
+        "a role one can do without is not guessed at"
+    )
 
 
 def test_a_role_without_a_column_says_what_there_is_and_what_to_type() -> None:
@@ -71,7 +91,9 @@ def test_labels_may_be_missing_where_answers_are_asked_for() -> None:
 
 
 def test_wrong_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"data\.columns: unknown column of the task 'txt'; did you mean 'text'\? known: label, text"):
+    with pytest.raises(
+        RecipeError, match=r"data\.columns: unknown column of the task 'txt'; did you mean 'text'\? known: label, text"
+    ):
         map_roles(schema("sentence"), ROLES, {"txt": "sentence"})
     with pytest.raises(DataError, match=r"data\.columns\.text: unknown column 'sentense'; did you mean 'sentence'\?"):
         map_roles(schema("sentence", "label"), ROLES, {"text": "sentense"})
@@ -88,9 +110,12 @@ def test_rows_come_under_the_tasks_names() -> None:
 def test_parts_by_percentage_are_disjoint_and_complete(seed: int) -> None:
     rng = random.Random(seed)
     count, cuts = rng.randrange(100, 300), sorted(rng.sample(range(10, 95), 2))
-    parts = [rows(count, split=s, seed=seed) for s in (f"train[:{cuts[0]}%]", f"train[{cuts[0]}%:{cuts[1]}%]", f"train[{cuts[1]}%:]")]
+    parts = [
+        rows(count, split=s, seed=seed)
+        for s in (f"train[:{cuts[0]}%]", f"train[{cuts[0]}%:{cuts[1]}%]", f"train[{cuts[1]}%:]")
+    ]
     found = [texts(part) for part in parts]
-    assert sorted(sum(found, [])) == list(range(count))
+    assert sorted(i for part in found for i in part) == list(range(count))
     assert all(part == sorted(part) for part in found), "in row order"
     assert [len(part) for part in found[:1]] == [round(count * cuts[0] / 100)]
     assert len({part.fingerprint for part in parts}) == 3
@@ -120,11 +145,16 @@ def test_parts_by_row_number_are_in_file_order(split: str | None, found: list[in
     assert [view.row_number(i) for i in range(len(found))] == found
 
 
-@pytest.mark.parametrize("split", ["train[5]", "train[a:b]", "train[:90%", "train]", "train[-3:]", "train[::2]", "train[:5][:3]", "train[1.5%:]"])
+@pytest.mark.parametrize(
+    "split",
+    ["train[5]", "train[a:b]", "train[:90%", "train]", "train[-3:]", "train[::2]", "train[:5][:3]", "train[1.5%:]"],
+)
 def test_wrong_grammar_is_refused(split: str) -> None:
     with pytest.raises(RecipeError) as caught:
         rows(split=split)
-    assert str(caught.value) == f"data.split {split!r}: expected NAME, or a part as NAME[:90%], NAME[90%:], NAME[100:200]"
+    assert (
+        str(caught.value) == f"data.split {split!r}: expected NAME, or a part as NAME[:90%], NAME[90%:], NAME[100:200]"
+    )
 
 
 @pytest.mark.parametrize("split", ["train[:150%]", "train[101%:]", "train[2:50%]", "train[10%:5]"])
@@ -157,14 +187,22 @@ def test_counts_are_of_the_part() -> None:
 
 
 def test_counts_of_lists_and_gaps() -> None:
-    held = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": None}, {"text": "c", "label": ["x"]}, {"text": "d", "label": ["z"]}]
+    held = [
+        {"text": "a", "label": ["x", "y"]},
+        {"text": "b", "label": None},
+        {"text": "c", "label": ["x"]},
+        {"text": "d", "label": ["z"]},
+    ]
     lists = ListSource(held, Schema({"text": Column("text"), "label": Column("list", None, {"x": 2, "y": 1, "z": 1})}))
     view = open_rows(ListDataset(train=lists), ROLES, columns={}, split=None, limit=3, seed=0)
     assert view.schema.columns["label"].counts == {"x": 2, "y": 1}
 
 
 def test_what_the_source_advises_reaches_the_task() -> None:
-    known = ListSource([{"text": "a", "label": 1}], Schema({"text": Column("text"), "label": Column("integer")}, "text-classification", {"metric": "f1"}))
+    known = ListSource(
+        [{"text": "a", "label": 1}],
+        Schema({"text": Column("text"), "label": Column("integer")}, "text-classification", {"metric": "f1"}),
+    )
     view = open_rows(ListDataset(train=known), ROLES, columns={}, split=None, limit=1, seed=0)
     assert (view.schema.default_task, view.schema.task_options) == ("text-classification", {"metric": "f1"})
 
@@ -183,4 +221,6 @@ def test_streams_give_each_row_once_up_to_the_limit(limit: int | None, shards: i
 
 def test_a_part_of_a_stream_is_refused() -> None:
     with pytest.raises(RecipeError, match="a streamed source has no length to take a part of"):
-        open_rows(ListDataset(train=source(4, streamed=True)), ROLES, columns={}, split="train[:50%]", limit=None, seed=0)
+        open_rows(
+            ListDataset(train=source(4, streamed=True)), ROLES, columns={}, split="train[:50%]", limit=None, seed=0
+        )

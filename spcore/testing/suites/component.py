@@ -33,8 +33,7 @@ class ComponentCase:
     @property
     def name(self) -> str:
         """The name that tells it from others'."""
-        by_hand = self.plugin.startswith("by-hand-")
-        return self.component.name if by_hand else f"{self.plugin}:{self.component.name}"
+        return f"{self.plugin}:{self.component.name}"
 
 
 @check("plugin.light", "importing the plugin's module and its options' modules imports no heavy library")
@@ -95,12 +94,11 @@ def component_options(case: ComponentCase) -> Iterator[Wrong]:
 
 def _models(annotation: Any, seen: set[Any]) -> Iterator[type[BaseModel]]:
     """The pydantic models in an annotation, each once."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if annotation not in seen:
-            seen.add(annotation)
-            yield annotation
-            for info in annotation.model_fields.values():
-                yield from _models(info.annotation, seen)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        yield annotation
+        for info in annotation.model_fields.values():
+            yield from _models(info.annotation, seen)
     for argument in typing.get_args(annotation):
         yield from _models(argument, seen)
 

@@ -102,14 +102,14 @@ def task_annotates(case: TaskCase) -> Iterator[Wrong]:
         raise DoesNotApply
     yield from against(bound, Annotates, "bound task")
     batch = case.collate([*case.features, case.filler()])
-    figures = bound.annotate(case.outputs(batch), tensors(batch), case.ops)
+    figures = case.annotations(batch)
     for name, array in figures.items():
         if not isinstance(array, np.ndarray) or len(array) != len(case.features):
             yield Wrong(f"{name} of shape {np.shape(array)}", f"numpy, [features, ...], here {len(case.features)} features")
             return
     for n, feature in enumerate(case.features):
         alone = case.collate([feature])
-        single = bound.annotate(case.outputs(alone), tensors(alone), case.ops)
+        single = case.annotations(alone)
         for name, array in figures.items():
             if not np.allclose(array[n], single[name][0], rtol=2e-4, atol=1e-5):
                 yield Wrong(f"{name} {shown(single[name][0])} of feature {n} alone, {shown(array[n])} in a batch", "the same figure")

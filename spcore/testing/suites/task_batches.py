@@ -65,8 +65,8 @@ def task_filler(case: TaskCase) -> Iterator[Wrong]:
         yield Wrong(f"feature_ids {filled.feature_ids.tolist()}", "-1 for filler")
     if found := differing(case.sums(filled), case.sums(plain)):
         yield Wrong(f"loss with and without filler: {found}", "filler that adds nothing")
-    part = case.bound.reduce(case.outputs(filled), tensors(filled), case.ops)
-    if found := differing(part.sums, case.bound.reduce(case.outputs(plain), tensors(plain), case.ops).sums):
+    part = case.evaluated(filled)
+    if found := differing(part.sums, case.evaluated(plain).sums):
         yield Wrong(f"sums of reduce with and without filler: {found}", "filler that adds nothing")
     alone = case.collate([case.filler(0)], 1)
     for name, value in {**alone.weights, **case.sums(alone)}.items():
@@ -178,7 +178,7 @@ def task_packs(case: TaskCase) -> Iterator[Wrong]:
     packed = {t.name: float(t.sum.detach()) for t in bound.loss(case.outputs(batch), tensors(batch), case.ops)}
     if found := differing(packed, case.sums(plain)):
         yield Wrong(f"losses in packs and alone: {found}", "the same losses: nothing crosses a border")
-    part, alone = bound.reduce(case.outputs(batch), tensors(batch), case.ops), case.reduced(case.features)
+    part, alone = case.evaluated(batch, bound), case.reduced(case.features)
     ids = sorted(row["feature_id"] for row in part.rows if row["feature_id"] >= 0)
     if ids != sorted(row["feature_id"] for row in alone.rows if row["feature_id"] >= 0):
         yield Wrong(f"rows of features {ids} from packs", "the rows that there are without packs")

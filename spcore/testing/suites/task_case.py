@@ -96,10 +96,18 @@ class TaskCase:
         """Features with the untrained model's figures, as the core attaches them."""
         assert isinstance(self.bound, Annotates)
         batch = self.collate(features)
-        figures = self.bound.annotate(self.outputs(batch), tensors(batch), self.ops)
+        figures = self.annotations(batch)
         return [
             replace(f, arrays={**f.arrays, **{name: np.asarray(a[n]) for name, a in figures.items()}}) for n, f in enumerate(features)
         ]
+
+    def annotations(self, batch: Batch) -> dict[str, np.ndarray]:
+        """`annotate` of a batch, as engines call it: without gradients."""
+        import torch
+
+        assert isinstance(self.bound, Annotates)
+        with torch.no_grad():
+            return self.bound.annotate(self.outputs(batch), tensors(batch), self.ops)
 
     def filler(self, n: int = 0) -> Feature:
         """Filler, made as the core makes it."""
@@ -159,11 +167,14 @@ class TaskCase:
 
     def reduced(self, features: Sequence[Feature]) -> EvalPart:
         """The evaluation part of features."""
+        return self.evaluated(self.collate(self.augmented(features)))
+
+    def evaluated(self, batch: Batch, bound: BoundTask | None = None) -> EvalPart:
+        """`reduce` of a batch, as engines call it: without gradients."""
         import torch
 
-        batch = self.collate(self.augmented(features))
         with torch.no_grad():
-            return self.bound.reduce(self.outputs(batch), tensors(batch), self.ops)
+            return (bound or self.bound).reduce(self.outputs(batch), tensors(batch), self.ops)
 
     def packs(self, features: Sequence[Feature]) -> tuple[BoundTask, Batch]:
         """A task bound to packs, and the features in two packs. Raises CannotCheck where it refuses."""

