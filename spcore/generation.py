@@ -62,7 +62,9 @@ class DecodingLoop:
 
     admission: Literal["continuous", "batch"] = "continuous"
 
-    def __init__(self, decoder: Decodes, *, prefill_tokens: int = PREFILL_TOKENS, decoder_start: int | None = None) -> None:
+    def __init__(
+        self, decoder: Decodes, *, prefill_tokens: int = PREFILL_TOKENS, decoder_start: int | None = None
+    ) -> None:
         if prefill_tokens < 1:
             raise RefusalError(f"prefill_tokens {prefill_tokens}: expected 1 or more")
         self._decoder, self._prefill_tokens, self._decoder_start = decoder, prefill_tokens, decoder_start
@@ -231,17 +233,25 @@ class DecodingLoop:
         prompt, length = len(request.ids), self._length
         if self._decoder_start is not None:
             if prompt > self._encoder_length:
-                raise RefusalError(f"generation request: {prompt} prompt tokens, the encoder takes {self._encoder_length}; shorten the prompt")
+                raise RefusalError(
+                    f"generation request: {prompt} prompt tokens, the encoder takes {self._encoder_length}; shorten the prompt"
+                )
             prompt = 1
         if prompt + request.max_new_tokens - 1 > length:  # the last token is given out and not fed
             room = length - prompt + 1
-            what = f"lower max_new_tokens to at most {room}" if room > 0 else f"shorten the prompt to at most {length} tokens"
+            what = (
+                f"lower max_new_tokens to at most {room}"
+                if room > 0
+                else f"shorten the prompt to at most {length} tokens"
+            )
             raise RefusalError(
                 f"generation request: {prompt} prompt tokens and {request.max_new_tokens} new ones do not fit {length} positions; {what}"
             )
 
 
-def choose(logits: np.ndarray, asked: GenerationRequest, *, request: int, sample: int, position: int) -> tuple[int, float]:
+def choose(
+    logits: np.ndarray, asked: GenerationRequest, *, request: int, sample: int, position: int
+) -> tuple[int, float]:
     """The next token and its log-probability.
 
     logits: [vocabulary]. position: of the token among the new ones, from 0. The log-probability is the model's own

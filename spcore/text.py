@@ -90,9 +90,12 @@ class TextTask(BoundTask):
         return {}
 
     def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Weight of each loss term in a batch. targets: as in the batch. Default: the number of features, filler left out."""
-        count = float(sum(not feature.filler for feature in features))
-        return dict.fromkeys(self.terms, count)
+        """Weight of each loss term in a batch. targets: as in the batch. Default: the number of features that `label` gave
+        something for, of all features where the task has no `label`; filler left out."""
+        real = [feature for feature in features if not feature.filler]
+        if type(self).label is not TextTask.label:
+            real = [f for f in real if f.arrays.keys() - self.processor.fill.keys() - {"attention_mask"}]
+        return dict.fromkeys(self.terms, float(len(real)))
 
     def collate(self, groups: Groups, length: int) -> Batch:
         """See `BoundTask.collate`. Inputs: the arrays that the processor fills, with `attention_mask`, in packs with
@@ -166,6 +169,11 @@ def stacked(features: Sequence[Feature], name: str, fill: float, shape: tuple[in
         if name in feature.arrays and not feature.filler:
             values[entry] = feature.arrays[name]
     return values
+
+
+def labelled(features: Sequence[Feature], name: str) -> np.ndarray:
+    """[features] float32: 1 where a feature has the array, 0 for filler and for the others."""
+    return np.array([name in f.arrays and not f.filler for f in features], np.float32)
 
 
 def placed(groups: Groups, length: int, read: Callable[[Feature], np.ndarray], fill: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from spcore.errors import DataError, RefusalError, unknown
 from spcore.interfaces.dataset import Column, Row, Schema
 from spcore.interfaces.model import Head, Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Ops, Task
-from spcore.text import LABEL, TEXT, TEXT_PAIR, TextTask, places, stacked
+from spcore.text import LABEL, TEXT, TEXT_PAIR, TextTask, labelled, places, stacked
 from spcore_tasks import figures
 from spcore_tasks.labels import Labels, canonical, learn, missing, values_in
 
@@ -100,7 +100,8 @@ class TextClassification(Task):
                 raise RefusalError(
                     "task.class_weights balanced: the data does not count its labels; give a number for each label"
                 )
-            return [sum(counts) / (len(labels) * n) if n else 1.0 for n in counts]
+            present = sum(n > 0 for n in counts)
+            return [sum(counts) / (present * n) if n else 1.0 for n in counts]
         if isinstance(given, Mapping):
             by_name = {canonical(name): float(w) for name, w in given.items()}
             strange = [name for name in by_name if name not in {canonical(n) for n in labels.names}]
@@ -319,11 +320,11 @@ class Regression(_Bound):
             raise DataError(f"label {row['label']!r} is not a number") from None
         if not math.isfinite(number):
             raise DataError(f"label {row['label']!r} is not a finite number")
-        return {"label": np.float32(number), "labelled": np.int64(1)}
+        return {"label": np.float32(number)}
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
         """See the class."""
-        return {"labels": stacked(features, "label", 0.0), "weight": stacked(features, "labelled", 0.0)}
+        return {"labels": stacked(features, "label", 0.0), "weight": labelled(features, "label")}
 
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> list[LossTerm]:
         """Squared error, summed over rows."""

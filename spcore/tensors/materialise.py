@@ -1,20 +1,20 @@
 """A module on the meta device given its values: stored tensors where there are any, else seeded initialisation.
 
 New parameters have an address: each leaf module is initialised whole, on the CPU, from (seed, module path), so the values are
-the same on every engine and at every layout, and the global generator is untouched.
+the same on every engine and at every layout, and the process's generator is untouched.
 """
 
 from __future__ import annotations
 
 import copy
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel
+from spcore.tensors import rng
 
 
 @dataclass
@@ -26,68 +26,103 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
 
 
-def materialise(module: torch.nn.Module, model: LanguageModel, head: Head, seed: int, device: torch.device | str = "cpu") -> LoadReport:
-    """Give a meta module storage on `device` and values; ties are kept. Raises ArtifactError where the model has weights and a
-    tensor of its backbone is missing or has another shape."""
+def materialise(
+    module: torch.nn.Module, model: LanguageModel, head: Head, seed: int, device: torch.device | str = "cpu"
+) -> LoadReport:
+    """Give a meta module storage on `device` and values; ties and dtypes are kept. Raises ArtifactError where the model has
+    weights and a parameter of its backbone is missing or has another shape."""
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
     tie(module, anatomy)
-    own = named_tensors(module, anatomy)
+    own = named_tensors(module, anatomy.tied)
     report = LoadReport()
     with torch.no_grad():
         for name, tensor in model.weights():
-            mine = own.get(name)
-            if mine is not None and mine.shape == tensor.shape:
-                mine.copy_(tensor)
-                report.loaded.append(name)
-            elif name in anatomy.tied:
-                continue
-            elif mine is not None and not belongs_to_head(name, anatomy):
-                raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {tuple(mine.shape)}")
-            else:
-                report.unused.append(name)
+            _take(report, own, name, tensor, model, anatomy)
         missing = set(own).difference(report.loaded)
-        for name, tensor in initial(module, model, seed, missing.__contains__):
+        for name, tensor in _leaves(module, model, seed, missing.__contains__):
             own[name].copy_(tensor)
             report.initialised.append(name)
-    parameters = {name for name, _ in module.named_parameters()}
-    lost = [n for n in report.initialised if n in parameters and not belongs_to_head(n, anatomy)] if report.loaded else []
-    if lost:
+    parameters = named_parameters(module, anatomy.tied)
+    lost = [n for n in report.initialised if n in parameters and not may_be_new(n, anatomy)]
+    if lost and (report.loaded or report.unused):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise ArtifactError(f"{model.source}: its weights lack {lost[0]}{more}; the file is incomplete or for another model")
+        raise ArtifactError(
+            f"{model.source}: its weights lack {lost[0]}{more}; the file is incomplete or for another model"
+        )
     return report
 
 
-def belongs_to_head(name: str, anatomy: Anatomy) -> bool:
+def _take(
+    report: LoadReport, own: Mapping[str, torch.Tensor], name: str, tensor: torch.Tensor, model: LanguageModel, anatomy: Anatomy
+) -> None:
+    """Copy a stored tensor into the module's own. An alias counts as its owner: some files hold a tied tensor under the alias."""
+    owner = anatomy.tied.get(name, name)
+    mine = own.get(owner)
+    if mine is not None and mine.shape == tensor.shape:
+        if owner == name or owner not in report.loaded:
+            mine.copy_(tensor)
+        if owner not in report.loaded:
+            report.loaded.append(owner)
+    elif mine is None or may_be_new(owner, anatomy):
+        report.unused.append(name)
+    else:
+        found, expected = tuple(tensor.shape), tuple(mine.shape)
+        raise ArtifactError(f"{model.source}: {name} is {found} there, the configuration says {expected}")
+
+
+def may_be_new(name: str, anatomy: Anatomy) -> bool:
     """Whether a tensor may be new when a model is given a head: the head's own, and a pooler that pretraining did not keep."""
     return not name.startswith(f"{anatomy.base}.") or name.startswith(f"{anatomy.base}.pooler.")
 
 
 def initial(
+    model: LanguageModel, head: Head, seed: int, only: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, whole CPU tensor) of the parameters and buffers that `only` chooses, as `materialise` makes them where nothing is
+    stored: for engines whose modules hold shards. Aliases are left out."""
+    tied = model.anatomy(head).tied
+    yield from _leaves(model.build(head), model, seed, lambda name: name not in tied and only(name))
+
+
+def _leaves(
     module: torch.nn.Module, model: LanguageModel, seed: int, only: Callable[[str], bool]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, whole CPU tensor) of parameters and buffers that `only` names, leaf by leaf, from (seed, module path)."""
     for path, leaf in module.named_modules():
-        names = [n for n, _ in (*leaf.named_parameters(recurse=False), *leaf.named_buffers(recurse=False))]
-        wanted = [n for n in names if only(f"{path}.{n}" if path else n)]
+        names = {f"{path}.{n}" if path else n: n for n in _direct(leaf)}
+        wanted = {name: n for name, n in names.items() if only(name)}
         if not wanted:
             continue
         twin = _alone(leaf)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+        with rng.drawing(rng.address(seed, path)), torch.no_grad():
             model.initialise(twin, path)
-        values = {**dict(twin.named_parameters(recurse=False)), **dict(twin.named_buffers(recurse=False))}
-        for n in wanted:
-            yield (f"{path}.{n}" if path else n), values[n].detach()
+        values = _direct(twin)
+        for name, n in wanted.items():
+            value = values[n].detach()
+            empty = value.is_floating_point() and bool(value.isnan().any())
+            assert not empty, f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
+            yield name, value
+
+
+def _direct(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A module's own parameters and buffers, not its children's."""
+    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
 
 
 def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module on the CPU, without its children and without values."""
+    """A copy of a module on the CPU, without its children. Floats are NaN, so that one left without a value shows."""
+
+    def empty(tensor: torch.Tensor) -> torch.Tensor:
+        made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return made.fill_(torch.nan if made.is_floating_point() else 0)
+
     twin = copy.copy(leaf)
     twin.__dict__ = dict(leaf.__dict__)
     twin._modules = {}
-    twin._parameters = {n: None if p is None else torch.nn.Parameter(torch.empty_like(p, device="cpu"), p.requires_grad) for n, p in leaf._parameters.items()}
-    twin._buffers = {n: None if b is None else torch.empty_like(b, device="cpu") for n, b in leaf._buffers.items()}
+    twin._parameters = {
+        n: None if p is None else torch.nn.Parameter(empty(p), p.requires_grad) for n, p in leaf._parameters.items()
+    }
+    twin._buffers = {n: None if b is None else empty(b) for n, b in leaf._buffers.items()}
     return twin
 
 
@@ -98,7 +133,11 @@ def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
         setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
 
 
-def named_tensors(module: torch.nn.Module, anatomy: Anatomy) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name; aliases left out."""
-    every = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: tensor for name, tensor in every.items() if name not in anatomy.tied}
+def named_parameters(module: torch.nn.Module, tied: Mapping[str, str]) -> dict[str, torch.nn.Parameter]:
+    """Parameters by name, each once: of tied ones the owner, wherever it stands."""
+    return {n: p for n, p in module.named_parameters(remove_duplicate=False) if n not in tied}
+
+
+def named_tensors(module: torch.nn.Module, tied: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """`named_parameters` and all buffers."""
+    return {**named_parameters(module, tied), **dict(module.named_buffers())}

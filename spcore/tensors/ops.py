@@ -14,7 +14,10 @@ Outputs = Mapping[str, torch.Tensor]
 
 def as_tensors(arrays: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """numpy arrays (or tensors) as tensors on a device; integers stay what they are."""
-    return {k: torch.as_tensor(np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v, device=device) for k, v in arrays.items()}
+    return {
+        name: torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a, device=device)
+        for name, a in arrays.items()
+    }
 
 
 class WholeOps:
@@ -24,8 +27,8 @@ class WholeOps:
         self.data_group = data_group
 
     def token_logprobs(self, outputs: Outputs, labels: torch.Tensor, name: str = "logits") -> torch.Tensor:
-        """log p(label), float32, of labels' shape; 0 where a label is below 0. Works row by row chosen, so a batch with few labels
-        costs few softmaxes."""
+        """log p(label), float32, of labels' shape; 0 where a label is below 0. Only labelled places are worked on, so a batch
+        with few labels costs few softmaxes."""
         logits, counts = outputs[name], labels >= 0
         if bool(counts.all()):
             return torch.log_softmax(logits.float(), -1).gather(-1, labels[..., None]).squeeze(-1)
@@ -45,31 +48,81 @@ class WholeOps:
         return outputs[name]
 
     def mean_over_data(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean over the data-parallel ranks, differentiable."""
+        """Mean over the data-parallel ranks. Its gradient is that of the sum of all ranks' losses: collective in backward too."""
         if self.data_group is None:
             return x
-        return _Sum.apply(x, self.data_group) / dist.get_world_size(self.data_group)
+        mean: torch.Tensor = _SumOverData.apply(x, self.data_group) / dist.get_world_size(self.data_group)
+        return mean
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over a group forward; backward each shard's own part, since what follows is computed alike on every rank."""
+def _summed(x: torch.Tensor, group: Any) -> torch.Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, group=group)
+    return total
+
+
+class _SumOverData(torch.autograd.Function):
+    """Sum over ranks whose losses differ: each rank's loss depends on every rank's x."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:
-        total = x.clone()
-        dist.all_reduce(total, group=group)
-        return total
+        ctx.group = group
+        return _summed(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _summed(grads[0], ctx.group), None
+
+
+class _SumOverShards(torch.autograd.Function):
+    """Sum over shards; backward each shard's own part, since what follows is computed alike on every rank of the group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:
+        return _summed(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         return grads[0], None
 
 
-class VocabularyOps(WholeOps):
-    """Outputs `names` hold columns [first, first + n) of a vocabulary of `size` on this rank; columns past it are padding. Right
-    for uneven shards."""
+class _JoinShards(torch.autograd.Function):
+    """Shards of unequal width side by side, padding columns left out; backward each shard's own columns."""
 
-    def __init__(self, group: Any, first: int, size: int, names: Collection[str], data_group: Any = None) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: Any, first: int, size: int) -> torch.Tensor:
+        own = torch.tensor([first, x.shape[-1]], device=x.device)
+        places = [(int(lo), int(width)) for lo, width in _gathered(own, group)]
+        widest = max(width for _, width in places)
+        shards = _gathered(torch.nn.functional.pad(x, (0, widest - x.shape[-1])), group)
+        whole = x.new_zeros(*x.shape[:-1], size)
+        for (lo, width), shard in zip(places, shards, strict=True):
+            real = max(0, min(width, size - lo))
+            whole[..., lo : lo + real] = shard[..., :real]
+        ctx.rest = (first, x.shape)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        first, shape = ctx.rest
+        mine = grads[0][..., first : first + shape[-1]]
+        return torch.nn.functional.pad(mine, (0, shape[-1] - mine.shape[-1])), None, None, None
+
+
+def _gathered(x: torch.Tensor, group: Any) -> list[torch.Tensor]:
+    x = x.contiguous()
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, x, group=group)
+    return parts
+
+
+class VocabularyOps(WholeOps):
+    """Outputs `names` hold columns [first, first + n) of a vocabulary of `size` on this rank; columns past `size` are padding.
+    Right for uneven shards. The loss is computed alike on every rank of `group`; gradients are each shard's own."""
+
+    def __init__(
+        self, group: Any, first: int, size: int, names: Collection[str] = ("logits",), data_group: Any = None
+    ) -> None:
         super().__init__(data_group)
         self.group, self.first, self.size, self.names = group, first, size, frozenset(names)
 
@@ -81,14 +134,15 @@ class VocabularyOps(WholeOps):
         at = labels - self.first
         mine = (at >= 0) & (at < logits.shape[-1]) & (labels >= 0)
         own = torch.where(mine, logits.gather(-1, at.clamp(0, logits.shape[-1] - 1)[..., None]).squeeze(-1), 0.0)
-        return torch.where(labels >= 0, _Sum.apply(own, self.group) - self._logsumexp(logits, real), 0.0)
+        found = _SumOverShards.apply(own, self.group) - self._logsumexp(logits, real)
+        return torch.where(labels >= 0, found, 0.0)
 
     def logprob_mean(self, outputs: Outputs, name: str = "logits") -> torch.Tensor:
         """As WholeOps, over the real columns."""
         if name not in self.names:
             return super().logprob_mean(outputs, name)
         logits, real = self._real(outputs, name)
-        total = _Sum.apply(torch.where(real, logits, 0.0).sum(-1), self.group)
+        total: torch.Tensor = _SumOverShards.apply(torch.where(real, logits, 0.0).sum(-1), self.group)
         return total / self.size - self._logsumexp(logits, real)
 
     def argmax(self, outputs: Outputs, name: str = "logits") -> torch.Tensor:
@@ -97,20 +151,18 @@ class VocabularyOps(WholeOps):
             return super().argmax(outputs, name)
         logits, real = self._real(outputs, name)
         value, index = logits.masked_fill(~real, -torch.inf).max(-1)
-        values, indices = self._gather(value), self._gather(index + self.first)
+        values, indices = _gathered(value, self.group), _gathered(index + self.first, self.group)
         return torch.stack(indices).gather(0, torch.stack(values).argmax(0)[None])[0]
 
     def full(self, outputs: Outputs, name: str) -> torch.Tensor:
-        """The whole output: shards gathered, padding cut; for evaluation (no gradient flows)."""
+        """The whole output on every rank: shards gathered, padding columns left out."""
         if name not in self.names:
             return outputs[name]
-        widths = self._gather(torch.tensor([outputs[name].shape[-1]]))
-        widest = max(int(w) for w in widths)
-        padded = torch.nn.functional.pad(outputs[name].detach(), (0, widest - outputs[name].shape[-1]))
-        shards = [shard[..., : int(w)] for shard, w in zip(self._gather(padded), widths, strict=True)]
-        return torch.cat(shards, -1)[..., : self.size]
+        whole: torch.Tensor = _JoinShards.apply(outputs[name], self.group, self.first, self.size)
+        return whole
 
     def _real(self, outputs: Outputs, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits in float32, and which columns are no padding."""
         logits = outputs[name].float()
         return logits, torch.arange(logits.shape[-1], device=logits.device) + self.first < self.size
 
@@ -118,9 +170,5 @@ class VocabularyOps(WholeOps):
         masked = logits.masked_fill(~real, -torch.inf)
         largest = masked.detach().amax(-1)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return _Sum.apply((masked - largest[..., None]).exp().sum(-1), self.group).log() + largest
-
-    def _gather(self, x: torch.Tensor) -> list[torch.Tensor]:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size(self.group))]
-        dist.all_gather(parts, x.contiguous(), group=self.group)
-        return parts
+        total: torch.Tensor = _SumOverShards.apply((masked - largest[..., None]).exp().sum(-1), self.group)
+        return total.log() + largest

@@ -36,7 +36,10 @@ def against(part: Any, contract: type, subject: str) -> Iterator[Wrong]:
             continue
         reason = _incompatible(inspect.signature(promised), inspect.signature(found))
         if reason:
-            yield Wrong(f"{subject} {type(part).__name__}.{name}: {reason}", f"{name}{_without_self(inspect.signature(promised))}")
+            yield Wrong(
+                f"{subject} {type(part).__name__}.{name}: {reason}",
+                f"{name}{_without_self(inspect.signature(promised))}",
+            )
 
 
 def _without_self(signature: inspect.Signature) -> inspect.Signature:
@@ -56,7 +59,9 @@ def _incompatible(promised: inspect.Signature, found: inspect.Signature) -> str 
                 continue
             if n >= len(in_order) and inspect.Parameter.VAR_POSITIONAL in kinds:
                 continue
-            other = f"parameter {n + 1} is {in_order[n]!r}" if n < len(in_order) else f"it takes {len(in_order)} parameters"
+            other = (
+                f"parameter {n + 1} is {in_order[n]!r}" if n < len(in_order) else f"it takes {len(in_order)} parameters"
+            )
             return f"{other}, not {parameter.name!r}"
         if parameter.name not in have and inspect.Parameter.VAR_KEYWORD not in kinds:
             return f"it has no parameter {parameter.name!r}"

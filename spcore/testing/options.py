@@ -27,7 +27,9 @@ class FakeDatasetOptions(_Closed):
     """Options of dataset `fake`."""
 
     rows: int = Field(24, ge=1, description="rows of split 'train'; split 'validation' has half as many")
-    style: Literal["map", "stream"] = Field("map", description="map: rows by position; stream: rows in order, no length")
+    style: Literal["map", "stream"] = Field(
+        "map", description="map: rows by position; stream: rows in order, no length"
+    )
 
 
 class FakeOptimizerOptions(_Closed):

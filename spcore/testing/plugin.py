@@ -16,7 +16,10 @@ def spcore_components() -> list[Component]:
     """A fake of every kind."""
     tasks = {
         "fake-classification": ("classification:FakeClassification", "A label for a text"),
-        "fake-two-terms": ("classification:FakeTwoTerms", "A label for a text and for each token, with a head of its own"),
+        "fake-two-terms": (
+            "classification:FakeTwoTerms",
+            "A label for a text and for each token, with a head of its own",
+        ),
         "fake-next-word": ("words:FakeNextWord", "The next token"),
         "fake-masked-words": ("words:FakeMaskedWords", "Tokens that were masked"),
         "fake-prompted": ("words:FakePrompted", "The next token, evaluated by generating"),

@@ -51,14 +51,19 @@ def all_checks() -> dict[str, str]:
 
 def _check_one(registry: Registry, plugin: Plugin, options: Mapping[str, Mapping[str, Any]]) -> Report:
     if plugin.error is not None:
-        return Report([("plugin", "plugin.opens")], [Finding(plugin.name, "plugin", "plugin.opens", plugin.error, "a plugin that opens")])
+        return Report(
+            [("plugin", "plugin.opens")],
+            [Finding(plugin.name, "plugin", "plugin.opens", plugin.error, "a plugin that opens")],
+        )
     report = run_checks(component_suite.PLUGIN_CHECKS, plugin, Where(plugin.name, "plugin"))
     for component in plugin.components:
         report.add(_check_component(registry, plugin, component, options.get(f"{component.kind}/{component.name}")))
     return report
 
 
-def _check_component(registry: Registry, plugin: Plugin, component: Component, options: Mapping[str, Any] | None) -> Report:
+def _check_component(
+    registry: Registry, plugin: Plugin, component: Component, options: Mapping[str, Any] | None
+) -> Report:
     where = Where(plugin.name, f"{component.kind}/{component.name}")
     case = component_suite.ComponentCase(registry, plugin.name, component, options)
     report = run_checks(component_suite.COMPONENT_CHECKS, case, where)
@@ -71,6 +76,12 @@ def _check_component(registry: Registry, plugin: Plugin, component: Component, o
         return report  # said why
     module, _, function = _SUITES[component.kind].partition(":")
     check_part = getattr(importlib.import_module(f"spcore.testing.suites.{module}"), function)
-    given = {"options": options} if component.kind == "model" else {"name": component.name} if component.kind == "precision" else {}
+    given = (
+        {"options": options}
+        if component.kind == "model"
+        else {"name": component.name}
+        if component.kind == "precision"
+        else {}
+    )
     report.add(check_part(case.part, where=where, **given))
     return report

@@ -34,7 +34,9 @@ class Skipped:
 
 
 def _place(item: Finding | Skipped) -> str:
-    return f"plugin {item.plugin!r}, {item.component}, {item.check}" if item.plugin else f"{item.component}, {item.check}"
+    return (
+        f"plugin {item.plugin!r}, {item.component}, {item.check}" if item.plugin else f"{item.component}, {item.check}"
+    )
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+
 from spcore.errors import RefusalError, RunError
 from spcore.generation import DecodingLoop, choose
-from spcore.interfaces.runtime import GenerationRequest, Generates, Token
+from spcore.interfaces.runtime import Generates, GenerationRequest, Token
 from spcore.testing.fakes import FakeDecoder
 
 Told = dict[tuple[int, int], list[Token]]
@@ -155,7 +157,7 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
     methods = [method for method, _ in decoder.calls]
     assert methods.count("prefill") == 11, "40 + 3 tokens, 4 at a time"
     between = [n for n, method in enumerate(methods) if method == "prefill"][1:]
-    assert all("decode" in methods[a:b] for a, b in zip(between, between[1:], strict=False))
+    assert all("decode" in methods[a:b] for a, b in itertools.pairwise(between))
 
 
 def test_how_samples_end() -> None:
@@ -192,7 +194,12 @@ def test_cancelling_waiting_filling_and_running_requests(steps: int) -> None:
         loop.cancel(number)
     told += list(events)
     finals = [(event.request, event.sample, event.finish) for event in told if event.finish]
-    assert sorted(finals) == [(kept, 0, "length"), (gone[0], 0, "cancelled"), (gone[1], 0, "cancelled"), (gone[1], 1, "cancelled")]
+    assert sorted(finals) == [
+        (kept, 0, "length"),
+        (gone[0], 0, "cancelled"),
+        (gone[1], 0, "cancelled"),
+        (gone[1], 1, "cancelled"),
+    ]
     assert len(tokens([event for event in told if event.request == kept])) == 9
     assert decoder.held == set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import chisquare
+
 from spcore.generation import choose, draw
 from spcore.interfaces.runtime import GenerationRequest
 
@@ -23,12 +24,16 @@ def test_greedy_takes_the_largest_and_of_equal_ones_the_first() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    token, logprob = choose(np.array([1e4, 1e4 - 1, -np.inf], np.float32), asked(temperature=0.01), request=0, sample=0, position=0)
+    token, logprob = choose(
+        np.array([1e4, 1e4 - 1, -np.inf], np.float32), asked(temperature=0.01), request=0, sample=0, position=0
+    )
     assert token == 0
     assert logprob == pytest.approx(-np.log1p(np.exp(-1)), abs=1e-6)
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.8), (2.0, 5, 0.9)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.8), (2.0, 5, 0.9)]
+)
 def test_draws_follow_the_distribution_of_transformers(temperature: float, top_k: int, top_p: float) -> None:
     torch = pytest.importorskip("torch")
     from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -63,7 +68,13 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
 
 def test_a_draw_is_a_function_of_its_address_alone() -> None:
-    addresses = [(seed, request, sample, position) for seed in (0, 1) for request in (0, 7) for sample in (0, 1) for position in (0, 1)]
+    addresses = [
+        (seed, request, sample, position)
+        for seed in (0, 1)
+        for request in (0, 7)
+        for sample in (0, 1)
+        for position in (0, 1)
+    ]
     values = [draw(*address) for address in addresses]
     assert values == [draw(*address) for address in addresses]
     assert len(set(values)) == len(values)

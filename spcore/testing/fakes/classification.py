@@ -23,10 +23,14 @@ class FakeClassification(Task):
 
     roles = (Role("text", guesses=("sentence",)), Role("label", kind="label", target=True))
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Bind to the label column's names, or to those of a saved state."""
         if limits.pack is not None:
-            raise RefusalError("task 'fake-classification': data.pack is given, and its head reads whole sequences; leave it out")
+            raise RefusalError(
+                "task 'fake-classification': data.pack is given, and its head reads whole sequences; leave it out"
+            )
         return _Classification(processor, limits, _labels(schema_or_state))
 
 
@@ -35,7 +39,9 @@ class FakeTwoTerms(Task):
 
     roles = FakeClassification.roles
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Bind to the label column's names, or to those of a saved state."""
         return _TwoTerms(processor, limits, _labels(schema_or_state))
 
@@ -95,7 +101,9 @@ class _Classification(FakeBound):
         labels = batch.targets["labels"]
         loss = -float(ops.token_logprobs(outputs, labels).sum())
         predicted, true = ops.argmax(outputs).tolist(), labels.tolist()
-        rows = [{"feature_id": f, "row_id": r, "predicted": predicted[n], "label": true[n]} for n, f, r in places(batch)]
+        rows = [
+            {"feature_id": f, "row_id": r, "predicted": predicted[n], "label": true[n]} for n, f, r in places(batch)
+        ]
         return EvalPart({"loss": loss, "weight": float((labels >= 0).sum())}, rows)
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
@@ -123,7 +131,9 @@ class _TwoTerms(_Classification):
 
     def _head(self) -> Head:
         outputs = {"logits": ("sequence", "label"), "tags": ("sequence", "position", "label")}
-        return Head("custom", len(self.labels), outputs, self.labels, build=functools.partial(_two_terms, size=len(self.labels)))
+        return Head(
+            "custom", len(self.labels), outputs, self.labels, build=functools.partial(_two_terms, size=len(self.labels))
+        )
 
     def collate(self, groups: Sequence[Sequence[Feature]], length: int) -> Batch:
         """targets: "labels" [S] and "tags" [S, L]; a text without a label has no tags either."""

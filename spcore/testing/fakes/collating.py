@@ -122,4 +122,6 @@ def summed(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     first = torch.cumsum(counts, 0) - counts
     number = (first[:, None] + segments - 1).masked_fill(segments == 0, 0)
     weighted = values.masked_fill(segments == 0, 0.0)
-    return torch.zeros(int(counts.sum()), dtype=values.dtype, device=values.device).index_add(0, number.flatten(), weighted.flatten())
+    return torch.zeros(int(counts.sum()), dtype=values.dtype, device=values.device).index_add(
+        0, number.flatten(), weighted.flatten()
+    )

@@ -73,7 +73,9 @@ class FakeDecoder:
 
     def _put(self, slot: int, source: tuple[int, ...], fed: tuple[int, ...]) -> None:
         assert len(fed) <= self.capacity[1], f"slot {slot}: {len(fed)} tokens, it has {self.capacity[1]} positions"
-        assert len(source) <= self.capacity[2], f"slot {slot}: {len(source)} tokens for an encoder of {self.capacity[2]}"
+        assert len(source) <= self.capacity[2], (
+            f"slot {slot}: {len(source)} tokens for an encoder of {self.capacity[2]}"
+        )
         assert all(0 <= token < self.vocabulary for token in (*source, *fed)), f"slot {slot}: no such token in {fed}"
         self._histories[slot] = (source, fed)
 
@@ -81,5 +83,7 @@ class FakeDecoder:
         rows: list[Any] = [np.empty((0, self.vocabulary), np.float32)]
         for slot in slots:
             content = repr(self._histories[slot]).encode()
-            rows.append(3 * np.random.default_rng(zlib.crc32(content)).standard_normal((1, self.vocabulary)).astype(np.float32))
+            rows.append(
+                3 * np.random.default_rng(zlib.crc32(content)).standard_normal((1, self.vocabulary)).astype(np.float32)
+            )
         return np.concatenate(rows)

@@ -65,7 +65,9 @@ class FakeEngine(Engine):
         self.steps += 1
         return StepReport(sum(terms.values()), terms, totals, grad_norm=sum(terms.values()))
 
-    def eval_step(self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce") -> EvalPart | None:
+    def eval_step(
+        self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce"
+    ) -> EvalPart | None:
         """The task's own `reduce` or `annotate`, over outputs that depend on the inputs alone."""
         from spcore.tensors.ops import WholeOps, as_tensors
 
@@ -75,7 +77,9 @@ class FakeEngine(Engine):
         rows: list[dict[str, Any]] = []
         for batch in microbatches:
             outputs = as_tensors(fake_outputs(batch, self.plan.head, self.plan.model.config.vocab_size))
-            held = Batch(as_tensors(batch.inputs), as_tensors(batch.targets), batch.row_of, batch.feature_ids, batch.weights)
+            held = Batch(
+                as_tensors(batch.inputs), as_tensors(batch.targets), batch.row_of, batch.feature_ids, batch.weights
+            )
             if method == "annotate":
                 assert isinstance(task, Annotates), "the trainer asks for annotations where the task has the ability"
                 ids = list(dict.fromkeys(int(i) for i in batch.feature_ids.flat if i >= 0))

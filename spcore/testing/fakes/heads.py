@@ -18,7 +18,9 @@ class TwoTermsHead(nn.Module):  # type: ignore[misc]
         self.rows = nn.Linear(config.hidden_size, size)
         self.tokens = nn.Linear(config.hidden_size, size)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         """hidden: [S, L, H]; mask: [S, L]; segments: [N, 2] or None."""
         return {"logits": self.rows(first_tokens(hidden, segments)), "tags": self.tokens(hidden) * mask[..., None]}
 
@@ -30,6 +32,8 @@ class EmbeddingHead(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.project = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         """hidden: [S, L, H]; mask: [S, L]; segments: [N, 2] or None."""
         return {"embedding": nn.functional.normalize(self.project(first_tokens(hidden, segments)), dim=-1)}

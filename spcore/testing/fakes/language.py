@@ -56,14 +56,22 @@ class FakeLanguageModel(LanguageModel):
 
     family = "fake"
 
-    def __init__(self, config: FakeConfig | None = None, *, source: str = "fake:tiny", pretrained: bool = False) -> None:
+    def __init__(
+        self, config: FakeConfig | None = None, *, source: str = "fake:tiny", pretrained: bool = False
+    ) -> None:
         self.config = config or FakeConfig()
         self.processor = FakeProcessor(self.config.vocab_size, self.config.max_position_embeddings)
         self.source, self.pretrained = source, pretrained
 
     def anatomy(self, head: Head) -> Anatomy:
         """Paths; the vocabulary head is tied to the embedding."""
-        names = {"vocabulary": "lm_head", "sequence": "classifier", "token": "classifier", "span": "qa_outputs", "custom": "head"}
+        names = {
+            "vocabulary": "lm_head",
+            "sequence": "classifier",
+            "token": "classifier",
+            "span": "qa_outputs",
+            "custom": "head",
+        }
         tied = {"lm_head.weight": "model.embed.weight"} if head.kind == "vocabulary" else {}
         return Anatomy("model", "embed", "layers", "final", (names[head.kind],), self.config.causal, tied, packs=True)
 
@@ -167,7 +175,9 @@ class FakeModule(nn.Module):  # type: ignore[misc]
         hidden = self.model(input_ids, segments, position_ids)
         return self._outputs(hidden, segments, starts(segment_ids) if segment_ids is not None else None)
 
-    def _outputs(self, hidden: torch.Tensor, segments: torch.Tensor, packed: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def _outputs(
+        self, hidden: torch.Tensor, segments: torch.Tensor, packed: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         if self.kind == "custom":
             return dict(self.head(hidden, segments > 0, packed))
         if self.kind == "vocabulary":

@@ -18,7 +18,11 @@ def fake_outputs(batch: Batch, head: Head, vocabulary: int) -> dict[str, np.ndar
     any padding; padded positions are 0.
     """
     segments = segments_of(batch)
-    pieces = [(s, np.flatnonzero(segments[s] == k)) for s in range(len(segments)) for k in range(1, int(segments[s].max()) + 1)]
+    pieces = [
+        (s, np.flatnonzero(segments[s] == k))
+        for s in range(len(segments))
+        for k in range(1, int(segments[s].max()) + 1)
+    ]
     widths = {"label": head.size, "hidden": head.size, "vocabulary": vocabulary}
     outputs = {}
     for name, axes in head.outputs.items():

@@ -22,7 +22,9 @@ class FakePreference(Task):
 
     roles = (Role("text", guesses=("prompt",)), Role("chosen"), Role("rejected"))
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Nothing is taken from the data."""
         return _Preference(processor, _unpacked(limits, "fake-preference"))
 
@@ -32,7 +34,9 @@ class FakeContrast(Task):
 
     roles = (Role("text"), Role("other", guesses=("positive",)))
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Nothing is taken from the data; the head is as wide as the model."""
         return _Contrast(processor, _unpacked(limits, "fake-contrast"), config)
 
@@ -111,7 +115,9 @@ class _Preference(_Pairs):
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """The mean of the largest logits of chosen and rejected: what a person can compare."""
         best = outputs["logits"].max(-1).mean(-1)
-        return [{"row_id": r, "chosen": float(best[n]), "rejected": float(best[n + 1])} for n, _, r in places(batch)[::2]]
+        return [
+            {"row_id": r, "chosen": float(best[n]), "rejected": float(best[n + 1])} for n, _, r in places(batch)[::2]
+        ]
 
 
 class _Contrast(_Pairs):
@@ -150,7 +156,9 @@ class _Contrast(_Pairs):
     def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
         """The cosine of each pair."""
         found = ops.full(outputs, "embedding").float()
-        rows = [{"feature_id": f, "row_id": r, "cosine": float(found[n] @ found[n + 1])} for n, f, r in places(batch)[::2]]
+        rows = [
+            {"feature_id": f, "row_id": r, "cosine": float(found[n] @ found[n + 1])} for n, f, r in places(batch)[::2]
+        ]
         return EvalPart({}, rows)
 
     def metrics(self, part: EvalPart) -> dict[str, float]:

@@ -35,7 +35,9 @@ class FakeProcessor(Processor):
             return int(numbered[1])
         return FIRST_WORD + zlib.crc32(word.encode()) % (self.vocabulary_size - FIRST_WORD)
 
-    def encode(self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True) -> Encoding:
+    def encode(
+        self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
+    ) -> Encoding:
         """Encode a text, or a pair; of a pair, the longer is cut first."""
         texts = [text] if pair is None else [text, pair]
         words = [[(self.word_id(m[0]), m.span()) for m in _WORD.finditer(t)] for t in texts]

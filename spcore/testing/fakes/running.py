@@ -39,13 +39,13 @@ class FakeRuntime(Runtime):
 class FakeRunner(Runner):
     """`Forwards`, `Embeds`, `Generates` and `Decodes`, all pure functions of the tokens. head: None gives no `forward`."""
 
-    capabilities = frozenset({"forward", "embed", "generate", "decode"})
     provider = "numpy"
     admission: Literal["continuous", "batch"] = "continuous"
     batch_tokens = 256
 
     def __init__(self, model: LanguageModel, head: Head | None) -> None:
         self.model, self.head = model, head
+        self.capabilities = frozenset({"embed", "generate", "decode"} | ({"forward"} if head is not None else set()))
         self._size = model.processor.vocabulary_size
         self._decoder = FakeDecoder(length=model.processor.max_length or 32, vocabulary=self._size)
         self._loop = DecodingLoop(self._decoder, prefill_tokens=8)

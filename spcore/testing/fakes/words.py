@@ -25,7 +25,9 @@ class FakeNextWord(Task):
 
     roles: tuple[Role, ...] = (Role("text", guesses=("sentence",)),)
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Nothing is taken from the data."""
         return _NextWord(processor, limits)
 
@@ -33,7 +35,9 @@ class FakeNextWord(Task):
 class FakeMaskedWords(FakeNextWord):
     """Kind `task`: the tokens that `augment` has masked."""
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Nothing is taken from the data."""
         return _MaskedWords(processor, limits)
 
@@ -41,7 +45,9 @@ class FakeMaskedWords(FakeNextWord):
 class FakePrompted(FakeNextWord):
     """Kind `task`: as `FakeNextWord`, and evaluated by generating."""
 
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Nothing is taken from the data."""
         return _Prompted(processor, limits)
 
@@ -93,7 +99,9 @@ class _NextWord(FakeBound):
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """The likeliest words."""
         best = outputs["logits"].argmax(-1)
-        return [{"row_id": row, "text": self.processor.decode(best[s, at].tolist())} for _, row, s, at in per_feature(batch)]
+        return [
+            {"row_id": row, "text": self.processor.decode(best[s, at].tolist())} for _, row, s, at in per_feature(batch)
+        ]
 
     def state(self) -> dict[str, Any]:
         """Nothing."""

@@ -40,7 +40,9 @@ class AdapterCase:
     def trainable(self) -> dict[str, torch.Tensor]:
         """The adapter's own parameters."""
         base = self.model.anatomy(_HEAD).base
-        return {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad and n.startswith(f"{base}.")}
+        return {
+            n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad and n.startswith(f"{base}.")
+        }
 
 
 @check("adapter.contract", "it has the members of Adapter, and its spec is a LowRankSpec or None", gate=True)
@@ -51,10 +53,16 @@ def adapter_contract(case: AdapterCase) -> Iterator[Wrong]:
     if spec is None:
         return
     if not isinstance(spec, LowRankSpec) or not spec.targets or spec.rank < 1 or not 0 <= spec.dropout < 1:
-        yield Wrong(f"spec {shown(spec)}", "a LowRankSpec with targets, a rank of 1 or more, a dropout below 1; or None")
+        yield Wrong(
+            f"spec {shown(spec)}", "a LowRankSpec with targets, a rank of 1 or more, a dropout below 1; or None"
+        )
 
 
-@check("adapter.injects", "it puts trainable parameters in, freezes the backbone, and changes no output before training", gate=True)
+@check(
+    "adapter.injects",
+    "it puts trainable parameters in, freezes the backbone, and changes no output before training",
+    gate=True,
+)
 def adapter_injects(case: AdapterCase) -> Iterator[Wrong]:
     """Into a module with weights."""
     import torch
@@ -81,7 +89,9 @@ def adapter_injects(case: AdapterCase) -> Iterator[Wrong]:
         yield Wrong(f"{shown(unfrozen)} can be trained", "the backbone's own parameters frozen")
     same = module.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))["logits"].detach()
     if not torch.allclose(plain, same, atol=1e-5):
-        yield Wrong(f"outputs that change by {float((plain - same).abs().max()):.3g}", "those of the model without the adapter")
+        yield Wrong(
+            f"outputs that change by {float((plain - same).abs().max()):.3g}", "those of the model without the adapter"
+        )
 
 
 @check("adapter.saves", "what is saved is loaded again, and merges into weights of the model's names and shapes")

@@ -48,9 +48,13 @@ def plugin_light(plugin: Plugin) -> Iterator[Wrong]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        yield Wrong(f"{', '.join(modules)} cannot be imported in a fresh process: {last}", "modules that import by themselves")
+        yield Wrong(
+            f"{', '.join(modules)} cannot be imported in a fresh process: {last}", "modules that import by themselves"
+        )
     for heavy in done.stdout.split():
-        yield Wrong(f"importing {', '.join(dict.fromkeys(modules))} imports {heavy}", "nothing heavy before a part is used")
+        yield Wrong(
+            f"importing {', '.join(dict.fromkeys(modules))} imports {heavy}", "nothing heavy before a part is used"
+        )
 
 
 @check("component.summary", "the summary is one line of 3 to 120 characters")
@@ -86,10 +90,14 @@ def component_options(case: ComponentCase) -> Iterator[Wrong]:
         if not part.model_config.get("frozen"):
             yield Wrong(f"{part.__name__} can be changed", 'model_config = ConfigDict(frozen=True, extra="forbid")')
         if part.model_config.get("extra") != "forbid":
-            yield Wrong(f"{part.__name__} takes keys it does not know", 'model_config = ConfigDict(frozen=True, extra="forbid")')
+            yield Wrong(
+                f"{part.__name__} takes keys it does not know", 'model_config = ConfigDict(frozen=True, extra="forbid")'
+            )
         for name, info in part.model_fields.items():
             if not (info.description or "").strip():
-                yield Wrong(f"{part.__name__}.{name} has no description", "Field(..., description=...) that gives the unit")
+                yield Wrong(
+                    f"{part.__name__}.{name} has no description", "Field(..., description=...) that gives the unit"
+                )
 
 
 def _models(annotation: Any, seen: set[Any]) -> Iterator[type[BaseModel]]:
@@ -129,7 +137,9 @@ def component_creates(case: ComponentCase) -> Iterator[Wrong]:
         except ValidationError as error:
             needed = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
             if case.options is None:
-                raise CannotCheck(f"it cannot be made without options: {needed}; give them as options={{'{kind}/{case.component.name}': ...}}") from error
+                raise CannotCheck(
+                    f"it cannot be made without options: {needed}; give them as options={{'{kind}/{case.component.name}': ...}}"
+                ) from error
             raise
     elif case.options:
         yield Wrong(f"options {shown(dict(case.options))} for a component that declares none", "no options")

@@ -85,7 +85,11 @@ def dataset_unknown_split(case: DatasetCase) -> Iterator[Wrong]:
     yield Wrong("split 'no-such-split' opened", "a SourceError")
 
 
-@check("dataset.read", "rows come by position, in the order asked for, with the schema's columns, in plain types", gate=True)
+@check(
+    "dataset.read",
+    "rows come by position, in the order asked for, with the schema's columns, in plain types",
+    gate=True,
+)
 def dataset_read(case: DatasetCase) -> Iterator[Wrong]:
     """Of the first rows."""
     source, rows = case.source, case.rows()
@@ -104,7 +108,9 @@ def dataset_read(case: DatasetCase) -> Iterator[Wrong]:
             return
         for name, value in row.items():
             if not _plain(value):
-                yield Wrong(f"row {n}, column {name!r}: {type(value).__name__}", "str, int, float, bool, None, list or dict")
+                yield Wrong(
+                    f"row {n}, column {name!r}: {type(value).__name__}", "str, int, float, bool, None, list or dict"
+                )
                 return
 
 
@@ -134,7 +140,10 @@ def dataset_labels(case: DatasetCase) -> Iterator[Wrong]:
                 missing = value is None or value == -1 or (isinstance(value, float) and math.isnan(value))
                 known = str(value) in labels or (isinstance(value, int) and 0 <= value < len(labels))
                 if not (missing or known):
-                    yield Wrong(f"row {n}, column {name!r}: {shown(value)}", f"an id below {len(labels)} or one of {shown(labels)}")
+                    yield Wrong(
+                        f"row {n}, column {name!r}: {shown(value)}",
+                        f"an id below {len(labels)} or one of {shown(labels)}",
+                    )
                     return
 
 

@@ -140,7 +140,9 @@ def generates_cancels(generator: Generates) -> Iterator[Wrong]:
     events = list(generator.events())
     finals = {event.request: event.finish for event in events if event.finish is not None}
     if finals.get(gone) != "cancelled" or finals.get(kept) not in ("length", "stop"):
-        yield Wrong(f"final events {finals} with request {gone} cancelled", f"'cancelled' for {gone}, the other to its end")
+        yield Wrong(
+            f"final events {finals} with request {gone} cancelled", f"'cancelled' for {gone}, the other to its end"
+        )
 
 
 @check("generates.refuses", "a request that can never run is a RefusalError of one line")

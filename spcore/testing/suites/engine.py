@@ -27,7 +27,11 @@ def engine_contract(case: EngineCase) -> Iterator[Wrong]:
         yield from against(engine, Engine, "engine")
 
 
-@check("engine.step", "a step reports finite figures of the task's terms, with the weights that the batches carry", gate=True)
+@check(
+    "engine.step",
+    "a step reports finite figures of the task's terms, with the weights that the batches carry",
+    gate=True,
+)
 def engine_step(case: EngineCase) -> Iterator[Wrong]:
     """Two loss terms, three microbatches."""
     plan = case.plan("fake-two-terms")
@@ -39,7 +43,9 @@ def engine_step(case: EngineCase) -> Iterator[Wrong]:
         return
     terms = plan.task.terms
     if set(report.terms) != set(terms) or set(report.totals) != set(terms):
-        yield Wrong(f"terms {sorted(report.terms)}, totals {sorted(report.totals)}", f"those of the task: {', '.join(terms)}")
+        yield Wrong(
+            f"terms {sorted(report.terms)}, totals {sorted(report.totals)}", f"those of the task: {', '.join(terms)}"
+        )
         return
     for term in terms:
         total = sum(batch.weights[term] for batch in batches)
@@ -65,7 +71,10 @@ def engine_whole_batch(case: EngineCase) -> Iterator[Wrong]:
 
 def _any_cut(case: EngineCase, name: str) -> Iterator[Wrong]:
     plan = case.plan(name)
-    runs = [_train(case, name, case.step(plan, sizes, fill=fill)) for sizes, fill in [*((c, 0) for c in _CUTS), (_CUTS[-1], 2)]]
+    runs = [
+        _train(case, name, case.step(plan, sizes, fill=fill))
+        for sizes, fill in [*((c, 0) for c in _CUTS), (_CUTS[-1], 2)]
+    ]
     for sizes, reports in zip([*_CUTS[1:], "1, 2, 3 and filler"], runs[1:], strict=True):
         for step, (one, other) in enumerate(zip(runs[0], reports, strict=True)):
             if not _close(one.loss, other.loss) or not _close(one.grad_norm, other.grad_norm):
@@ -129,8 +138,9 @@ def engine_annotates(case: EngineCase) -> Iterator[Wrong]:
         yield Wrong(f"rows of features {ids}", "each feature once, although it has two sequences")
         return
     for row in rows:
-        if np.shape(row.get("reference")) != (2,):
-            yield Wrong(f"reference {shown(row.get('reference'))}", "what annotate gave for the feature")
+        reference = row.get("reference")
+        if reference is None or np.shape(reference) != (2,):
+            yield Wrong(f"reference {shown(reference)}", "what annotate gave for the feature")
             return
 
 
@@ -161,11 +171,13 @@ def engine_weights(case: EngineCase) -> Iterator[Wrong]:
     tied = plan.model.anatomy(plan.head).tied
     expected = {n: tuple(t.shape) for n, t in plan.model.build(plan.head).state_dict().items() if n not in tied}
     with case.engine(plan) as engine:
-        found = {name: tuple(t.shape) for name, t in engine.weights() if t.device.type == "cpu"}
+        found: dict[str, tuple[int, ...]] = {
+            name: tuple(t.shape) for name, t in engine.weights() if t.device.type == "cpu"
+        }
         counts = engine.parameters()
     if found != expected:
         yield Wrong(f"weights {shown(sorted(found))}", f"{shown(sorted(expected))}, each on the CPU")
-    elements = sum(math.prod(shape) for shape in expected.values())
+    elements: int = sum(math.prod(shape) for shape in expected.values())
     if counts != (elements, elements):
         yield Wrong(f"parameters() gives {counts}", f"{(elements, elements)}: ties counted once, all trainable")
 

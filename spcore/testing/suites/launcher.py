@@ -82,7 +82,10 @@ def launcher_check(case: LauncherCase) -> Iterator[Wrong]:
             yield Wrong(f"check gives {shown(second)}, before that {shown(first)}", "the same answer each time")
 
 
-@check("launcher.runs", "a run goes to its end: its result is returned, its events are told in order, in the caller's process")
+@check(
+    "launcher.runs",
+    "a run goes to its end: its result is returned, its events are told in order, in the caller's process",
+)
 def launcher_runs(case: LauncherCase) -> Iterator[Wrong]:
     """A few steps of the fake engine."""
     _needs_one_process(case)

@@ -31,7 +31,17 @@ def events(output: str = "") -> list[Event]:
         padding=0.0, memory=0, eta=0.0,
     )  # fmt: skip
     return [
-        RunStarted(time=now, output=output, steps=2, start_step=0, rows=None, features=None, parameters=10, trainable=2, facts={"kernel": "fake"}),
+        RunStarted(
+            time=now,
+            output=output,
+            steps=2,
+            start_step=0,
+            rows=None,
+            features=None,
+            parameters=10,
+            trainable=2,
+            facts={"kernel": "fake"},
+        ),
         step,
         Warned(time=now, message="3 of 8 rows dropped: “empty” [text]"),
         Warned(time=now, message="a step was left out", step=2),
@@ -81,7 +91,7 @@ def _told(logger: Logger, output: Path | None, told: list[Event]) -> Iterator[Wr
         logger.start(output, RECIPE)
         try:
             for event in told:
-                answer: Any = logger.event(event)  # type: ignore[func-returns-value] -- that is what is checked
+                answer: Any = logger.event(event)  # type: ignore[func-returns-value]  # what is checked
                 if answer is not None:
                     yield Wrong(f"event({event.name}) answers {shown(answer)}", "None: loggers answer nothing")
         finally:

@@ -27,10 +27,12 @@ def model_opens(case: ModelCase) -> Iterator[Wrong]:
     """The source given."""
     case.model = case.part.open(case.source)
     yield from against(case.model, LanguageModel, "language model")
-    yield from against(case.model.processor, Processor, "processor")
+    yield from against(getattr(case.model, "processor", None), Processor, "processor")
 
 
-@check("model.builds", "a module on the meta device has no storage, and its parts lie where the anatomy says", gate=True)
+@check(
+    "model.builds", "a module on the meta device has no storage, and its parts lie where the anatomy says", gate=True
+)
 def model_builds(case: ModelCase) -> Iterator[Wrong]:
     """For every kind of head that the family has."""
     for kind, head in case.heads().items():
@@ -78,7 +80,9 @@ def model_padding(case: ModelCase) -> Iterator[Wrong]:
         alone = case.outputs(head, case.padded([short]))[name][0]
         beside = case.outputs(head, case.padded([long, short]))[name][1]
         if found := difference(alone, beside[: len(short)] if "position" in head.outputs[name] else beside):
-            yield Wrong(f"head {kind!r}: padded and alone differ by {found:.3g}", "the same outputs: padding is not attended to")
+            yield Wrong(
+                f"head {kind!r}: padded and alone differ by {found:.3g}", "the same outputs: padding is not attended to"
+            )
 
 
 @check("model.packs", "features in a pack give what they give alone, where the anatomy says so")
@@ -139,7 +143,9 @@ def model_saves(case: ModelCase) -> Iterator[Wrong]:
             yield Wrong(f"outputs that differ by {found:.3g} after saving", "the same model")
 
 
-@check("processor.encodes", "encodings are int64 arrays of one length, the same each time, within max_length", gate=True)
+@check(
+    "processor.encodes", "encodings are int64 arrays of one length, the same each time, within max_length", gate=True
+)
 def processor_encodes(processor: Processor) -> Iterator[Wrong]:
     """A text, a pair, and both cut."""
     import numpy as np
@@ -147,7 +153,11 @@ def processor_encodes(processor: Processor) -> Iterator[Wrong]:
     for pair in (None, _PAIR):
         whole = processor.encode(_TEXT, pair)
         lengths = {name: array.shape for name, array in whole.arrays.items()}
-        if "input_ids" not in whole.arrays or len(set(lengths.values())) != 1 or any(a.dtype != np.int64 for a in whole.arrays.values()):
+        if (
+            "input_ids" not in whole.arrays
+            or len(set(lengths.values())) != 1
+            or any(a.dtype != np.int64 for a in whole.arrays.values())
+        ):
             yield Wrong(f"arrays {lengths}", "int64 arrays [length], input_ids among them")
             return
         ids = whole.arrays["input_ids"]
@@ -163,7 +173,10 @@ def processor_encodes(processor: Processor) -> Iterator[Wrong]:
         cut = processor.encode(_TEXT, pair, max_length=6)
         kept = len(cut.arrays["input_ids"])
         if kept > 6 or cut.truncated != len(ids) - kept:
-            yield Wrong(f"{kept} tokens and truncated={cut.truncated} of {len(ids)} with max_length=6", "6 at most, the others counted")
+            yield Wrong(
+                f"{kept} tokens and truncated={cut.truncated} of {len(ids)} with max_length=6",
+                "6 at most, the others counted",
+            )
 
 
 @check("processor.offsets", "offsets and parts say where each token is from, where the tokenizer can tell")
@@ -179,7 +192,10 @@ def processor_offsets(processor: Processor) -> Iterator[Wrong]:
     for n, ((low, high), part) in enumerate(zip(made.offsets.tolist(), made.parts.tolist(), strict=True)):
         text = (_TEXT, _PAIR)[part] if part in (0, 1) else ""
         if part not in (-1, 0, 1) or not 0 <= low <= high <= len(text):
-            yield Wrong(f"token {n}: offsets ({low}, {high}), part {part}", "characters of its text; (0, 0) and -1 for special tokens")
+            yield Wrong(
+                f"token {n}: offsets ({low}, {high}), part {part}",
+                "characters of its text; (0, 0) and -1 for special tokens",
+            )
             return
 
 
@@ -195,7 +211,9 @@ def processor_special(processor: Processor) -> Iterator[Wrong]:
         yield Wrong(f"ids {shown(bare)} with special=False", "none of cls, sep, bos, eos")
     whole = processor.encode(_TEXT).arrays["input_ids"].tolist()
     if not isinstance(processor.decode(bare), str) or processor.decode(whole) != processor.decode(bare):
-        yield Wrong(f"decoded {shown(processor.decode(whole))}", f"{shown(processor.decode(bare))}: special tokens are skipped")
+        yield Wrong(
+            f"decoded {shown(processor.decode(whole))}", f"{shown(processor.decode(bare))}: special tokens are skipped"
+        )
 
 
 MODEL_CHECKS: tuple[Check, ...] = (
@@ -221,7 +239,7 @@ def check_model(
         report.skipped += [Skipped(where.plugin, where.component, f"{left[0]} and {len(left) - 1} more", why)]
         return report
     report = run_checks(MODEL_CHECKS, case, where)
-    if hasattr(case, "model"):
+    if getattr(getattr(case, "model", None), "processor", None) is not None:
         report.add(check_processor(case.model.processor, where=where))
     return report
 

@@ -25,14 +25,21 @@ def schedule_contract(schedule: Any) -> Iterator[Wrong]:
     yield from against(schedule, Schedule, "schedule")
 
 
-@check("schedule.finite", "the factor is a finite number of 0 or more at every step of a run, and above 0 at some", gate=True)
+@check(
+    "schedule.finite",
+    "the factor is a finite number of 0 or more at every step of a run, and above 0 at some",
+    gate=True,
+)
 def schedule_finite(schedule: Schedule) -> Iterator[Wrong]:
     """A factor multiplies the learning rate; above 10 it is no factor."""
     for total in _TOTALS:
         factors = [schedule.factor(step, total) for step in range(total)]
         for step, value in enumerate(factors):
             if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= _LARGEST:
-                yield Wrong(f"factor({step}, {total}) = {shown(value)}", f"a finite number from 0 to about 1 (at most {_LARGEST:g})")
+                yield Wrong(
+                    f"factor({step}, {total}) = {shown(value)}",
+                    f"a finite number from 0 to about 1 (at most {_LARGEST:g})",
+                )
                 break
         if total > 2 and not any(factors):
             yield Wrong(f"0 at all {total} steps of a run", "a factor that trains")

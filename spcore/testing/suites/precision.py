@@ -71,7 +71,10 @@ def precision_scaling(case: PrecisionCase) -> Iterator[Wrong]:
     }  # fmt: skip
     for name, good in rules.items():
         if not good:
-            yield Wrong(f"loss_scaling.{name}={getattr(scaling, name)}", "initial > 0, growth > 1, 0 < backoff < 1, interval >= 1")
+            yield Wrong(
+                f"loss_scaling.{name}={getattr(scaling, name)}",
+                "initial > 0, growth > 1, 0 < backoff < 1, interval >= 1",
+            )
 
 
 CHECKS: tuple[Check, ...] = (precision_policy, precision_formats, precision_scaling)

@@ -108,7 +108,9 @@ def runtime_forward(case: RuntimeCase) -> Iterator[Wrong]:
     together = case.forward(_TEXTS)
     head = case.task.head
     if set(together) != set(head.outputs) or any(a.dtype != np.float32 for a in together.values()):
-        yield Wrong(f"outputs { {n: str(a.dtype) for n, a in together.items()} }", f"float32 arrays {sorted(head.outputs)}")
+        yield Wrong(
+            f"outputs { {n: str(a.dtype) for n, a in together.items()} }", f"float32 arrays {sorted(head.outputs)}"
+        )
         return
     for n, text in enumerate(_TEXTS):
         for name, alone in case.forward([text]).items():
@@ -120,13 +122,23 @@ def runtime_forward(case: RuntimeCase) -> Iterator[Wrong]:
                 return
 
 
-@check("runtime.embed", "a text's vector is float32 and the same in any batch; no texts give no rows")
+@check("runtime.embed", "a runner that can embed gives a float32 vector a text, the same in any batch")
 def runtime_embed(case: RuntimeCase) -> Iterator[Wrong]:
-    """Three texts together, and one by one."""
+    """Three texts together, and one by one; no texts give no rows. With the task, and of the backbone alone."""
+    if not hasattr(case, "runner"):
+        raise CannotCheck("nothing was loaded")
+    bare = case.runtime.load(case.artifact, None, "cpu")
+    able = [runner for runner in (case.runner, bare) if "embed" in runner.capabilities]
+    for runner in able:
+        yield from _embeds(runner)
+    bare.close()
+    if not able:
+        raise DoesNotApply
+
+
+def _embeds(runner: Any) -> Iterator[Wrong]:
     import numpy as np
 
-    runner = case.runtime.load(case.artifact, None, "cpu") if "embed" in case.runner.capabilities else _able(case, "embed")
-    assert isinstance(runner, Embeds)
     together = runner.embed(list(_TEXTS))
     if together.dtype != np.float32 or together.ndim != 2 or len(together) != len(_TEXTS):
         yield Wrong(f"{together.dtype} {together.shape}", f"float32 [rows, hidden], here {len(_TEXTS)} rows")
@@ -136,7 +148,6 @@ def runtime_embed(case: RuntimeCase) -> Iterator[Wrong]:
             yield Wrong(f"the vector of {text!r} differs alone and in a batch", "the same vector")
     if len(runner.embed([])):
         yield Wrong("rows for no texts", "none")
-    runner.close()
 
 
 @check("runtime.closes", "a runner closes twice")

@@ -41,7 +41,9 @@ def strategy_layout(case: EngineCase) -> Iterator[Wrong]:
         yield Wrong(f"every number of processes refused ({refused[0]})", "one at least that it can lay out")
 
 
-@check("strategy.check", "check reads a plan, changes nothing, and gives a list of refusals, the same each time", gate=True)
+@check(
+    "strategy.check", "check reads a plan, changes nothing, and gives a list of refusals, the same each time", gate=True
+)
 def strategy_check(case: EngineCase) -> Iterator[Wrong]:
     """The plan of a small run."""
     plan = case.plan()
@@ -63,7 +65,11 @@ def strategy_check(case: EngineCase) -> Iterator[Wrong]:
 def strategy_batch_rule(case: EngineCase) -> Iterator[Wrong]:
     """For the same plan."""
     rule = case.strategy.batch_rule(case.plan())
-    if not isinstance(rule, BatchRule) or rule.equal_length not in ("none", "step") or min(rule.length_multiple, rule.count_multiple) < 1:
+    if (
+        not isinstance(rule, BatchRule)
+        or rule.equal_length not in ("none", "step")
+        or min(rule.length_multiple, rule.count_multiple) < 1
+    ):
         yield Wrong(f"batch_rule {shown(rule)}", "a BatchRule with multiples of 1 or more")
 
 

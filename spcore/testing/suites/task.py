@@ -16,8 +16,8 @@ from spcore.interfaces.task import BoundTask, Feature, Limits, Role, Task
 from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report
-from spcore.testing.suites.task_abilities import ABILITY_CHECKS
-from spcore.testing.suites.task_batches import BATCH_CHECKS
+from spcore.testing.suites.task_abilities import task_annotates, task_custom_head, task_prompts, task_whole_batch
+from spcore.testing.suites.task_batches import BATCH_CHECKS, task_collate
 from spcore.testing.suites.task_case import TaskCase, same_arrays
 
 _AXES = ("sequence", "position", "label", "vocabulary", "hidden")
@@ -81,7 +81,10 @@ def _feature(feature: Feature, case: TaskCase) -> Iterator[Wrong]:
     import numpy as np
 
     if (feature.id, feature.row_id, feature.filler) != (0, 0, False):
-        yield Wrong(f"id {feature.id}, row_id {feature.row_id}, filler {feature.filler}", "0, 0 and False: the core numbers features")
+        yield Wrong(
+            f"id {feature.id}, row_id {feature.row_id}, filler {feature.filler}",
+            "0, 0 and False: the core numbers features",
+        )
     if not all(isinstance(a, np.ndarray) for a in feature.arrays.values()):
         yield Wrong(f"arrays {shown(feature.arrays)}", "numpy arrays")
         return
@@ -89,7 +92,9 @@ def _feature(feature: Feature, case: TaskCase) -> Iterator[Wrong]:
     if ids is None or ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
         yield Wrong(f"input_ids {shown(ids)}", "integers, [length] or [sequences, length]")
     elif ids.shape[-1] != feature.length or feature.length < 1:
-        yield Wrong(f"length {feature.length} with {ids.shape[-1]} tokens", "the tokens of its longest sequence, one at least")
+        yield Wrong(
+            f"length {feature.length} with {ids.shape[-1]} tokens", "the tokens of its longest sequence, one at least"
+        )
     limit = case.limits.max_length
     if limit is not None and feature.length > limit:
         yield Wrong(f"a feature of {feature.length} tokens", f"{limit} at most, the limit it was bound with")
@@ -111,7 +116,10 @@ def task_limits(case: TaskCase) -> Iterator[Wrong]:
     if longest > limit:
         yield Wrong(f"a feature of {longest} tokens", f"{limit} at most")
     if len(made) == 1 and not made[0].truncated:
-        yield Wrong("one feature with truncated=0 from a text that does not fit", "the number of tokens cut, or several features")
+        yield Wrong(
+            "one feature with truncated=0 from a text that does not fit",
+            "the number of tokens cut, or several features",
+        )
 
 
 @check("task.prediction", "rows without target roles give features and batches whose weights are 0")
@@ -143,7 +151,9 @@ def task_augment(case: TaskCase) -> Iterator[Wrong]:
         if not same_arrays(feature.arrays, before):
             yield Wrong("a feature whose arrays augment changed in place", "a new feature")
         if first.length != feature.length or first.arrays["input_ids"].shape != feature.arrays["input_ids"].shape:
-            yield Wrong(f"{first.arrays['input_ids'].shape[-1]} tokens from a feature of {feature.length}", "the same length")
+            yield Wrong(
+                f"{first.arrays['input_ids'].shape[-1]} tokens from a feature of {feature.length}", "the same length"
+            )
         if not same_arrays(first.arrays, second.arrays):
             yield Wrong("other arrays with an equal generator", "a function of the feature and the generator")
         if (first.id, first.row_id) != (feature.id, feature.row_id):
@@ -198,12 +208,12 @@ def task_decode(case: TaskCase) -> Iterator[Wrong]:
 
 @check("task.metrics", "figures are the same however the evaluation was cut, and are plain finite numbers")
 def task_metrics(case: TaskCase) -> Iterator[Wrong]:
-    """One part against parts of two features."""
+    """One part against three of unequal size."""
     from spcore.trainer import merge_parts
 
     whole = case.bound.metrics(merge_parts([case.reduced(case.features)]))
-    pieces = [case.features[at : at + 2] for at in range(0, len(case.features), 2)]
-    parts = case.bound.metrics(merge_parts([case.reduced(piece) for piece in pieces]))
+    pieces = [case.features[:1], case.features[1:3], case.features[3:]]
+    parts = case.bound.metrics(merge_parts([case.reduced(piece) for piece in pieces if piece]))
     if set(whole) != set(parts):
         yield Wrong(f"figures {sorted(parts)} in parts, {sorted(whole)} in one", "the same figures")
         return
@@ -218,8 +228,8 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
 
 
 CHECKS: tuple[Check, ...] = (
-    task_contract, task_bind, task_head, task_featurize, task_limits, task_augment, *BATCH_CHECKS, task_prediction,
-    task_metrics, task_decode, task_state, *ABILITY_CHECKS,
+    task_contract, task_bind, task_head, task_featurize, task_limits, task_augment, task_collate, task_annotates,
+    task_custom_head, *BATCH_CHECKS, task_prediction, task_metrics, task_decode, task_state, task_whole_batch, task_prompts,
 )  # fmt: skip
 
 

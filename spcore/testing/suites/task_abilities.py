@@ -9,7 +9,7 @@ import numpy as np
 
 from spcore.interfaces.runtime import GenerationRequest
 from spcore.interfaces.task import Annotates, Prompts, WholeBatchLoss
-from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Wrong, check, shown
+from spcore.testing.checks import CannotCheck, DoesNotApply, Wrong, check, shown
 from spcore.testing.contracts import against
 from spcore.testing.suites.task_case import TaskCase, differing, pieces, tensors
 
@@ -52,10 +52,15 @@ def _shapes(case: TaskCase, batch: object) -> Iterator[Wrong]:
         wanted = tuple(sizes.get(axis, -1) for axis in axes)
         found = tuple(outputs[name].shape)
         if len(found) != len(wanted) or any(w not in (-1, f) for f, w in zip(found, wanted, strict=True)):
-            yield Wrong(f"output {name!r} of shape {found}{' in packs' if packs else ''}", f"{axes}: {wanted} (-1: any)")
+            yield Wrong(
+                f"output {name!r} of shape {found}{' in packs' if packs else ''}", f"{axes}: {wanted} (-1: any)"
+            )
 
 
-@check("task.whole-batch", "the loss over a whole batch depends on features and representations alone, with gradients to them")
+@check(
+    "task.whole-batch",
+    "the loss over a whole batch depends on features and representations alone, with gradients to them",
+)
 def task_whole_batch(case: TaskCase) -> Iterator[Wrong]:
     """Representations of two cuts, filler left out, sorted by feature id."""
     bound = case.bound
@@ -66,14 +71,17 @@ def task_whole_batch(case: TaskCase) -> Iterator[Wrong]:
     whole = _represented(case, [[*features, case.filler()]])
     cut = _represented(case, [features[2:], features[:2]])
     if whole[0].shape != cut[0].shape or not np.allclose(whole[0].detach(), cut[0].detach(), atol=1e-5):
-        yield Wrong(f"representations {tuple(whole[0].shape)} of one batch, {tuple(cut[0].shape)} of two", "[sequences, ...], the same in any cut")
+        yield Wrong(
+            f"representations {tuple(whole[0].shape)} of one batch, {tuple(cut[0].shape)} of two",
+            "[sequences, ...], the same in any cut",
+        )
         return
     leaf = whole[0].detach().requires_grad_()
     terms = bound.whole_loss(leaf, whole[1])
     sums = {term.name: float(term.sum.detach()) for term in terms}
     if found := differing(sums, {term.name: float(term.sum.detach()) for term in bound.whole_loss(cut[0], cut[1])}):
         yield Wrong(f"losses of one batch and of two: {found}", "the same losses")
-    sum(term.sum for term in terms).backward()  # type: ignore[union-attr] -- a tensor where there are terms
+    sum(term.sum for term in terms).backward()  # type: ignore[union-attr]  # a tensor
     if leaf.grad is None or not float(leaf.grad.abs().sum()) > 0:
         yield Wrong("no gradient with respect to the representations", "a loss that they can be trained on")
 
@@ -94,9 +102,13 @@ def _represented(case: TaskCase, batches: list[list]) -> tuple:  # type: ignore[
     return torch.cat(values)[torch.from_numpy(order)], every[order]
 
 
-@check("task.annotates", "annotations have a row a feature, in order, the same in any cut; collate takes them as arrays")
+@check(
+    "task.annotates",
+    "annotations have a row a feature, in order, the same in any cut; collate takes them as arrays",
+    gate=True,
+)
 def task_annotates(case: TaskCase) -> Iterator[Wrong]:
-    """Of a batch with filler against batches of one feature."""
+    """Of a batch with filler against batches of one feature. The other checks then see features that have them."""
     bound = case.bound
     if not isinstance(bound, Annotates):
         raise DoesNotApply
@@ -105,15 +117,21 @@ def task_annotates(case: TaskCase) -> Iterator[Wrong]:
     figures = case.annotations(batch)
     for name, array in figures.items():
         if not isinstance(array, np.ndarray) or len(array) != len(case.features):
-            yield Wrong(f"{name} of shape {np.shape(array)}", f"numpy, [features, ...], here {len(case.features)} features")
+            yield Wrong(
+                f"{name} of shape {np.shape(array)}", f"numpy, [features, ...], here {len(case.features)} features"
+            )
             return
     for n, feature in enumerate(case.features):
         alone = case.collate([feature])
         single = case.annotations(alone)
         for name, array in figures.items():
             if not np.allclose(array[n], single[name][0], rtol=2e-4, atol=1e-5):
-                yield Wrong(f"{name} {shown(single[name][0])} of feature {n} alone, {shown(array[n])} in a batch", "the same figure")
-    case.collate(case.annotated(case.features))
+                yield Wrong(
+                    f"{name} {shown(single[name][0])} of feature {n} alone, {shown(array[n])} in a batch",
+                    "the same figure",
+                )
+    case.features = case.annotated(case.features)
+    case.collate(case.features)
 
 
 @check("task.prompts", "a row gives a request, and a generated text gives an entry that metrics takes, as JSON")
@@ -135,6 +153,3 @@ def task_prompts(case: TaskCase) -> Iterator[Wrong]:
             yield Wrong(f"answer {shown(answer)}", "a dict")
             continue
         json.dumps(answer)
-
-
-ABILITY_CHECKS: tuple[Check, ...] = (task_custom_head, task_whole_batch, task_annotates, task_prompts)

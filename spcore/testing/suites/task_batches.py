@@ -14,7 +14,9 @@ from spcore.testing.checks import CannotCheck, Check, Wrong, check, shown
 from spcore.testing.suites.task_case import TaskCase, differing, tensors
 
 
-@check("task.collate", "a batch has inputs [sequences, length], ids of its features, and a weight for each term", gate=True)
+@check(
+    "task.collate", "a batch has inputs [sequences, length], ids of its features, and a weight for each term", gate=True
+)
 def task_collate(case: TaskCase) -> Iterator[Wrong]:
     """Padded to the length that the core gives."""
     features = case.training()
@@ -23,7 +25,9 @@ def task_collate(case: TaskCase) -> Iterator[Wrong]:
     sequences = sum(1 if f.arrays["input_ids"].ndim == 1 else len(f.arrays["input_ids"]) for f in features)
     for name, array in batch.inputs.items():
         if not isinstance(array, np.ndarray) or array.shape != (sequences, length):
-            yield Wrong(f"input {name!r} of shape {np.shape(array)}", f"[sequences, length], here {(sequences, length)}")
+            yield Wrong(
+                f"input {name!r} of shape {np.shape(array)}", f"[sequences, length], here {(sequences, length)}"
+            )
     if "input_ids" not in batch.inputs or not {"attention_mask", "segment_ids"} & set(batch.inputs):
         yield Wrong(f"inputs {sorted(batch.inputs)}", "input_ids, and attention_mask or segment_ids")
         return
@@ -46,7 +50,10 @@ def task_collate(case: TaskCase) -> Iterator[Wrong]:
 def _tokens(case: TaskCase, batch: Batch, lengths: list[int]) -> Iterator[Wrong]:
     mask = batch.inputs.get("attention_mask", batch.inputs.get("segment_ids"))
     if mask is not None and mask.sum(1).max() > max(lengths):
-        yield Wrong(f"a mask with {mask.sum(1).max()} tokens where the longest feature has {max(lengths)}", "0 where there is padding")
+        yield Wrong(
+            f"a mask with {mask.sum(1).max()} tokens where the longest feature has {max(lengths)}",
+            "0 where there is padding",
+        )
     ids = batch.inputs["input_ids"]
     if ids.min() < 0 or ids.max() >= case.processor.vocabulary_size:
         yield Wrong(f"token ids from {ids.min()} to {ids.max()}", f"0 to {case.processor.vocabulary_size - 1}")
@@ -117,7 +124,9 @@ def _term(term: LossTerm) -> Iterator[Wrong]:
         yield Wrong(f"term {term.name!r} is {shown(term.sum)}", "a scalar tensor")
         return
     if not bool(torch.isfinite(term.sum)) or not math.isfinite(term.coefficient):
-        yield Wrong(f"term {term.name!r}: sum {float(term.sum.detach())}, coefficient {term.coefficient}", "finite numbers")
+        yield Wrong(
+            f"term {term.name!r}: sum {float(term.sum.detach())}, coefficient {term.coefficient}", "finite numbers"
+        )
     if not term.sum.requires_grad:
         yield Wrong(f"term {term.name!r} without a gradient", "a sum that the outputs can be trained on")
 
@@ -131,7 +140,9 @@ def task_loss_is_a_sum(case: TaskCase) -> Iterator[Wrong]:
     halves = [case.collate(features[:at], length), case.collate(features[at:], length)]
     added = {term: sum(half.weights[term] for half in halves) for term in whole.weights}
     if found := differing(added, dict(whole.weights)):
-        yield Wrong(f"weights of two halves added up, and of the whole: {found}", "the same: plain sums over what counts")
+        yield Wrong(
+            f"weights of two halves added up, and of the whole: {found}", "the same: plain sums over what counts"
+        )
     parts = [case.sums(half) for half in halves]
     if found := differing({term: sum(part[term] for part in parts) for term in parts[0]}, case.sums(whole)):
         yield Wrong(f"losses of two halves added up, and of the whole: {found}", "the same: a plain sum, never a mean")
@@ -167,7 +178,9 @@ def task_packs(case: TaskCase) -> Iterator[Wrong]:
     features = case.training()
     bound, batch = case.packs(features)
     if not {"segment_ids", "position_ids"} <= set(batch.inputs):
-        yield Wrong(f"inputs {sorted(batch.inputs)} for packs", "segment_ids and position_ids, or a RefusalError at bind")
+        yield Wrong(
+            f"inputs {sorted(batch.inputs)} for packs", "segment_ids and position_ids, or a RefusalError at bind"
+        )
         return
     yield from _segments(batch, [f.id for f in features])
     plain = case.collate(features)
@@ -190,16 +203,21 @@ def _segments(batch: Batch, ids: list[int]) -> Iterator[Wrong]:
     held = [ids[:half], ids[half:]]
     for s, expected in enumerate(held):
         if set(segments[s].tolist()) - {0} != set(range(1, len(expected) + 1)):
-            yield Wrong(f"segments {sorted(set(segments[s].tolist()))} in a pack of {len(expected)}", "1, 2, ... by feature, 0 = padding")
+            yield Wrong(
+                f"segments {sorted(set(segments[s].tolist()))} in a pack of {len(expected)}",
+                "1, 2, ... by feature, 0 = padding",
+            )
             continue
         if batch.feature_ids[s][: len(expected)].tolist() != expected:
-            yield Wrong(f"feature_ids {batch.feature_ids[s].tolist()} of a pack of features {expected}", "segment k of a pack at k")
+            yield Wrong(
+                f"feature_ids {batch.feature_ids[s].tolist()} of a pack of features {expected}",
+                "segment k of a pack at k",
+            )
         for k in range(1, len(expected) + 1):
             found = positions[s][segments[s] == k]
             if found.tolist() != list(range(len(found))):
                 yield Wrong(f"position_ids {shown(found.tolist())} in segment {k}", "0, 1, 2, ... in each segment")
 
 
-BATCH_CHECKS: tuple[Check, ...] = (
-    task_collate, task_terms, task_filler, task_padding, task_loss_is_a_sum, task_reduce, task_packs,
-)  # fmt: skip
+BATCH_CHECKS: tuple[Check, ...] = (task_terms, task_filler, task_padding, task_loss_is_a_sum, task_reduce, task_packs)
+"""After `task_collate`."""

@@ -26,7 +26,8 @@ LIMITS = Limits(max_length=48)
 
 
 class TaskCase:
-    """A task and what it is tried on. rows, schema: given, else found by `prepare`. features: numbered, not augmented."""
+    """A task and what it is tried on. rows, schema: given, else found by `prepare`. features: numbered, not
+    augmented; with their annotations once `task.annotates` has run."""
 
     bound: BoundTask
     rows: list[Row]
@@ -63,7 +64,9 @@ class TaskCase:
             try:
                 self._use(schema, rows)
                 return
-            except Exception as error:  # made-up rows are guesses: whatever a task says to a wrong one, the next is tried
+            except (
+                Exception
+            ) as error:  # made-up rows are guesses: whatever a task says to a wrong one, the next is tried
                 reasons.append(f"{type(error).__name__}: {error}")
         kinds = ", ".join(f"{role.name} ({role.kind})" for role in self.task.roles)
         text = max(set(reasons), key=reasons.count) if reasons else "its roles give none"
@@ -76,8 +79,6 @@ class TaskCase:
         self.features = self.featurized(rows)
         if len({feature.row_id for feature in self.features}) < len(rows):
             raise ValueError("rows without features")
-        if isinstance(bound, Annotates):
-            self.features = self.annotated(self.features)
 
     def bind(self, limits: Limits) -> BoundTask:
         """A bound task of other limits."""
@@ -93,21 +94,21 @@ class TaskCase:
         return [f if f.filler else self.bound.augment(f, np.random.default_rng([3, f.id])) for f in features]
 
     def annotated(self, features: Sequence[Feature]) -> list[Feature]:
-        """Features with the untrained model's figures, as the core attaches them."""
-        assert isinstance(self.bound, Annotates)
-        batch = self.collate(features)
-        figures = self.annotations(batch)
+        """Features with the figures of another (the untrained) model, as the core attaches them."""
+        figures = self.annotations(self.collate(features), scale=0.5)
         return [
-            replace(f, arrays={**f.arrays, **{name: np.asarray(a[n]) for name, a in figures.items()}}) for n, f in enumerate(features)
+            replace(f, arrays={**f.arrays, **{name: np.asarray(a[n]) for name, a in figures.items()}})
+            for n, f in enumerate(features)
         ]
 
-    def annotations(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`annotate` of a batch, as engines call it: without gradients."""
+    def annotations(self, batch: Batch, scale: float = 1.0) -> dict[str, np.ndarray]:
+        """`annotate` of a batch, as engines call it: without gradients. scale: of the outputs."""
         import torch
 
         assert isinstance(self.bound, Annotates)
         with torch.no_grad():
-            return self.bound.annotate(self.outputs(batch), tensors(batch), self.ops)
+            outputs = {name: value * scale for name, value in self.outputs(batch).items()}
+            return self.bound.annotate(outputs, tensors(batch), self.ops)
 
     def filler(self, n: int = 0) -> Feature:
         """Filler, made as the core makes it."""
