@@ -124,7 +124,7 @@ class TextTask(BoundTask):
         """Rows of `values`, one a feature; sums of the loss terms (coefficients in) and of their weights, for `mean_loss`."""
         sums = {f"{name}.weight": float(weight) for name, weight in batch.weights.items()}
         for term in self.loss(outputs, batch, ops):
-            sums[f"{term.name}.sum"] = term.coefficient * float(term.sum)
+            sums[f"{term.name}.sum"] = term.coefficient * float(term.sum.detach())
         return EvalPart(sums, _rows(self.values(outputs, batch, ops), batch, "feature_id", "row_id"))
 
     def metrics(self, part: EvalPart) -> dict[str, float]:

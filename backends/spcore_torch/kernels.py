@@ -28,13 +28,14 @@ from spcore.files import write_text
 
 log = logging.getLogger("slimpajama.torch")
 Product = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
-"""(x [n, i], weight [o, i], bias [o] or None) -> [n, o]."""
+"""(x [n, i], weight [o, i], bias [o] or None) -> [n, o]; either may be a transposed view."""
 FP32_GRADE = 2e-6
 """Largest relative error (Frobenius) against float64 that counts as fp32: MKL has 3e-7 to 8e-7, oneDNN 4e-7 to 1.2e-6, bf16 2e-3."""
 
 
 def _default(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.linear(x, weight, bias)
+    # A plain product for transposed weights: torch's linear has no quick bfloat16 path for those.
+    return F.linear(x, weight, bias) if bias is not None else x @ weight.t()
 
 
 def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -50,7 +50,7 @@ def regression(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, f
     x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     pearson, spearman = _correlation(pearsonr, x, y), _correlation(spearmanr, x, y)
     return {
-        "pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2,
+        "pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman,
         "mse": float(np.mean((x - y) ** 2)),
     }  # fmt: skip
 

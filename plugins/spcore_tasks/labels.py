@@ -14,7 +14,7 @@ from spcore.interfaces.dataset import Column
 MOST_LABELS = 1000
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.0+)?")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+")
-_BOOLEAN = {"true": "1", "false": "0", "1": "true", "0": "false"}
+_TRUE, _FALSE = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
 
 
 def missing(value: Any) -> bool:
@@ -68,8 +68,8 @@ class Labels:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.integers):
             return self.integers[value]
         text = canonical(value)
-        word = _BOOLEAN.get(text.lower(), text)
-        return next((self.values[form] for form in (text, word, word.capitalize()) if form in self.values), None)
+        same = next((forms for forms in (_TRUE, _FALSE) if text in forms), ())
+        return next((self.values[form] for form in (text, *same) if form in self.values), None)
 
     def count(self, column: Column) -> list[int] | None:
         """Rows of each label in a column, None where they are not counted."""

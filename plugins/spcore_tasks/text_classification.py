@@ -294,7 +294,7 @@ class MultiLabel(_Bound):
 
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """labels: names of those above 0.5; scores: probabilities by name."""
-        shares = 1 / (1 + np.exp(-outputs["logits"].astype(np.float64)))
+        shares = (1 + np.tanh(outputs["logits"].astype(np.float64) / 2)) / 2  # the sigmoid, without overflow
         answers = []
         for row, at in places(batch).values():
             own = shares[at[0]].tolist()

@@ -8,9 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """base: attribute of the backbone in the class with a head. embed, layers, final: paths below it. packs: whether texts that
-    share a row are kept apart (verified). pooler: module of the backbone that pools the first token, for the family's sequence
-    head. positions: what is added to positions that count from 0, by configuration. causal: attends to earlier tokens only."""
+    """One family whose modules and heads were verified against transformers.
+
+    base: attribute of the backbone in the classes with a head. embed, layers, final: paths below it. packs: whether texts that
+    share a row are kept apart. pooler: module of the backbone that pools the first token, for the family's sequence head.
+    offset: positions start at padding_idx + 1, not at 0.
+    """
 
     base: str
     embed: str
@@ -19,27 +22,23 @@ class Family:
     packs: bool = False
     pooler: str | None = None
     offset: bool = False
-    positions: bool = True
-    causal: bool = False
 
     def first_position(self, config: Any) -> int:
         """The position id of a text's first token."""
         return int(config.pad_token_id) + 1 if self.offset else 0
 
 
+_ROBERTA = Family("roberta", "embeddings", "encoder.layer", packs=True, offset=True)
+_DEBERTA = Family("deberta", "embeddings", "encoder.layer")
 FAMILIES: dict[str, Family] = {
     "bert": Family("bert", "embeddings", "encoder.layer", packs=True, pooler="pooler"),
     "distilbert": Family("distilbert", "embeddings", "transformer.layer", packs=True),
-    "roberta": Family("roberta", "embeddings", "encoder.layer", packs=True, offset=True),
-    "xlm-roberta": Family("roberta", "embeddings", "encoder.layer", packs=True, offset=True),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
     "electra": Family("electra", "embeddings", "encoder.layer", packs=True),
     "modernbert": Family("model", "embeddings", "layers", "final_norm", packs=True),
-    # DeBERTa's attention is its own (relative positions, no attention interface): its rows are padded.
-    "deberta-v2": Family("deberta", "embeddings", "encoder.layer"),
-    "deberta": Family("deberta", "embeddings", "encoder.layer"),
+    # DeBERTa's relative attention takes no mask of its own for each pair from outside, and a long row would cost its length
+    # squared: its rows are padded.
+    "deberta": _DEBERTA,
+    "deberta-v2": _DEBERTA,
 }
-DROPOUTS = (
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
-    "seq_classif_dropout", "qa_dropout", "activation_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "embedding_dropout",
-    "mlp_dropout", "cls_dropout", "pooler_dropout", "summary_last_dropout", "dropout_rate",
-)  # fmt: skip

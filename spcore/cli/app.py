@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from spcore import __version__
 from spcore.cli import doctor, evaluate, finetune, plugins, predict, run
@@ -13,6 +13,16 @@ from spcore.cli import doctor, evaluate, finetune, plugins, predict, run
 
 class _Group(TyperGroup):
     """Adds `command` components to the core's commands; a broken plugin costs its own command only."""
+
+    _listing = False
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list in `--help`, by summaries: no command is imported for it."""
+        self._listing = True
+        try:
+            super().format_commands(ctx, formatter)
+        finally:
+            self._listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, the core's first."""
@@ -31,6 +41,8 @@ class _Group(TyperGroup):
         registry = default_registry()
         if not registry.has("command", cmd_name):
             return None
+        if self._listing:
+            return TyperCommand(cmd_name, help=next(c.summary for _, c in registry.components("command") if c.name == cmd_name))
         target = registry.load("command", cmd_name)
         if not isinstance(target, typer.Typer):
             single = typer.Typer()
@@ -48,7 +60,7 @@ def _version(value: bool) -> None:
 
 
 app = typer.Typer(
-    cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    cls=_Group, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, adapt and deploy language models out of exchangeable parts.",
 )  # fmt: skip
 

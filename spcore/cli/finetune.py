@@ -29,39 +29,32 @@ def finetune(
     from spcore.cli.run import carry_out
     from spcore.components import default_registry
     from spcore.errors import UserError
-    from spcore.recipe import load_recipe, overlay
-    from spcore.recipe_files import Text, place_paths
+    from spcore.recipe import load_recipe
 
     registry = default_registry()
     given = {"MODEL": model, "--data": data} if recipe is None else {}
     for name, value in given.items():
         if value is None:
             raise UserError(f"{name} is missing; give it, or a recipe with --recipe")
-    tree: dict[str, Any] = {}
-    if recipe is not None:
-        tree = place_paths(Text.read(recipe).tree, recipe.resolve().parent)
-    flags = flag_tree(model, task, data, eval_data, split, eval_split, registry)
-    flags |= {k: v for k, v in {"strategy": strategy, "precision": precision, "output": str(output) if output else None}.items() if v}
-    merged = overlay(tree, place_paths(flags, Path.cwd()))
-    resolved = load_recipe(merged, sets or [], registry=registry)
+    flags = data_flags(model, task, data, eval_data, split, eval_split, registry)
+    flags += [("strategy", strategy), ("precision", precision), ("output", output)]
+    overrides: list[Any] = [(key, value) for key, value in flags if value is not None]
+    resolved = load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
     carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, as_json=as_json)
 
 
-def flag_tree(
+def data_flags(
     model: str | None, task: str | None, data: str | None, eval_data: str | None, split: str | None, eval_split: str | None, registry: Any
-) -> dict[str, Any]:
-    """What the flags say, as a recipe. A `--task` that is no component is the data set's `name`."""
+) -> list[tuple[str, Any]]:
+    """What the flags say, as overrides in order. A `--task` that is no component is the data set's `name`."""
     from spcore.api import data_tree
 
     component = task if task is not None and registry.has("task", task) else None
     name = task if component is None else None
-    tree: dict[str, Any] = {"model": model} if model is not None else {}
-    if component is not None:
-        tree["task"] = component
     if data is not None:
-        tree["data"] = {**data_tree(data, name, registry, None), **({"split": split} if split else {})}
-    if eval_data is not None or eval_split is not None:
-        source = eval_data if eval_data is not None else data
-        if source is not None:
-            tree["eval"] = {"data": {**data_tree(source, name, registry, None), **({"split": eval_split} if eval_split else {})}}
-    return tree
+        data_tree(data, name, registry, None)  # raises where the data set knows no names
+    evaluation = eval_data if eval_data is not None or eval_split is None else data
+    return [
+        ("model", model), ("task", component), ("data", data), ("data.name", name), ("data.split", split),
+        ("eval.data", evaluation), ("eval.data.name", name if evaluation is not None else None), ("eval.data.split", eval_split),
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The parts that are installed.")
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The parts that are installed.")
 
 
 @app.command("list")

@@ -15,90 +15,87 @@ import contextlib
 import math
 import resource
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
-from spcore.interfaces.precision import LossScaling
 from spcore.interfaces.strategy import Engine, Place, Plan, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart, LossTerm, WholeBatchLoss
-from spcore.tensors import rng, state
+from spcore.tensors import process, rng, state
+from spcore.tensors.materialise import named_parameters, named_tensors
 from spcore.tensors.ops import WholeOps, as_tensors
+from spcore.tensors.stepping import Scaler, scaled_step
+from spcore.tensors.wholebatch import backward_whole
 
 Outputs = Mapping[str, torch.Tensor]
-SweepFn = Callable[[Outputs, Batch], "tuple[torch.Tensor | None, Any]"]
-
-_PROCESS = threading.RLock()
-"""Held while an engine computes: generators and thread counts of the process are its own for that time."""
-
-
-@dataclass
-class Scaler:
-    """Dynamic loss scaling. scale: what losses are multiplied by. good: steps since the last change."""
-
-    rule: LossScaling | None
-    scale: float = 1.0
-    good: int = 0
-
-    def update(self, finite: bool) -> None:
-        """After a step: grow after `interval` good ones, back off after an overflow."""
-        if self.rule is None:
-            return
-        if not finite:
-            self.scale, self.good = self.scale * self.rule.backoff, 0
-        else:
-            self.good += 1
-            if self.good >= self.rule.interval:
-                self.scale, self.good = self.scale * self.rule.growth, 0
+SweepFn = Callable[[Outputs, Batch], tuple[torch.Tensor | None, Any]]
 
 
 class TorchEngine(Engine):
-    """One process, or one of several that each hold the whole model. data_group: the process group of data-parallel ranks."""
+    """One process, or one of several that each hold the whole model.
+
+    module: built and with values. data_group: the process group of data-parallel ranks, None for one process.
+    threads: CPU threads while it computes, None: as the process has them.
+    """
 
     speaks = True
     """Of ranks that hold the same outputs, the one whose figures count."""
     has_output = True
+    """Whether outputs and losses come about on this rank."""
 
-    def __init__(self, plan: Plan, place: Place, module: torch.nn.Module, *, data_group: Any = None) -> None:
-        self.plan, self.place, self.module, self.data_group = plan, place, module, data_group
+    def __init__(
+        self, plan: Plan, place: Place, module: torch.nn.Module, *, data_group: Any = None, threads: int | None = None
+    ) -> None:
+        self.plan, self.place, self.module, self.data_group, self.threads = plan, place, module, data_group, threads
         self.device = torch.device(place.device)
         self.task, self.ops = plan.task, WholeOps(data_group)
+        self.tied = plan.model.anatomy(plan.head).tied
         self.optimizer = self.build_optimizer() if plan.optimizer is not None else None
-        rule = plan.precision.loss_scaling
-        self.scaler = Scaler(rule, rule.initial if rule else 1.0)
-        self.random = rng.seeded(plan.seed * 2**16 + place.rank, self.device)
-        self.threads: int | None = None
+        self.scaler = Scaler.of(plan.precision.loss_scaling)
+        self.random = rng.seeded(rng.address(plan.seed, "rank", place.rank), self.device)
 
     # -- the primitive, and what other layouts override ------------------------------------------------------------
 
-    def sweep(self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool) -> list[Any]:
-        """Run microbatches in order; see the module. The loss scale is applied here."""
+    def sweep(
+        self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
+    ) -> list[Any]:
+        """Run microbatches in order; see the module. The loss scale is applied here. training: whether the module is in training
+        mode (dropout), by default as `backward` says."""
         records = []
-        self.module.train(backward)
+        self.module.train(backward if training is None else training)
         for n, batch in enumerate(microbatches):
-            with torch.set_grad_enabled(backward), self.synchronising(backward and n == len(microbatches) - 1):
+            last = n == len(microbatches) - 1
+            with torch.set_grad_enabled(backward), self.synchronising(backward and last):
                 ready = self.prepared(batch)
-                scalar, record = fn(self.forward(ready), ready)
+                with self.casting():
+                    scalar, record = fn(self.forward(ready), ready)
                 if backward:
-                    assert scalar is not None, "a backward sweep needs a scalar"
-                    if scalar.requires_grad:  # nothing to learn from where every row is filler
-                        (scalar * self.scaler.scale if self.scaler.scale != 1 else scalar).backward()
+                    self._backpropagate(scalar)
             records.append(record)
         return records
 
+    def _backpropagate(self, scalar: torch.Tensor | None) -> None:
+        assert scalar is not None, "a backward sweep needs a scalar"
+        if scalar.requires_grad:  # nothing to learn where no term has weight
+            (scalar * self.scaler.scale if self.scaler.scale != 1 else scalar).backward()
+
     def prepared(self, batch: Batch) -> Batch:
         """A batch with the engine's tensors."""
-        return replace(batch, inputs=as_tensors(batch.inputs, self.device), targets=as_tensors(batch.targets, self.device))
+        inputs, targets = (as_tensors(arrays, self.device) for arrays in (batch.inputs, batch.targets))
+        return replace(batch, inputs=inputs, targets=targets)
 
     def forward(self, batch: Batch) -> Outputs:
         """Outputs of a prepared batch."""
         outputs: Outputs = self.module(**batch.inputs)
         return outputs
+
+    def casting(self) -> contextlib.AbstractContextManager[Any]:
+        """Round forward and loss, not round backward: autocast."""
+        return contextlib.nullcontext()
 
     def synchronising(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Round each microbatch; `last` on the last of a backward sweep."""
@@ -109,11 +106,16 @@ class TorchEngine(Engine):
 
     def all_reduce(self, vector: torch.Tensor) -> torch.Tensor:
         """Sum of a float64 CPU vector over all ranks."""
-        if dist.is_initialized() and self.place.world_size > 1:
-            moved = vector.to(self.device)
-            dist.all_reduce(moved)
-            return moved.cpu()
-        return vector
+        if not self.together:
+            return vector
+        moved = vector.to(self.device)
+        dist.all_reduce(moved)
+        return moved.cpu()
+
+    @property
+    def together(self) -> bool:
+        """Whether there are other ranks."""
+        return self.place.world_size > 1 and dist.is_initialized()
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -122,13 +124,13 @@ class TorchEngine(Engine):
         with self.owned():
             totals = self._totals(microbatches)
             self.zero_gradients()
-            records, coefficients = self._backward(microbatches, totals)
-            terms = {t: s / totals[t] if totals[t] else 0.0 for t, s in zip(self.task.terms, records.tolist(), strict=True)}
-            loss = sum(coefficients.get(t, 1.0) * value for t, value in terms.items())
+            sums, weighted = self._backward(microbatches, totals).tolist()
+            terms = {t: s / totals[t] if totals[t] else 0.0 for t, s in zip(self.task.terms, sums, strict=True)}
+            loss = math.fsum(w / totals[t] for t, w in zip(self.task.terms, weighted, strict=True) if totals[t])
             self.reduce_gradients()
-            norm = self.gradient_norm() / self.scaler.scale
-            finite = math.isfinite(norm) and math.isfinite(loss)
             scale = self.scaler.scale
+            norm = self.gradient_norm() / scale
+            finite = math.isfinite(norm) and math.isfinite(loss)
             if finite:
                 self._update(lr, norm)
             self.scaler.update(finite)
@@ -136,35 +138,37 @@ class TorchEngine(Engine):
             return StepReport(loss, terms, totals, norm, applied=finite, loss_scale=scale, nonfinite=lost)
 
     def _totals(self, microbatches: Sequence[Batch]) -> dict[str, float]:
-        own = [sum(batch.weights.get(term, 0.0) for batch in microbatches) for term in self.task.terms]
+        """Each term's weight over all microbatches and data-parallel ranks."""
+        own = [math.fsum(batch.weights[term] for batch in microbatches) for term in self.task.terms]
         vector = torch.tensor(own, dtype=torch.float64)
         if self.data_group is not None:
             vector = vector.to(self.device)
             dist.all_reduce(vector, group=self.data_group)
         return dict(zip(self.task.terms, vector.tolist(), strict=True))
 
-    def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Gradients of a step; the terms' sums over everything, float64, and their coefficients."""
-        coefficients: dict[str, float] = {}
+    def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
+        """Gradients of a step; float64 CPU [2, terms]: the terms' sums over everything, without and with coefficients."""
 
         def scaled(terms: Sequence[LossTerm]) -> tuple[torch.Tensor, torch.Tensor]:
-            sums = dict.fromkeys(self.task.terms, torch.zeros((), device=self.device))
-            scalar = torch.zeros((), device=self.device)
+            zero = torch.zeros((), dtype=torch.float64, device=self.device)
+            sums, weighted = dict.fromkeys(self.task.terms, zero), dict.fromkeys(self.task.terms, zero)
+            scalar = zero.float()
             for term in terms:
-                coefficients[term.name] = term.coefficient
-                sums[term.name] = term.sum.detach()
+                assert term.name in sums, f"loss term {term.name!r} is none of the task's: {', '.join(self.task.terms)}"
+                value = term.sum.detach().double()
+                sums[term.name], weighted[term.name] = value, value * term.coefficient
                 if totals[term.name]:
                     scalar = scalar + term.sum.float() * (term.coefficient / totals[term.name])
-            return scalar, torch.stack([sums[t].double() for t in self.task.terms])
+            return scalar, torch.stack([*sums.values(), *weighted.values()]).view(2, -1)
 
         if isinstance(self.task, WholeBatchLoss):
-            from spcore.tensors.wholebatch import backward_whole
-
-            sums = backward_whole(self, microbatches, scaled)
-            return sums, coefficients
-        records = self.sweep(microbatches, lambda outputs, batch: scaled(self.task.loss(outputs, batch, self.ops)), True)
-        own = torch.stack(records).sum(0).cpu() if records and self.speaks and self.has_output else torch.zeros(len(self.task.terms)).double()
-        return self.all_reduce(own), coefficients
+            return backward_whole(self, microbatches, scaled)
+        records = self.sweep(microbatches, lambda out, batch: scaled(self.task.loss(out, batch, self.ops)), True)
+        if records and self.speaks and self.has_output:
+            own = torch.stack(records).sum(0).cpu()
+        else:
+            own = torch.zeros(2, len(self.task.terms), dtype=torch.float64)
+        return self.all_reduce(own)
 
     def zero_gradients(self) -> None:
         """Before a step."""
@@ -187,31 +191,32 @@ class TorchEngine(Engine):
         scaled_step(self.optimizer, factor / self.scaler.scale)
 
     def _nonfinite(self, terms: Mapping[str, float]) -> tuple[str, ...]:
+        """What was not finite, over all ranks."""
         named = [f"loss {name!r}" for name, value in terms.items() if not math.isfinite(value)]
-        for name, p in self.module.named_parameters():
+        for name, p in self.own_parameters().items():
             if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
                 named.append(f"gradient of {name}")
-        return tuple(named) or ("gradient norm",)
+        every = [name for rank in self.collect(named, everywhere=True) or [] for name in rank]
+        return tuple(dict.fromkeys(every)) or ("gradient norm",)
 
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `Gradients`."""
+        """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self.zero_gradients()
             self._backward(microbatches, self._totals(microbatches))
             self.reduce_gradients()
-            found = [(n, p.grad) for n, p in self.module.named_parameters()]
-        for name, grad in found:
-            if grad is not None and self.place.is_writer:
-                yield name, grad.detach().float().cpu() / self.scaler.scale
+        for name, p in self.own_parameters().items():
+            if p.grad is not None and self.place.is_writer:
+                yield name, p.grad.detach().float().cpu() / self.scaler.scale
         self.zero_gradients()
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
-    def eval_step(self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce") -> EvalPart | None:
+    def eval_step(
+        self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce"
+    ) -> EvalPart | None:
         """See `Engine.eval_step`."""
-        if method == "annotate":
-            assert isinstance(self.task, Annotates), "only a task that annotates is asked to"
-        work = self._annotations if method == "annotate" else self.task.reduce
+        work = self._annotated if method == "annotate" else self.task.reduce
 
         def reduced(outputs: Outputs, batch: Batch) -> tuple[None, EvalPart]:
             return None, work(outputs, batch, self.ops)
@@ -226,18 +231,19 @@ class TorchEngine(Engine):
                 sums[name] = sums.get(name, 0.0) + float(value)
         return EvalPart(sums, [row for part in parts for row in part.rows])
 
-    def _annotations(self, outputs: Outputs, batch: Batch, ops: Any) -> EvalPart:
-        assert isinstance(self.task, Annotates)
+    def _annotated(self, outputs: Outputs, batch: Batch, ops: Any) -> EvalPart:
+        """A row for each feature, however many sequences it has."""
+        assert isinstance(self.task, Annotates), "only a task that annotates is asked to"
         figures = self.task.annotate(outputs, batch, ops)
-        ids = [int(i) for i in batch.feature_ids.ravel() if i >= 0]
-        rows = [{"feature_id": i, **{name: values[n] for name, values in figures.items()}} for n, i in enumerate(ids)]
+        ids = dict.fromkeys(int(i) for i in batch.feature_ids.ravel() if i >= 0)
+        rows = [{"feature_id": i, **{name: v[n] for name, v in figures.items()}} for n, i in enumerate(ids)]
         return EvalPart({}, rows)
 
     # -- together --------------------------------------------------------------------------------------------------
 
     def agree(self, code: int) -> int:
         """See `Engine.agree`."""
-        if not dist.is_initialized() or self.place.world_size == 1:
+        if not self.together:
             return code
         value = torch.tensor([code], device=self.device)
         dist.all_reduce(value, dist.ReduceOp.MAX)
@@ -245,7 +251,7 @@ class TorchEngine(Engine):
 
     def collect(self, obj: Any, *, everywhere: bool = False) -> list[Any] | None:
         """See `Engine.collect`."""
-        if not dist.is_initialized() or self.place.world_size == 1:
+        if not self.together:
             return [obj]
         every: list[Any] = [None] * self.place.world_size
         dist.all_gather_object(every, obj)
@@ -253,42 +259,53 @@ class TorchEngine(Engine):
 
     # -- state -----------------------------------------------------------------------------------------------------
 
+    def own_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """This rank's parameters by Hugging Face name, each once."""
+        return named_parameters(self.module, self.tied)
+
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer over this module's trainable parameters, grouped by name and whole shape."""
+        """The optimizer over this rank's trainable parameters, grouped by name and whole shape."""
         assert self.plan.optimizer is not None
         groups: dict[Any, list[torch.nn.Parameter]] = {}
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.own_parameters().items():
             if parameter.requires_grad:
-                groups.setdefault(self.plan.optimizer.groups(name, self.full_shape(name, parameter)), []).append(parameter)
+                key = self.plan.optimizer.groups(name, self.full_shape(name, parameter))
+                groups.setdefault(key, []).append(parameter)
         lr = self.plan.optimizer.lr
-        return self.plan.optimizer.build(
-            [{"params": ps, "weight_decay": key.weight_decay, "lr": lr * key.lr_scale, "lr_scale": key.lr_scale} for key, ps in groups.items()]
-        )
+        made = [
+            {"params": ps, "weight_decay": key.weight_decay, "lr": lr * key.lr_scale, "lr_scale": key.lr_scale}
+            for key, ps in groups.items()
+        ]
+        return self.plan.optimizer.build(made)
 
     def full_shape(self, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
         """The whole parameter's shape, where this rank holds a shard."""
         return tuple(parameter.shape)
 
+    def _state_file(self, folder: Path) -> Path:
+        return folder / f"rank-{self.place.rank:05d}.safetensors"
+
     def save(self, folder: Path) -> state.Done:
         """See `Engine.save`."""
-        state.save(folder / f"rank-{self.place.rank:05d}.safetensors", self.module, self.optimizer, self.scaler, self.random)
+        tensors = named_tensors(self.module, self.tied)
+        state.save(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
         return state.Done()
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""
-        state.load(folder / f"rank-{self.place.rank:05d}.safetensors", self.module, self.optimizer, self.scaler, self.random)
+        tensors = named_tensors(self.module, self.tied)
+        state.load(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
 
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
-        tied = self.plan.model.anatomy(self.plan.head).tied
-        trainable = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        trainable = {name for name, p in self.own_parameters().items() if p.requires_grad}
         for name, tensor in self.module.state_dict().items():
-            if name not in tied and (which == "model" or name in trainable) and self.place.is_writer:
-                yield name, tensor.detach().cpu()
+            if name not in self.tied and (which == "model" or name in trainable) and self.place.is_writer:
+                yield name, tensor.detach().cpu().contiguous()
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""
-        every = list(self.module.parameters())
+        every = self.own_parameters().values()
         return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)
 
     def peak_memory(self) -> int:
@@ -299,40 +316,12 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
-        """The process's random generators and thread count, the engine's own while it computes."""
-        with _PROCESS:
-            before = torch.get_num_threads()
-            if self.threads is not None and self.threads != before:
-                torch.set_num_threads(self.threads)
-            try:
-                with rng.swapped(self.random, self.device):
-                    yield
-            finally:
-                if torch.get_num_threads() != before:
-                    torch.set_num_threads(before)
+        """The process's random generators, thread count and fp32 products, the engine's own while it computes."""
+        alone = process.computing(matmul=self.plan.precision.matmul, threads=self.threads)
+        with alone, rng.swapped(self.random, self.device):
+            yield
 
     def close(self) -> None:
         """See `Engine.close`."""
         self.optimizer = None
         self.module = torch.nn.Module()
-
-
-def scaled_step(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """An optimizer step with all gradients multiplied by `factor`. Fused optimizers do that in their own pass over memory (the
-    attribute that GradScaler uses, a divisor); else gradients are scaled in place first."""
-    if factor == 1.0:
-        optimizer.step()
-        return
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if grads and getattr(optimizer, "_step_supports_amp_scaling", False):
-        device = grads[0].device
-        optimizer.grad_scale = torch.tensor(1.0 / factor, device=device)  # type: ignore[attr-defined]
-        optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-        return
-    if grads:
-        torch._foreach_mul_(grads, factor)
-    optimizer.step()

@@ -54,7 +54,12 @@ def materialise(
 
 
 def _take(
-    report: LoadReport, own: Mapping[str, torch.Tensor], name: str, tensor: torch.Tensor, model: LanguageModel, anatomy: Anatomy
+    report: LoadReport,
+    own: Mapping[str, torch.Tensor],
+    name: str,
+    tensor: torch.Tensor,
+    model: LanguageModel,
+    anatomy: Anatomy,
 ) -> None:
     """Copy a stored tensor into the module's own. An alias counts as its owner: some files hold a tied tensor under the alias."""
     owner = anatomy.tied.get(name, name)
@@ -100,7 +105,9 @@ def _leaves(
         for name, n in wanted.items():
             value = values[n].detach()
             empty = value.is_floating_point() and bool(value.isnan().any())
-            assert not empty, f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
+            assert not empty, (
+                f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
+            )
             yield name, value
 
 

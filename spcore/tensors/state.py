@@ -1,19 +1,20 @@
-"""An engine's training state as one safetensors file: parameters, optimizer state by parameter name, scaler, random generators."""
+"""An engine's training state as one safetensors file: tensors of the model, optimizer state by parameter name, scaler, random
+generators. Nothing is pickled."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 
 from spcore.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from spcore.tensors.engine import Scaler
+from spcore.tensors.files import write_tensors
+from spcore.tensors.rng import State
+from spcore.tensors.stepping import Scaler
 
 
 class Done:
@@ -23,48 +24,82 @@ class Done:
         """Return at once."""
 
 
-def save(file: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None, scaler: Scaler, random: dict[str, torch.Tensor]) -> None:
-    """Write everything. The optimizer's state tensors go under "optimizer/NAME/KEY", its plain numbers into the header."""
-    tensors: dict[str, torch.Tensor] = {}
+def save(
+    file: Path,
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    scaler: Scaler,
+    random: State,
+) -> None:
+    """Write everything. tensors: parameters and buffers by name. Optimizer state tensors go under "optimizer/NAME/KEY", its
+    plain numbers into the header. Raises OutputError."""
+    stored = {f"model/{name}": value for name, value in tensors.items()}
+    stored.update({f"random/{name}": value for name, value in random.items()})
     numbers: dict[str, Any] = {"scaler": {"scale": scaler.scale, "good": scaler.good}, "optimizer": {}}
-    for name, value in (*module.named_parameters(), *module.named_buffers()):
-        tensors[f"model/{name}"] = value.detach()
-    for name, value in random.items():
-        tensors[f"random/{name}"] = value
-    if optimizer is not None:
-        for name, parameter in module.named_parameters():
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"optimizer/{name}/{key}"] = value.detach()
-                else:
-                    numbers["optimizer"][f"{name}/{key}"] = value
-    save_file({k: v.cpu().contiguous().clone() for k, v in tensors.items()}, file, metadata={"numbers": json.dumps(numbers)})
+    for name, parameter in tensors.items():
+        for key, value in optimizer.state.get(parameter, {}).items() if optimizer is not None else ():
+            if isinstance(value, torch.Tensor):
+                stored[f"optimizer/{name}/{key}"] = value
+            else:
+                numbers["optimizer"][f"{name}/{key}"] = value
+    write_tensors(stored, file, {"numbers": json.dumps(numbers)})
 
 
-def load(file: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None, scaler: Scaler, random: dict[str, torch.Tensor]) -> None:
-    """Read what `save` wrote, in place. Raises CheckpointError where it is for another model."""
-    with safe_open(file, framework="pt") as opened, torch.no_grad():
-        names = set(opened.keys())
-        numbers = json.loads(opened.metadata()["numbers"])
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        missing = [name for name in own if f"model/{name}" not in names]
-        if missing:
-            raise CheckpointError(f"{file}: has no {missing[0]!r}: it is another model's")
-        for name, value in own.items():
-            value.copy_(opened.get_tensor(f"model/{name}"))
-        for name in random:
-            random[name] = opened.get_tensor(f"random/{name}")
-        if optimizer is not None:
-            for name, parameter in module.named_parameters():
-                prefix = f"optimizer/{name}/"
-                state = {key[len(prefix) :]: _placed(opened.get_tensor(key), parameter) for key in names if key.startswith(prefix)}
-                short = f"{name}/"
-                state.update({key[len(short) :]: v for key, v in numbers["optimizer"].items() if key.startswith(short)})
-                if state:
-                    optimizer.state[parameter] = state
+def load(
+    file: Path,
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    scaler: Scaler,
+    random: State,
+) -> None:
+    """Read what `save` wrote, in place. Raises CheckpointError where the file is damaged or for another model."""
+    try:
+        with safe_open(file, framework="pt") as opened, torch.no_grad():
+            names = set(opened.keys())
+            numbers = json.loads((opened.metadata() or {}).get("numbers", "null"))
+            if numbers is None:
+                raise CheckpointError(f"{file}: is no training state of this engine")
+            _load_model(file, opened, names, tensors)
+            random.update({name: opened.get_tensor(f"random/{name}") for name in random if f"random/{name}" in names})
+            if optimizer is not None:
+                _load_optimizer(opened, names, numbers["optimizer"], tensors, optimizer)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
     scaler.scale, scaler.good = numbers["scaler"]["scale"], numbers["scaler"]["good"]
 
 
+def _load_model(file: Path, opened: Any, names: set[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    missing = [name for name in tensors if f"model/{name}" not in names]
+    if missing:
+        raise CheckpointError(f"{file}: has no {missing[0]!r}: it is another model's")
+    for name, value in tensors.items():
+        stored = opened.get_tensor(f"model/{name}")
+        if stored.shape != value.shape:
+            found, own = tuple(stored.shape), tuple(value.shape)
+            raise CheckpointError(f"{file}: {name!r} is {found} there, the model's is {own}: it is another model's")
+        value.copy_(stored)
+
+
+def _load_optimizer(
+    opened: Any,
+    names: set[str],
+    numbers: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    states: dict[str, dict[str, Any]] = {}
+    for key in names:
+        if key.startswith("optimizer/"):
+            name, _, entry = key.removeprefix("optimizer/").rpartition("/")
+            states.setdefault(name, {})[entry] = _placed(opened.get_tensor(key), tensors[name])
+    for key, number in numbers.items():
+        name, _, entry = key.rpartition("/")
+        states.setdefault(name, {})[entry] = number
+    optimizer.state.clear()
+    for name, state in states.items():
+        optimizer.state[tensors[name]] = state
+
+
 def _placed(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Moments go where the parameter is; counters (0-d) stay on the CPU unless a fused kernel wants them beside it."""
+    """Moments go where the parameter is; counters (0-d) too where it is on a GPU, as fused kernels want them."""
     return tensor.to(parameter.device) if tensor.dim() or parameter.device.type == "cuda" else tensor

@@ -18,7 +18,9 @@ class WeightRule:
     axis: int | None = None
 
     def __post_init__(self) -> None:
-        assert len(self.sources) == 1 or self.join is not None, f"{self.sources}: several sources need an axis to be joined on"
+        assert len(self.sources) == 1 or self.join is not None, (
+            f"{self.sources}: several sources need an axis to be joined on"
+        )
 
 
 @dataclass(frozen=True)

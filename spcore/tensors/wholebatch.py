@@ -15,59 +15,56 @@ import torch
 
 from spcore.interfaces.task import Batch, LossTerm, WholeBatchLoss
 from spcore.tensors import rng
+from spcore.tensors.flat import sequence_feature_ids
 
 if TYPE_CHECKING:
     from spcore.tensors.engine import TorchEngine
 
-Scaled = Callable[[Sequence[LossTerm]], "tuple[torch.Tensor, torch.Tensor]"]
+Scaled = Callable[[Sequence[LossTerm]], tuple[torch.Tensor, torch.Tensor]]
 
 
 def backward_whole(engine: TorchEngine, microbatches: Sequence[Batch], scaled: Scaled) -> torch.Tensor:
-    """Backpropagate a WholeBatchLoss; the terms' sums, float64 [terms], the same on every rank."""
+    """Backpropagate a WholeBatchLoss. scaled: terms -> (scalar, record), see `TorchEngine`. The record of the whole batch, the
+    same on every rank."""
     task: WholeBatchLoss = engine.task  # type: ignore[assignment] -- the caller looked
     before = rng.capture(engine.device)
 
-    def represented(outputs: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def represented(outputs: Any, batch: Batch) -> tuple[None, tuple[np.ndarray, np.ndarray]]:
         value = task.representation(outputs, batch, engine.ops)
-        return value.sum() * 0, (batch.feature_ids.reshape(len(value), -1)[:, 0].copy(), value.detach().float().cpu().numpy())
+        return None, (sequence_feature_ids(batch).copy(), value.detach().float().cpu().numpy())
 
-    # With the module in training mode and gradients off, so that dropout draws what the second pass will draw.
-    engine.module.train()
-    records = _without_gradients(engine, microbatches, represented)
+    # In training mode, so that dropout draws what the second pass will draw.
+    records = engine.sweep(microbatches, represented, False, training=True)
     mine = records if engine.speaks and engine.has_output else []
     every = [record for rank in engine.collect(mine, everywhere=True) or [] for record in rank]
-    ids = np.concatenate([i for i, _ in every])
-    values = torch.from_numpy(np.concatenate([v for _, v in every])).to(engine.device)
-    keep = np.flatnonzero(ids >= 0)
-    keep = keep[np.argsort(ids[keep], kind="stable")]
-    leaf = values[torch.from_numpy(keep).to(engine.device)].clone().requires_grad_()
-    with torch.enable_grad():
-        scalar, sums = scaled(task.whole_loss(leaf, ids[keep]))
-        scalar.backward()
-    assert leaf.grad is not None, "a whole-batch loss depends on its representations"
-    grads: dict[int, list[torch.Tensor]] = {}
-    for row, grad in zip(ids[keep].tolist(), leaf.grad, strict=True):
-        grads.setdefault(row, []).append(grad)
+    gradients, record = _loss(task, every, scaled, engine.device)
 
     def surrogate(outputs: Any, batch: Batch) -> tuple[torch.Tensor, None]:
         value = task.representation(outputs, batch, engine.ops)
-        seen: dict[int, int] = {}
-        wanted = []
-        for row in batch.feature_ids.reshape(len(value), -1)[:, 0].tolist():
-            seen[row] = seen.get(row, -1) + 1
-            wanted.append(torch.zeros_like(value[0], dtype=torch.float32) if row < 0 else grads[row][seen[row]])
+        left = {row: iter(found) for row, found in gradients.items()}
+        nothing = torch.zeros_like(value[0], dtype=torch.float32)
+        wanted = [next(left[row]) if row >= 0 else nothing for row in sequence_feature_ids(batch).tolist()]
         return (value.float() * torch.stack(wanted)).sum(), None
 
     rng.restore(before, engine.device)
     engine.sweep(microbatches, surrogate, True)
-    return sums.cpu()
+    return record.cpu()
 
 
-def _without_gradients(engine: TorchEngine, microbatches: Sequence[Batch], fn: Any) -> list[Any]:
-    """A training-mode sweep that keeps no graph."""
-    records = []
-    with torch.no_grad():
-        for batch in microbatches:
-            ready = engine.prepared(batch)
-            records.append(fn(engine.forward(ready), ready)[1])
-    return records
+def _loss(
+    task: WholeBatchLoss, records: Sequence[tuple[np.ndarray, np.ndarray]], scaled: Scaled, device: torch.device
+) -> tuple[dict[int, list[torch.Tensor]], torch.Tensor]:
+    """feature id -> gradients of its representations, in the order of its sequences; the record of the loss."""
+    ids = np.concatenate([i for i, _ in records])
+    keep = np.flatnonzero(ids >= 0)
+    keep = keep[np.argsort(ids[keep], kind="stable")]
+    values = np.concatenate([v for _, v in records])[keep]
+    leaf = torch.from_numpy(values).to(device).requires_grad_()
+    with torch.enable_grad():
+        scalar, record = scaled(task.whole_loss(leaf, ids[keep]))
+        scalar.backward()
+    assert leaf.grad is not None, "a whole-batch loss depends on its representations"
+    gradients: dict[int, list[torch.Tensor]] = {}
+    for row, gradient in zip(ids[keep].tolist(), leaf.grad, strict=True):
+        gradients.setdefault(row, []).append(gradient)
+    return gradients, record

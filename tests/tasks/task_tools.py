@@ -25,7 +25,9 @@ TEXTS = ["it is good", "no", "a long and tedious evening at the opera", "fine by
 class PlainOps:
     """Ops for whole outputs, by the book."""
 
-    def token_logprobs(self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, name: str = "logits") -> torch.Tensor:
+    def token_logprobs(
+        self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, name: str = "logits"
+    ) -> torch.Tensor:
         found = torch.log_softmax(outputs[name].float(), -1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
         return found.masked_fill(labels < 0, 0.0)
 
@@ -58,7 +60,9 @@ def bind(label: Column, limits: Limits = LIMITS, processor: Any = None, **option
 
 def features(bound: BoundTask, labels: Sequence[Any] | None, texts: Sequence[str] = TEXTS) -> list[Feature]:
     """Numbered as the core does: ids from 10, rows from 100. labels None: as for a prediction."""
-    rows = [{"text": t} if labels is None else {"text": t, "label": v} for t, v in zip(texts, labels or texts, strict=False)]
+    rows = [
+        {"text": t} if labels is None else {"text": t, "label": v} for t, v in zip(texts, labels or texts, strict=False)
+    ]
     made = [feature for row in rows for feature in bound.featurize(row)]
     return [replace(feature, id=10 + n, row_id=100 + n) for n, feature in enumerate(made)]
 
@@ -85,7 +89,9 @@ def mean(bound: BoundTask, outputs: dict[str, torch.Tensor], batch: Batch) -> to
     return term.coefficient * term.sum / batch.weights[term.name]
 
 
-def evaluate(bound: BoundTask, outputs: dict[str, torch.Tensor], batch: Batch) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def evaluate(
+    bound: BoundTask, outputs: dict[str, torch.Tensor], batch: Batch
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     part = bound.reduce(outputs, tensors(batch), PlainOps())
     return bound.metrics(part), part.rows
 

@@ -58,7 +58,9 @@ def test_names_come_from_the_values(values: list[Any], names: tuple[str, ...]) -
     assert ids(bound, known) == [names.index(canonical(v)) for v in known]
 
 
-@pytest.mark.parametrize("values", [["0", "1"], [0.0, 1.0], [0, 1], [False, True], ["false", "true"], ["False", "True"], ["0.0", "1.0"]])
+@pytest.mark.parametrize(
+    "values", [["0", "1"], [0.0, 1.0], [0, 1], [False, True], ["false", "true"], ["False", "True"], ["0.0", "1.0"]]
+)
 def test_two_values_mean_the_same_however_another_file_holds_them(values: list[Any]) -> None:
     bound = bind(column(values))
     for other in (["0", "1"], [0.0, 1.0], [0, 1], [False, True], ["false", "TRUE"], ["False", "True"], ["0.0", " 1 "]):
@@ -69,7 +71,7 @@ def test_declared_names_take_ids_and_names() -> None:
     bound = bind(column([0, 1, -1, 0], labels=("negative", "positive")))
     assert bound.head.labels == ("negative", "positive")
     assert ids(bound, [0, 1, 1.0, "0", "1", "negative", " positive", True]) == [0, 1, 1, 0, 1, 0, 1, 1]
-    with pytest.raises(DataError, match="^no label$"):
+    with pytest.raises(DataError, match=r"^no label$"):
         ids(bound, [-1])
 
 
@@ -81,7 +83,7 @@ def test_declared_names_that_look_like_ids_are_told_apart_by_type() -> None:
 
 @pytest.mark.parametrize("value", [None, "", "  ", math.nan, -1])
 def test_a_missing_label_is_named(value: Any) -> None:
-    with pytest.raises(DataError, match="^no label$"):
+    with pytest.raises(DataError, match=r"^no label$"):
         bind(column(["a", "b"])).featurize({"text": "x", "label": value})
 
 
@@ -90,7 +92,9 @@ def test_minus_one_is_a_label_where_the_data_has_it() -> None:
 
 
 def test_an_unknown_label_is_told_with_the_known_ones() -> None:
-    with pytest.raises(DataError, match=r"^label 'postive' is not known; did you mean 'positive'\? known: negative, positive$"):
+    with pytest.raises(
+        DataError, match=r"^label 'postive' is not known; did you mean 'positive'\? known: negative, positive$"
+    ):
         bind(column(["positive", "negative"])).featurize({"text": "x", "label": "postive"})
     many = bind(column(list(range(40)), kind="text"))
     with pytest.raises(DataError, match=r"^label '77' is not known; .*known: 0, 1, 2, .*11, ... \(40 in all\)$"):
@@ -125,7 +129,7 @@ def test_names_given_as_a_mapping() -> None:
     bound = bind(column([1, 2, 3, 4, 5]), labels={1: "bad", 2: "bad", "4": "good", "5": "good"})
     assert bound.head.labels == ("bad", "good")
     assert ids(bound, [1, "2", 4.0, 5, "good"]) == [0, 0, 1, 1, 1]
-    with pytest.raises(DataError, match="label '3' is not known"):
+    with pytest.raises(DataError, match=r"label '3' is not known"):
         ids(bound, [3])
 
 
@@ -135,14 +139,16 @@ def test_names_given_for_names_that_the_data_declares() -> None:
     assert ids(renamed, [0, 1, "neg", "good"]) == [0, 1, 0, 1]
     turned = bind(declared, labels=["pos", "neg"])
     assert ids(turned, [0, 1, "pos", "neg"]) == [1, 0, 0, 1]
-    with pytest.raises(RefusalError, match="task.labels has 3 names, and the data names 2 labels: neg, pos"):
+    with pytest.raises(RefusalError, match=r"task.labels has 3 names, and the data names 2 labels: neg, pos"):
         bind(declared, labels=["a", "b", "c"])
 
 
 def test_names_that_cannot_be_matched() -> None:
-    with pytest.raises(DataError, match=r"has 2 names, and the label column has 3 other values: x, y, z. Give a mapping"):
+    with pytest.raises(
+        DataError, match=r"has 2 names, and the label column has 3 other values: x, y, z. Give a mapping"
+    ):
         bind(column(["x", "y", "z"]), labels=["a", "b"])
-    with pytest.raises(RefusalError, match="task.labels: 'a' is there twice"):
+    with pytest.raises(RefusalError, match=r"task.labels: 'a' is there twice"):
         bind(column(["x", "y"]), labels=["a", "a"])
 
 
@@ -191,22 +197,26 @@ def test_numbers_that_are_not_counted_are_scores() -> None:
 
 
 def test_columns_that_give_no_labels() -> None:
-    with pytest.raises(DataError, match="more than 1000 different values, or not counted: no names of labels.*data.columns.label"):
+    with pytest.raises(
+        DataError, match=r"more than 1000 different values, or not counted: no names of labels.*data.columns.label"
+    ):
         bind(Column("text"))
-    with pytest.raises(DataError, match="more than 1000 different"):
+    with pytest.raises(DataError, match=r"more than 1000 different"):
         bind(column([f"text {n}" for n in range(1001)]))
-    with pytest.raises(DataError, match="the column has one value, 'a': nothing to tell apart"):
+    with pytest.raises(DataError, match=r"the column has one value, 'a': nothing to tell apart"):
         bind(column(["a", "a", ""]))
-    with pytest.raises(DataError, match="the column has no value"):
+    with pytest.raises(DataError, match=r"the column has no value"):
         bind(Column("text", None, {}))
-    with pytest.raises(DataError, match="holds objects"):
+    with pytest.raises(DataError, match=r"holds objects"):
         bind(Column("object"))
 
 
 def test_a_problem_that_the_column_does_not_pose() -> None:
-    with pytest.raises(RefusalError, match="multi_label_classification: the label column holds no lists, but values of kind text"):
+    with pytest.raises(
+        RefusalError, match=r"multi_label_classification: the label column holds no lists, but values of kind text"
+    ):
         bind(column(["a", "b"]), problem_type=MULTI)
-    with pytest.raises(RefusalError, match="single_label_classification: the label column holds lists"):
+    with pytest.raises(RefusalError, match=r"single_label_classification: the label column holds lists"):
         bind(column([["a"]]), problem_type=SINGLE)
     assert bind(column([1, 2]), problem_type=REGRESSION).head.size == 1
 
@@ -236,8 +246,19 @@ def test_lists_that_cannot_be_read(value: Any, message: str) -> None:
 
 def test_numbers() -> None:
     bound = bind(column([0.5, 2.0]))
-    assert [float(bound.label({"label": v})["label"]) for v in (1, 2.5, "3.25", " -1 ", True)] == [1.0, 2.5, 3.25, -1.0, 1.0]
-    for value, message in [("many", "label 'many' is not a number"), (math.inf, "not a finite number"), (None, "no label"), (["1"], "not a number")]:
+    assert [float(bound.label({"label": v})["label"]) for v in (1, 2.5, "3.25", " -1 ", True)] == [
+        1.0,
+        2.5,
+        3.25,
+        -1.0,
+        1.0,
+    ]
+    for value, message in [
+        ("many", "label 'many' is not a number"),
+        (math.inf, "not a finite number"),
+        (None, "no label"),
+        (["1"], "not a number"),
+    ]:
         with pytest.raises(DataError, match=message):
             bound.label({"label": value})
 

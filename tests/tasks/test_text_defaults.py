@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_blank_texts_are_refused_by_name(value: Any, role: str) -> None:
 
 
 def test_a_list_is_no_text() -> None:
-    with pytest.raises(DataError, match="^text is a list, not a text$"):
+    with pytest.raises(DataError, match=r"^text is a list, not a text$"):
         text_of({"text": ["a"]}, "text")
 
 
@@ -99,7 +100,7 @@ def test_a_text_without_tokens_is_refused() -> None:
         def encode(self, text: str, pair: str | None = None, **kwargs: Any) -> Encoding:
             return Encoding({"input_ids": np.empty(0, np.int64)})
 
-    with pytest.raises(DataError, match="no token"):
+    with pytest.raises(DataError, match=r"no token"):
         Counting(Bare(), Limits()).featurize({"text": "\u200b"})
 
 
@@ -230,7 +231,9 @@ def test_default_rows_figures_and_answers() -> None:
     task = Counting(FakeProcessor(), Limits())
     features = made(task, [{"text": "a b"}, {"text": "c"}])
     batch = task.collate([[f] for f in [*features, filler(features[0])]], 4)
-    outputs = {"logits": torch.tensor([[1.0], [3.0], [100.0]])[:2].repeat(2, 1)[:3] * torch.tensor([[1.0], [1.0], [0.0]])}
+    outputs = {
+        "logits": torch.tensor([[1.0], [3.0], [100.0]])[:2].repeat(2, 1)[:3] * torch.tensor([[1.0], [1.0], [0.0]])
+    }
     metrics, rows = evaluate(task, outputs, batch)
     assert rows == [{"feature_id": 0, "row_id": 0, "logits": 1.0}, {"feature_id": 1, "row_id": 2, "logits": 3.0}]
     assert metrics == {"loss": (1 + 3) / 2 + 0.5 * (1 + 9) / 2, "rows": 2.0}
@@ -280,7 +283,7 @@ def test_columns_are_guessed(columns: list[str], roles: list[str | None]) -> Non
 
 
 def test_a_strangers_task_is_short_and_conforms() -> None:
-    assert len(open(stars_task.__file__).readlines()) < 60
+    assert len(Path(stars_task.__file__).read_text().splitlines()) < 60
     report = check_task(stars_task.Stars())
     assert report.findings == []
     assert report.skipped == []
@@ -289,7 +292,9 @@ def test_a_strangers_task_is_short_and_conforms() -> None:
 def test_a_strangers_head_gives_the_same_in_packs() -> None:
     model = FakeLanguageModel(pretrained=True)
     rows = [{"text": t, "label": float(n)} for n, t in enumerate(TEXTS)]
-    plain, packing = (stars_task.Stars().bind(model.processor, model.config, Schema({}), limits) for limits in (Limits(), PACKED))
+    plain, packing = (
+        stars_task.Stars().bind(model.processor, model.config, Schema({}), limits) for limits in (Limits(), PACKED)
+    )
     features = made(plain, rows)
     torch.manual_seed(0)
     module = model.build(plain.head, device="cpu")

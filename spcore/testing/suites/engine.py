@@ -13,7 +13,7 @@ from spcore.testing.checks import Check, Wrong, check, shown
 from spcore.testing.contracts import against
 from spcore.testing.suites.engine_case import EngineCase
 
-_CUTS = ((6,), (2, 4), (1, 2, 3))
+_CUTS: tuple[tuple[int, ...], ...] = ((6,), (2, 4), (1, 2, 3))
 
 
 def _close(a: float, b: float) -> bool:
@@ -169,7 +169,8 @@ def engine_weights(case: EngineCase) -> Iterator[Wrong]:
     """A vocabulary head, which is tied."""
     plan = case.plan("fake-masked-words")
     tied = plan.model.anatomy(plan.head).tied
-    expected = {n: tuple(t.shape) for n, t in plan.model.build(plan.head).state_dict().items() if n not in tied}
+    module = plan.model.build(plan.head)
+    expected: dict[str, tuple[int, ...]] = {n: tuple(t.shape) for n, t in module.state_dict().items() if n not in tied}
     with case.engine(plan) as engine:
         found: dict[str, tuple[int, ...]] = {
             name: tuple(t.shape) for name, t in engine.weights() if t.device.type == "cpu"

@@ -1,0 +1,83 @@
+"""What is changed in, or read from, a transformers configuration."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+from spcore.errors import RefusalError
+from spcore.interfaces.model import Head
+
+_DROPOUT = re.compile(r"(^|_)(dropout(_prob|_rate|_p)?|[a-z]+_pdrop)$")
+_AUTO = {
+    "sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering", "custom": "AutoModel",
+}  # fmt: skip
+
+
+def dropouts(config: Any) -> list[str]:
+    """Names of a configuration's dropout probabilities, whichever its family has."""
+    values = config.to_dict()
+    return sorted(
+        name for name, value in values.items()
+        if _DROPOUT.search(name) and not isinstance(value, bool) and (value is None or isinstance(value, int | float))
+    )  # fmt: skip
+
+
+def set_dropout(config: Any, value: float) -> None:
+    """Set every dropout probability, 0 <= value < 1. Raises RefusalError for a family that has none."""
+    found = dropouts(config)
+    if not found:
+        raise RefusalError(f"model.dropout {value}: family {config.model_type!r} has no dropout", hint="Leave model.dropout out")
+    for name in found:
+        setattr(config, name, value)
+
+
+def set_labels(config: Any, head: Head) -> None:
+    """Put a head's width, labels and problem type into a configuration, under Hugging Face's names."""
+    if head.kind == "span":
+        config.num_labels = 2
+    elif head.kind in ("sequence", "token") or head.labels:
+        names = list(head.labels) or [f"LABEL_{n}" for n in range(head.size)]
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: n for n, name in enumerate(names)}
+    config.problem_type = head.problem_type
+
+
+def with_head(config: Any, head: Head) -> Any:
+    """A copy of the configuration for a module with this head: float32, and no cache of keys and values."""
+    made = copy.deepcopy(config)
+    set_labels(made, head)
+    # Without it transformers would set the process's default dtype to that of the checkpoint while it builds.
+    made.dtype = "float32"
+    if getattr(made, "use_cache", False):
+        made.use_cache = False
+    return made
+
+
+def causal(config: Any) -> bool:
+    """Whether the language model attends to earlier tokens only: what the architecture says, where the family has both kinds."""
+    named = (config.architectures or [""])[0]
+    if "MaskedLM" in named or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return False
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        return True
+    return "CausalLM" in named or "LMHeadModel" in named or bool(getattr(config, "is_decoder", False))
+
+
+def auto_class(config: Any, head: Head) -> str:
+    """Name of transformers' Auto class for this head."""
+    if head.kind == "vocabulary":
+        return "AutoModelForCausalLM" if causal(config) else "AutoModelForMaskedLM"
+    return _AUTO[head.kind]
+
+
+def backbone_class(config: Any) -> Any:
+    """The family's class without a head. Raises RefusalError where transformers has none."""
+    if type(config) not in MODEL_MAPPING:
+        raise RefusalError(f"model: family {config.model_type!r} has no backbone that transformers' AutoModel knows")
+    found = MODEL_MAPPING[type(config)]
+    return found[0] if isinstance(found, tuple) else found
