@@ -181,9 +181,10 @@ def placed(groups: Groups, length: int, read: Callable[[Feature], np.ndarray], f
     end to end, then `fill`."""
     lines: list[np.ndarray] = []
     for group in groups:
-        arrays = [np.atleast_2d(read(feature)) for feature in group]
-        assert len({len(a) for a in arrays}) == 1, "the features of a pack have one number of sequences"
-        lines.extend(arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1))
+        arrays = [read(feature) for feature in group]
+        assert len({a.shape[:-1] for a in arrays}) == 1, "the features of a pack have one number of sequences"
+        whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
+        lines.extend([whole] if whole.ndim == 1 else whole)
     return pad(lines, length, fill)
 
 

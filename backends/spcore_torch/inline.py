@@ -19,7 +19,13 @@ class Inline(Launcher):
         """Refuses strategies that need processes of their own."""
         if spec.inline and spec.layout.world_size == 1:
             return []
-        return [Refusal("launch 'inline'", f"the strategy needs {spec.layout.world_size} processes of its own", "name a launcher that starts processes")]
+        return [
+            Refusal(
+                "launch 'inline'",
+                f"the strategy needs {spec.layout.world_size} processes of its own",
+                "name a launcher that starts processes",
+            )
+        ]
 
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """See `Launcher.launch`. What the run raises is raised as it is."""

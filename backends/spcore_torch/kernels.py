@@ -50,6 +50,22 @@ def candidates() -> dict[str, Product]:
     return found
 
 
+def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A bfloat16 product on a processor that has none: the same operands, multiplied and summed in float32 by the fp32 kernel, the
+    result rounded. That is what bfloat16 units do, and torch's own fallback is some 20 times slower."""
+    product = candidates()[fp32_kernel()[0]]
+    return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself (AVX512-BF16, AMX, Arm's BF16)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
 _MEASURING = threading.Lock()
 Figures = dict[str, tuple[float, float]]
 """name -> (relative error, seconds)."""
@@ -85,7 +101,15 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return " ".join(sorted({line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "cpu family", "model\t"))}))
+    return " ".join(
+        sorted(
+            {
+                line.partition(":")[2].strip()
+                for line in lines
+                if line.startswith(("model name", "cpu family", "model\t"))
+            }
+        )
+    )
 
 
 def _measure() -> tuple[str, Figures]:
@@ -119,11 +143,18 @@ def _products(product: Product, x: torch.Tensor, weight: torch.Tensor, grad: tor
     return [product(x, weight, None), product(grad, weight.t(), None), product(grad.t(), x.t(), None)]
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):  # type: ignore[misc]
     """x @ weight.T + bias by a chosen product. low: the weight in the compute format, None: the weight itself."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, low: torch.Tensor | None, product: Product) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        low: torch.Tensor | None,
+        product: Product,
+    ) -> torch.Tensor:
         used = weight if low is None else low
         rows = x.reshape(-1, x.shape[-1]).to(used.dtype)
         y = product(rows, used, None if bias is None else bias.to(used.dtype))
@@ -149,7 +180,7 @@ class _Forward:
     def __init__(self, linear: nn.Linear, product: Product, dtype: torch.dtype | None) -> None:
         self.linear, self.product, self.dtype = linear, product, dtype
         self.low: torch.Tensor | None = None
-        self.version = -1
+        self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear.forward`."""
@@ -162,15 +193,18 @@ class _Forward:
         return result
 
 
-def install(module: nn.Module, dtype: torch.dtype | None) -> str:
-    """Give the linear layers of a CPU module the best product; dtype None: fp32. Returns the kernel's name."""
-    name = fp32_kernel()[0] if dtype is None else "default"
-    if name == "default" and dtype is None:
+def install(module: nn.Module, compute: torch.dtype | None, device: torch.device) -> str:
+    """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices, and float16, keep torch's
+    own, under autocast. Returns the kernel's name."""
+    if device.type != "cpu" or compute == torch.float16:
+        return "default"
+    name = fp32_kernel()[0] if compute is None else "default"
+    if name == "default" and compute is None:
         return name
     product = candidates()[name]
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = _Forward(linear, product, dtype)  # type: ignore[method-assign]
+            linear.forward = _Forward(linear, product, compute)
     return name
 
 

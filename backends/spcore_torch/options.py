@@ -14,14 +14,18 @@ class _Closed(BaseModel):
 class SingleOptions(_Closed):
     """Strategy `single`."""
 
-    flatten: Literal["auto", "never"] = Field("auto", description="feed microbatches without padding where the model allows it; the result is the same")
+    flatten: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="feed microbatches as one row without padding: where that is possible and faster (auto: on a CPU), "
+        "wherever it is possible, else refuse (always), or never; results are the same",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of the run; null: as torch has it")
 
 
 class InlineOptions(_Closed):
     """Launcher `inline`."""
 
-    processes: Literal[1] = Field(1, description="it starts none: one, the caller's own")
+    processes: Literal[1] = Field(1, description="processes to start: one, the caller's own")
 
 
 class RuntimeOptions(_Closed):

@@ -15,11 +15,25 @@ def spcore_components() -> list[Component]:
     """Strategy `single`, launcher `inline`, runtime `torch`."""
     return [
         Component(
-            "strategy", "single", "spcore_torch.single:Single", "One process, one device", options="spcore_torch.options:SingleOptions"
+            "strategy",
+            "single",
+            "spcore_torch.single:Single",
+            "One process, one device",
+            options="spcore_torch.options:SingleOptions",
         ),
-        Component("launcher", "inline", "spcore_torch.inline:Inline", "In the caller's own process", options="spcore_torch.options:InlineOptions"),
         Component(
-            "runtime", "torch", "spcore_torch.runtime:TorchRuntime", "PyTorch, eager", options="spcore_torch.options:RuntimeOptions"
+            "launcher",
+            "inline",
+            "spcore_torch.inline:Inline",
+            "In the caller's own process",
+            options="spcore_torch.options:InlineOptions",
+        ),
+        Component(
+            "runtime",
+            "torch",
+            "spcore_torch.runtime:TorchRuntime",
+            "PyTorch, eager",
+            options="spcore_torch.options:RuntimeOptions",
         ),
     ]
 

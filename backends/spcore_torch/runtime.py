@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +10,17 @@ import numpy as np
 import torch
 
 from spcore.artifact import Artifact
+from spcore.errors import ArtifactError, DataError, RefusalError
 from spcore.interfaces.model import Head
 from spcore.interfaces.runtime import PrepareReport, Runner, Runtime
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
-from spcore.tensors.materialise import materialise
+from spcore.tensors.materialise import materialise, named_parameters
 from spcore.tensors.ops import as_tensors
+from spcore.tensors.process import computing
 from spcore_torch import kernels
 from spcore_torch.options import RuntimeOptions
-from spcore_torch.single import precision_context, resolve_device
+from spcore_torch.single import autocast, resolve_device
 
 
 class TorchRuntime(Runtime):
@@ -27,80 +30,121 @@ class TorchRuntime(Runtime):
         self.options = options
 
     def prepare(self, artifact: Artifact, task: BoundTask, options: Mapping[str, Any]) -> PrepareReport:
-        """Does nothing: this runtime reads the saved model as it is."""
+        """Does nothing: this runtime reads the saved model as it is. Raises RefusalError for options, of which it has none."""
+        if options:
+            raise RefusalError(
+                f"runtime 'torch': nothing is exported, so {', '.join(options)} cannot be honoured; leave it out"
+            )
         return PrepareReport(remarks=("runtime 'torch' reads the saved model as it is",))
 
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
-        """See `Runtime.load`."""
-        return TorchRunner(artifact, task.head if task is not None else _no_head(), resolve_device(device), self.options)
+        """See `Runtime.load`. Raises ArtifactError for a model whose weights lack a part, RefusalError for a device that is not
+        there."""
+        resolved = resolve_device(device)
+        if resolved.startswith("cuda") and int(resolved.partition(":")[2]) >= torch.cuda.device_count():
+            raise RefusalError(
+                f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu"
+            )
+        return TorchRunner(artifact, task.head if task is not None else None, torch.device(resolved), self.options)
 
 
-class _Hidden(torch.nn.Module):
-    """The head that gives the hidden states themselves, averaged over each text's tokens."""
+class MeanOfTokens(torch.nn.Module):  # type: ignore[misc]
+    """The head of an embedding: the mean of a text's last hidden states."""
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """[S, L, H] -> {"embedding": [S, H]}."""
-        kept = mask[..., None].to(torch.float32)
-        return {"embedding": (hidden.float() * kept).sum(1) / kept.sum(1).clamp(min=1)}
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """hidden [S, L, H], mask [S, L] bool, segments [N, 2] (sequence, start) or None -> {"embedding": [S or N, H]} float32."""
+        kept = hidden.float() * mask[..., None]
+        if segments is None:
+            return {"embedding": kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)}
+        starts = torch.zeros_like(mask, dtype=torch.int64)
+        starts[segments[:, 0], segments[:, 1]] = 1
+        owner = (starts.flatten().cumsum(0) - 1).clamp(min=0)
+        sums = kept.new_zeros(len(segments), hidden.shape[-1]).index_add(0, owner, kept.flatten(0, 1))
+        counts = kept.new_zeros(len(segments)).index_add(0, owner, mask.flatten().to(kept.dtype))
+        return {"embedding": sums / counts[:, None]}
 
 
-def _no_head() -> Head:
-    return Head("custom", 0, {"embedding": ("sequence", "hidden")}, build=lambda config: _Hidden())
+EMBEDDING = Head("custom", 0, {"embedding": ("sequence", "hidden")}, build=lambda config: MeanOfTokens())
 
 
 class TorchRunner(Runner):
-    """Abilities `Forwards` and `Embeds`."""
+    """Abilities `Forwards` and `Embeds`. head: None for the backbone alone, whose `forward` gives "embedding"."""
 
     capabilities = frozenset({"forward", "embed"})
 
-    def __init__(self, artifact: Artifact, head: Head, device: str, options: RuntimeOptions) -> None:
-        self.artifact, self.head, self.options = artifact, head, options
-        self.device, self.provider, self.batch_tokens = torch.device(device), device, options.batch_tokens
+    def __init__(self, artifact: Artifact, head: Head | None, device: torch.device, options: RuntimeOptions) -> None:
+        self.artifact, self.head, self.options, self.device = artifact, head or EMBEDDING, options, device
+        self.provider, self.batch_tokens = str(device), options.batch_tokens
         self.compute = None if options.dtype == "float32" else torch.bfloat16
-        self.module = artifact.model.build(head, "float32")
-        materialise(self.module, artifact.model, head, 0, self.device)
+        self.module = artifact.model.build(self.head, "float32")
+        report = materialise(self.module, artifact.model, self.head, 0, device)
+        anatomy = artifact.model.anatomy(self.head)
+        if head is not None:
+            lost = [n for n in report.initialised if n in named_parameters(self.module, anatomy.tied)]
+            if lost:
+                raise ArtifactError(
+                    f"{artifact.folder}: its weights lack {lost[0]}; the model was not trained for this task"
+                )
         self.module.eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            kernels.install(self.module, self.compute)
-        self.flat = artifact.model.anatomy(head).packs and head.build is None
+        self.kernel = kernels.install(self.module, self.compute, device)
+        self.flat = anatomy.packs and device.type == "cpu"
+        self._embedder = self if head is None else None
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""
         flat = self.flat and can_flatten(batch)
         inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
-        with torch.inference_mode(), precision_context(self.device, self.compute, "ieee"):
+        with self._alone(), torch.inference_mode(), autocast(self.device, self.compute):
             found = self.module(**inputs)
         outputs = {name: value.float().cpu().numpy() for name, value in found.items()}
         return unflatten(outputs, batch, self.head) if flat else outputs
 
+    def _alone(self) -> contextlib.AbstractContextManager[Any]:
+        """On a GPU, fp32 products must not be what an engine beside has set; on a CPU no engine changes them."""
+        if self.device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee"):
+            return contextlib.nullcontext()
+        return computing(matmul="ieee")
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """See `Embeds.embed`."""
+        """See `Embeds.embed`. A runner loaded with a task reads the backbone a second time when first asked."""
+        if self._embedder is None:
+            self._embedder = TorchRunner(self.artifact, None, self.device, self.options)
+        return self._embedder._embedded(texts)
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
+        """Batches of neighbours in length, longest first; vectors in the order of the texts."""
         processor = self.artifact.model.processor
-        encoded = [processor.encode(text, max_length=processor.max_length).arrays for text in texts]
-        result: np.ndarray | None = None
-        order = sorted(range(len(texts)), key=lambda n: -len(encoded[n]["input_ids"]))
+        rows = [processor.encode(text, max_length=processor.max_length).arrays for text in texts]
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        order = np.argsort(-lengths, kind="stable")
+        if not lengths.all():
+            raise DataError(f"text {int(lengths.argmin())} gives no token: there is nothing to embed")
+        vectors = np.zeros((len(rows), getattr(self.artifact.model.config, "hidden_size", 0)), np.float32)
         at = 0
         while at < len(order):
-            longest = len(encoded[order[at]]["input_ids"])
-            chosen = order[at : at + max(1, self.batch_tokens // longest)]
-            vectors = self._embed([encoded[n] for n in chosen], longest)
-            if result is None:
-                result = np.zeros((len(texts), vectors.shape[1]), np.float32)
-            result[chosen] = vectors
+            chosen = order[at : at + max(1, self.batch_tokens // lengths[order[at]])]
+            found = self.forward(self._batch([rows[n] for n in chosen]))["embedding"]
+            if not at and vectors.shape[1] != found.shape[1]:
+                vectors = np.zeros((len(rows), found.shape[1]), np.float32)
+            vectors[chosen] = found
             at += len(chosen)
-        return result if result is not None else np.zeros((0, 0), np.float32)
-
-    def _embed(self, rows: list[dict[str, np.ndarray]], length: int) -> np.ndarray:
-        fill = self.artifact.model.processor.fill
-        inputs = {
-            name: np.stack([np.pad(row[name], (0, length - len(row[name])), constant_values=fill[name]) for row in rows])
-            for name in rows[0]
-        }
-        inputs["attention_mask"] = np.stack([np.arange(length) < len(row["input_ids"]) for row in rows]).astype(np.int64)
-        with torch.inference_mode(), precision_context(self.device, self.compute, "ieee"):
-            vectors: np.ndarray = self.module(**as_tensors(inputs, self.device))["embedding"].float().cpu().numpy()
         return vectors
+
+    def _batch(self, rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+        """Rows, longest first, padded."""
+        fill, length = self.artifact.model.processor.fill, len(rows[0]["input_ids"])
+        inputs = {name: np.full((len(rows), length), fill[name], np.int64) for name in rows[0]}
+        inputs["attention_mask"] = np.zeros((len(rows), length), np.int64)
+        for n, row in enumerate(rows):
+            for name, values in row.items():
+                inputs[name][n, : len(values)] = values
+            inputs["attention_mask"][n, : len(row["input_ids"])] = 1
+        none = np.arange(len(rows))[:, None]
+        return Batch(inputs, {}, none, none, {})
 
     def close(self) -> None:
         """See `Runner.close`."""
         self.module = torch.nn.Module()
+        self._embedder = None

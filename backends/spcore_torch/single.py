@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from spcore.errors import RefusalError
+from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors.engine import SweepFn, TorchEngine
-from spcore.tensors.flat import can_flatten, flatten
+from spcore.tensors.engine import TorchEngine
+from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import materialise
 from spcore_torch import kernels
 from spcore_torch.options import SingleOptions
@@ -30,12 +31,18 @@ class Single(ParallelStrategy):
     def layout(self, world_size: int) -> Layout:
         """One process. Raises RefusalError for more."""
         if world_size != 1:
-            raise RefusalError(f"strategy 'single' runs one process, asked for {world_size}; use a parallel strategy, or launch.processes=1")
+            raise RefusalError(
+                f"strategy 'single' runs one process, asked for {world_size}; use a parallel strategy, or launch.processes=1"
+            )
         return Layout({"data": 1})
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        return refusals(plan)
+        found = refusals(plan)
+        if self.options.flatten == "always" and not flattens(plan.model, plan.head):
+            why = f"family {plan.model.family!r} with a head of kind {plan.head.kind!r} cannot be fed without padding"
+            found.append(Refusal("strategy.flatten always", why, "use strategy.flatten=auto"))
+        return found
 
     def engine(self, plan: Plan, place: Place) -> Engine:
         """See `ParallelStrategy.engine`."""
@@ -49,24 +56,40 @@ def resolve_device(name: str) -> str:
     return "cuda:0" if name == "cuda" else name
 
 
+def flattens(model: LanguageModel, head: Head) -> bool:
+    """Whether microbatches can be fed as one row: the model keeps segments apart, and targets can go along."""
+    return model.anatomy(head).packs and head_flattens(head)
+
+
 def refusals(plan: Plan) -> list[Refusal]:
     """What PyTorch's eager engines cannot honour of a plan."""
-    found, precision, device = [], plan.precision, resolve_device(plan.device)
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2])
-        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-            found.append(Refusal(f"device {plan.device!r}", f"torch sees {torch.cuda.device_count()} CUDA devices", "use device=cpu"))
-            return found
-    if precision.fp8 is not None:
-        found.append(Refusal(f"precision {precision.name!r}", "8-bit products are not in PyTorch's eager engines", "use precision=bf16"))
-    if precision.matmul == "tf32" and not (device.startswith("cuda") and torch.cuda.get_device_capability(device)[0] >= 8):
-        found.append(Refusal(f"precision {precision.name!r}", f"device {device!r} has no TF32 products", "use precision=fp32 or bf16"))
-    if (precision.parameter, precision.state) != ("float32", "float32"):
-        found.append(Refusal(f"precision {precision.name!r}", "parameters and optimizer state other than float32 are not supported here"))
+    device = resolve_device(plan.device)
+    if device.startswith("cuda") and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        return [
+            Refusal(f"device {plan.device!r}", f"torch sees {torch.cuda.device_count()} CUDA devices", "use device=cpu")
+        ]
+    found = _precision_refusals(plan, device)
+    if plan.adapter is not None:
+        found.append(Refusal("adapter", "this strategy trains whole models only", "leave adapter out"))
     if plan.pack is not None and not plan.model.anatomy(plan.head).packs:
-        found.append(Refusal(f"data.pack {plan.pack}", f"family {plan.model.family!r} does not keep packed texts apart", "leave data.pack out"))
+        why = f"family {plan.model.family!r} does not keep packed texts apart"
+        found.append(Refusal(f"data.pack {plan.pack}", why, "leave data.pack out"))
     if plan.deterministic and device.startswith("cuda"):
-        found.append(Refusal("train.deterministic", "not yet checked on CUDA by this strategy", "use device=cpu, where it holds always"))
+        why = "kernels on CUDA are not held to it by this strategy"
+        found.append(Refusal("train.deterministic", why, "use device=cpu, where it always holds"))
+    return found
+
+
+def _precision_refusals(plan: Plan, device: str) -> list[Refusal]:
+    found, precision = [], plan.precision
+    subject = f"precision {precision.name!r}"
+    if precision.fp8 is not None:
+        found.append(Refusal(subject, "PyTorch's eager engines have no 8-bit products", "use precision=bf16"))
+    if precision.matmul == "tf32" and not (device != "cpu" and torch.cuda.get_device_capability(device)[0] >= 8):
+        found.append(Refusal(subject, f"device {device!r} has no TF32 products", "use precision=fp32 or bf16"))
+    if (precision.parameter, precision.state) != ("float32", "float32"):
+        why = f"parameters in {precision.parameter}, optimizer state in {precision.state}: both are float32 here"
+        found.append(Refusal(subject, why, "use precision=fp32, bf16 or fp16"))
     return found
 
 
@@ -77,30 +100,31 @@ class SingleEngine(TorchEngine):
         device = torch.device(place.device)
         module = plan.model.build(plan.head, plan.precision.parameter)
         self.report = materialise(module, plan.model, plan.head, plan.seed, device)
-        self.compute = _compute_dtype(plan)
-        self.kernel = kernels.install(module, self.compute) if device.type == "cpu" and self.compute != torch.float16 else "default"
-        super().__init__(plan, place, module)
-        self.threads = options.threads
-        self.flat = options.flatten == "auto" and plan.model.anatomy(plan.head).packs
+        self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
+        self.kernel = kernels.install(module, self.compute, device)
+        super().__init__(plan, place, module, threads=options.threads)
+        # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
+        wanted = options.flatten == "always" or (options.flatten == "auto" and device.type == "cpu")
+        self.flat = wanted and flattens(plan.model, plan.head)
 
     def prepared(self, batch: Batch) -> Batch:
         """Without padding where the model keeps segments apart."""
         return super().prepared(flatten(batch, self.plan.head) if self.flat and can_flatten(batch) else batch)
 
-    def sweep(self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool) -> list[Any]:
-        """Under the precision policy."""
-        with precision_context(self.device, self.compute, self.plan.precision.matmul):
-            return super().sweep(microbatches, fn, backward)
+    def casting(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast to the policy's compute format."""
+        return autocast(self.device, self.compute)
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
-        made = [n for n in self.report.initialised if n in dict(self.module.named_parameters())]
-        new = sorted({name.rpartition(".")[0] for name in made})
+        parameters = self.own_parameters()
+        new = sorted({name.rpartition(".")[0] for name in self.report.initialised if name in parameters})
         return {
             "device": str(self.device), "threads": str(self.threads or torch.get_num_threads()),
             "precision": self.plan.precision.name, "linear kernel": self.kernel,
             "padding": "none: microbatches are fed flat" if self.flat else "rows are padded",
-            "new parameters": ", ".join(new[:4]) + (", ..." if len(new) > 4 else "") or "none",
+            "new parameters": ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "") or "none",
+            "unused weights": str(len(self.report.unused)),
         }  # fmt: skip
 
     def close(self) -> None:
@@ -109,22 +133,9 @@ class SingleEngine(TorchEngine):
         super().close()
 
 
-def _compute_dtype(plan: Plan) -> torch.dtype | None:
-    """The format of products where it is not the parameters'."""
-    return None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
-
-
-@contextlib.contextmanager
-def precision_context(device: torch.device, compute: torch.dtype | None, matmul: str) -> Iterator[None]:
-    """Autocast to the compute format; TF32 products on CUDA where the policy has them, for this time only."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = matmul == "tf32"
-    try:
-        with torch.autocast(device.type, compute, enabled=compute is not None):
-            yield
-    finally:
-        if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = before
-
-
+def autocast(device: torch.device, compute: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Products in the compute format, None: float32. Softmax, norms and losses stay float32."""
+    if compute is None:
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, compute)
+    return context

@@ -48,13 +48,11 @@ def set_labels(config: Any, head: Head) -> None:
 
 
 def with_head(config: Any, head: Head) -> Any:
-    """A copy of the configuration for a module with this head: float32, and no cache of keys and values."""
+    """A copy of the configuration for this head, in float32."""
     made = copy.deepcopy(config)
     set_labels(made, head)
     # Without it transformers would set the process's default dtype to that of the checkpoint while it builds.
     made.dtype = "float32"
-    if getattr(made, "use_cache", False):
-        made.use_cache = False
     return made
 
 

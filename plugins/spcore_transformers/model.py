@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,167 +12,195 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from spcore.errors import ArtifactError, RefusalError
+from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore_transformers import segments
 from spcore_transformers.assembled import Assembled
-from spcore_transformers.families import DROPOUTS, FAMILIES, Family
+from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
+from spcore_transformers.families import FAMILIES
+from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import TransformersOptions
 from spcore_transformers.processor import TransformersProcessor
 from spcore_transformers.source import locate, translated
 
-_AUTO = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification", "span": "AutoModelForQuestionAnswering"}
+_RENAMED = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+)
+"""Names of checkpoints from TensorFlow's days (bert-base-uncased on the Hub), and what they are called now."""
 
 
 class TransformersModel(Model):
-    """Opens a Hub name or a folder. Code from the Hub is never run."""
+    """Opens a Hub name, from the Hub or its cache, or a folder. Code that comes with a model is never run."""
 
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
 
     def open(self, source: str) -> LanguageModel:
         """See `Model.open`."""
+        settings = {"revision": self.options.revision, "trust_remote_code": False}
         with translated(source, self.options.revision):
-            config = AutoConfig.from_pretrained(source, revision=self.options.revision, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=self.options.revision, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source, **settings)
+            tokenizer = AutoTokenizer.from_pretrained(source, **settings)
+        # Where there are no files, transformers makes a tokenizer of special tokens alone.
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise SourceError(f"model {source!r}: there are no tokenizer files (tokenizer.json, vocab.txt or the like) beside config.json")
         if self.options.dropout is not None:
             set_dropout(config, self.options.dropout)
         return TransformersLanguageModel(source, config, tokenizer, self.options)
 
 
-def set_dropout(config: Any, value: float) -> None:
-    """Set every dropout probability of a configuration. Raises RefusalError where it has none."""
-    found = [name for name in DROPOUTS if hasattr(config, name)]
-    if not found:
-        raise RefusalError(f"model.dropout {value}: family {config.model_type!r} has no dropout to set")
-    for name in found:
-        setattr(config, name, value)
-
-
 class TransformersLanguageModel(LanguageModel):
-    """An opened transformers model."""
+    """An opened transformers model. What transformers alone knows of a family (names of head modules, ties) is asked of its class
+    without storage, made once for each kind of head."""
 
     def __init__(self, source: str, config: Any, tokenizer: Any, options: TransformersOptions) -> None:
         self.source, self.config, self.options = source, config, options
-        self.family = config.model_type
-        self._known: Family | None = FAMILIES.get(self.family)
+        self.family = str(config.model_type)
+        self._known = FAMILIES.get(self.family)
         self._skeletons: dict[str, Any] = {}
         self.processor = TransformersProcessor(tokenizer, config, self._positions())
 
     def _positions(self) -> int | None:
+        """Tokens that the position table allows."""
         most = getattr(self.config, "max_position_embeddings", None)
-        if not most or most < 0:
+        if not isinstance(most, int) or most <= 0:
             return None
-        return int(most) - (self._known.first_position(self.config) if self._known else 0)
+        return most - (self._known.first_position(self.config) if self._known else 0)
 
     def anatomy(self, head: Head) -> Anatomy:
-        """See `LanguageModel.anatomy`."""
+        """See `LanguageModel.anatomy`. Makes a module without storage the first time."""
         whole = self._skeleton(head)
         base = self._base(whole)
-        tied = getattr(whole, "all_tied_weights_keys", None) or {}
-        heads = ("head",) if head.kind == "custom" else tuple(n for n, _ in whole.named_children() if n != base)
+        custom = head.kind == "custom"
+        heads = ("head",) if custom else tuple(name for name, _ in whole.named_children() if name != base)
+        tied = {} if custom else dict(getattr(whole, "all_tied_weights_keys", None) or {})
         if self._known is not None:
-            k = self._known
-            return Anatomy(base, k.embed, k.layers, k.final, heads, k.causal, dict(tied) if head.kind != "custom" else {}, packs=k.packs)
-        backbone = whole if head.kind == "custom" else whole.get_submodule(base)
-        lists = [(len(m), n) for n, m in backbone.named_modules() if isinstance(m, torch.nn.ModuleList)]
-        causal = bool(getattr(self.config, "is_decoder", False)) or not _bidirectional(self.config)
-        return Anatomy(base, None, max(lists)[1] if lists else None, None, heads, causal, dict(tied) if head.kind != "custom" else {})
+            known = self._known
+            return Anatomy(base, known.embed, known.layers, known.final, heads, False, tied, packs=known.packs)
+        backbone = whole if custom or not base else whole.get_submodule(base)
+        lists = [(len(m), -n, name) for n, (name, m) in enumerate(backbone.named_modules()) if isinstance(m, torch.nn.ModuleList)]
+        return Anatomy(base, None, max(lists)[2] if lists else None, None, heads if base else (), causal(self.config), tied)
 
     def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> torch.nn.Module:
         """See `LanguageModel.build`."""
-        whole = self._make(head, device)
-        with torch.device(device):
-            custom = head.build(whole.config) if head.build is not None else None
-        if custom is not None:
-            missing = [n for n, p in custom.named_parameters() if p.device.type != torch.device(device).type]
-            assert not missing, f"the head makes its own devices: {missing[0]}"
-        return Assembled(whole, head, self._base(whole), self._known, custom).to(getattr(torch, dtype))
-
-    def _base(self, whole: Any) -> str:
-        return self._known.base if self._known is not None else str(whole.base_model_prefix or "model")
+        whole, custom = self._make(head, device), None
+        if head.build is not None:
+            with torch.device(device):
+                custom = head.build(whole.config)
+            mark_custom(custom)
+            placed = [name for name, tensor in custom.named_parameters() if tensor.device.type != torch.device(device).type]
+            if placed:
+                raise RefusalError(f"custom head: {placed[0]!r} chooses its own device", hint="Leave devices to the engine")
+        module = Assembled(whole, head, self._base(whole), self._known, custom)
+        # Parameters only: buffers (rotary frequencies) lose what they say in a narrow format.
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+        return module
 
     def _make(self, head: Head, device: str) -> Any:
         """An instance of the family's class with this head, or of its backbone for a custom one."""
-        config = copy.deepcopy(self.config)
-        set_labels(config, head)
-        segments.register()
-        kind = {"attn_implementation": segments.NAME} if self._known is not None and self._known.packs else {}
-        auto = getattr(transformers, self._auto_class(head))
+        config = with_head(self.config, head)
+        self._check(head, config)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # of keys and values: for decoding alone
+        auto = getattr(transformers, auto_class(config, head))
+        settings: dict[str, Any] = {}
+        if head.kind == "custom" and "add_pooling_layer" in backbone_class(config).__init__.__code__.co_varnames:
+            settings["add_pooling_layer"] = False
         try:
             with torch.device(device):
-                if head.kind == "custom" and self.family in ("bert", "roberta", "xlm-roberta"):
-                    return auto.from_config(config, add_pooling_layer=False, **kind)
-                return auto.from_config(config, **kind)
+                return auto.from_config(config, attn_implementation=self._attention(), **settings)
         except ValueError as error:
-            raise RefusalError(f"model {self.source!r}: family {self.family!r} has no head of kind {head.kind!r}") from error
+            what = f"has no head of kind {head.kind!r}" if "Unrecognized configuration" in str(error) else f"refuses: {error}"
+            raise RefusalError(f"model {self.source!r}: family {self.family!r} {' '.join(what.split())[:200]}") from error
 
-    def _auto_class(self, head: Head) -> str:
-        if head.kind == "vocabulary":
-            names = self.config.architectures or [""]
-            causal = not _bidirectional(self.config) or "CausalLM" in names[0] or "LMHead" in names[0]
-            return "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
-        return _AUTO.get(head.kind, "AutoModel")
+    def _attention(self) -> str | None:
+        if self.options.attention != "auto":
+            return self.options.attention
+        if self._known is None or not self._known.packs:
+            return None
+        segments.register()
+        return segments.NAME
+
+    def _check(self, head: Head, config: Any) -> None:
+        """Refuse now what would fail in mid-run."""
+        if head.kind == "custom" and config.is_encoder_decoder:
+            raise RefusalError(f"model {self.source!r}: a custom head sits on one stack of layers; {self.family!r} has an encoder and a decoder")
+        if head.kind == "sequence" and causal(config) and config.pad_token_id is None:
+            raise RefusalError(
+                f"model {self.source!r}: its head reads each text's last token, and config.json has no pad_token_id to find it by",
+                hint="Set pad_token_id in config.json",
+            )
+
+    def _base(self, whole: Any) -> str:
+        """Where the backbone lies in the module built; "" where the class has none of its own (T5)."""
+        if self._known is not None:
+            return self._known.base
+        prefix = str(type(whole).base_model_prefix or "")
+        if isinstance(whole, backbone_class(self.config)):
+            return prefix or "model"
+        return prefix if prefix and hasattr(whole, prefix) else ""
 
     def _skeleton(self, head: Head) -> Any:
-        """A meta instance to ask for names; one a kind of head."""
+        """The module without storage, to ask for names; one a kind of head."""
         if head.kind not in self._skeletons:
             self._skeletons[head.kind] = self._make(head, "meta")
         return self._skeletons[head.kind]
 
     def initialise(self, module: torch.nn.Module, path: str) -> None:
-        """See `LanguageModel.initialise`."""
-        if path == "head" or path.startswith("head."):
-            reset = getattr(module, "reset_parameters", None)
-            if reset is None and next(module.parameters(recurse=False), None) is not None:
-                raise RefusalError(f"custom head: {type(module).__name__} at {path!r} has parameters and no reset_parameters(): give it one")
-            if reset is not None:
-                reset()
+        """See `LanguageModel.initialise`; parameters and buffers alike."""
+        if is_custom(module):
+            initialise_custom(module, path)
             return
-        skeleton = next(iter(self._skeletons.values()))
-        skeleton._init_weights(module)
+        whole, below = self._holding(path)
+        initialise_family(module, below, whole)
+
+    def _holding(self, path: str) -> tuple[Any, str]:
+        """A module without storage that has `path`, and the path in it: in a bare backbone it lacks the base's name."""
+        for whole in self._skeletons.values():
+            base = f"{self._base(whole)}."
+            below = path.removeprefix(base) if isinstance(whole, backbone_class(self.config)) else path
+            if _has(whole, below):
+                return whole, below
+        raise AssertionError(f"{path!r} is in no module that was built here")
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """See `LanguageModel.weights`."""
         if self.options.from_scratch:
             return
         files = locate(self.source, self.options.revision)
-        prefix = f"{self._base(next(iter(self._skeletons.values())))}."
-        stored = list(files.names())
+        base = self._prefix()
         # A bare backbone's checkpoint (MiniLM's) lacks the prefix that the same tensors have under a head.
-        bare = not any(name.startswith(prefix) for name in stored)
+        bare = base and not any(name.startswith(base) for name in files.names())
         for name, tensor in files.tensors():
-            yield (name if not bare or name.startswith("head.") else prefix + name), tensor
+            for old, new in _RENAMED:
+                name = old.sub(new, name)
+            yield base + name if bare and not name.startswith("head.") else name, tensor
+
+    def _prefix(self) -> str:
+        """What the backbone's names begin with in modules that are built."""
+        headed = [whole for kind, whole in self._skeletons.items() if kind != "custom"]
+        base = self._base(headed[0]) if headed else str(backbone_class(self.config).base_model_prefix)
+        return f"{base}." if base else ""
 
     def save_config(self, folder: Path, head: Head) -> None:
         """See `LanguageModel.save_config`."""
-        whole = self._skeleton(head)
-        config = copy.deepcopy(self.config)
-        set_labels(config, head)
-        config.architectures = [type(whole).__name__]
-        config.dtype = "float32"
-        if hasattr(config, "quantization_config"):
-            raise ArtifactError(f"{self.source}: a quantised configuration cannot be saved as it is")
+        config = with_head(self.config, head)
+        config.architectures = [type(self._skeleton(head)).__name__]
+        if getattr(config, "quantization_config", None) is not None:
+            raise ArtifactError(f"model {self.source!r}: its configuration says that its weights are quantised; these are not")
         config.save_pretrained(folder)
         file = folder / "config.json"
-        content = json.loads(file.read_text())
-        content.pop("_name_or_path", None)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content.pop("_name_or_path", None)  # a path of this machine
+        file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def set_labels(config: Any, head: Head) -> None:
-    """Put a head's labels and problem type into a configuration, under Hugging Face's names."""
-    if head.kind not in ("sequence", "token"):
-        return
-    names = list(head.labels) or [f"LABEL_{n}" for n in range(head.size)]
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: n for n, name in enumerate(names)}
-    if head.problem_type is not None:
-        config.problem_type = head.problem_type
-
-
-def _bidirectional(config: Any) -> bool:
-    """Whether a family is an encoder: it has a masked-language-model class."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def _has(whole: torch.nn.Module, path: str) -> bool:
+    try:
+        whole.get_submodule(path)
+    except AttributeError:
+        return False
+    return True

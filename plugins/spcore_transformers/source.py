@@ -4,50 +4,72 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from httpx import HTTPError
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound, EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    CacheNotFound,
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
 from spcore.errors import ArtifactError, SourceError, nearest
 from spcore.tensors.files import load_safetensors
 
-_ONE, _INDEX, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+_INDEX = ".index.json"
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "its owner gives access on request: ask on its page and log in with `hf auth login`"),
+    (RevisionNotFoundError, "the Hub has the model, but no such revision"),
+    (RepositoryNotFoundError, "the Hub has no such model, or a private one"),
+    (HFValidationError, "not a name that the Hub could have"),
+    (LocalEntryNotFoundError, "the Hub was not reached, and it is not in the cache"),
+)
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """A model's weight files. pickled: from the Hub only, opened as weights and nothing else."""
+    """A model's weight files. pickled: from the Hub only, opened as tensors and nothing else."""
 
     paths: tuple[Path, ...]
     pickled: bool = False
 
-    def names(self) -> Iterator[str]:
+    def names(self) -> list[str]:
         """Names of all tensors."""
         if self.pickled:
-            yield from (name for name, _ in self.tensors())
-            return
+            return [name for name, _ in self.tensors()]
+        found: list[str] = []
         for path in self.paths:
             with _whole(path), safe_open(path, framework="pt") as file:
-                yield from file.keys()
+                found.extend(file.keys())
+        return found
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, CPU tensor), a file at a time."""
         for path in self.paths:
             with _whole(path):
-                yield from torch.load(path, map_location="cpu", weights_only=True).items() if self.pickled else load_safetensors(path)
+                if self.pickled:
+                    yield from torch.load(path, map_location="cpu", weights_only=True).items()
+                else:
+                    yield from load_safetensors(path)
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
-    except SafetensorError as error:
-        raise ArtifactError(f"{path}: not a whole safetensors file: {error}") from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise ArtifactError(f"{path}: not a whole file of weights: {_first_line(error)}") from error
 
 
 def locate(source: str, revision: str | None) -> WeightFiles:
@@ -56,34 +78,46 @@ def locate(source: str, revision: str | None) -> WeightFiles:
     if folder.is_dir():
         return _in_folder(folder)
     with translated(source, revision):
-        for name in (_ONE, _INDEX, _PICKLED):
+        for name in (_SAFE, _SAFE + _INDEX, _PICKLED, _PICKLED + _INDEX):
             try:
                 path = Path(hf_hub_download(source, name, revision=revision))
-            except (EntryNotFoundError, LocalEntryNotFoundError):
+            except EntryNotFoundError:  # of a cache that is offline too
                 continue
-            if name == _INDEX:
-                shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-                return WeightFiles(tuple(Path(hf_hub_download(source, shard, revision=revision)) for shard in shards))
-            return WeightFiles((path,), pickled=name == _PICKLED)
-    raise SourceError(f"model {source!r}: no {_ONE} and no {_PICKLED} at {_where()}")
+            paths = (path,)
+            if name.endswith(_INDEX):
+                paths = tuple(Path(hf_hub_download(source, shard, revision=revision)) for shard in _shards(path))
+            return WeightFiles(paths, pickled=name.startswith(_PICKLED))
+    raise SourceError(f"model {source!r}: neither {_SAFE} nor {_PICKLED} at {_where()}")
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index lists."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError) as error:
+        raise ArtifactError(f"{index}: not an index of weight files") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ArtifactError(f"{index}: names {outside[0]!r}, which is not a file beside it")
+    return names
 
 
 def _in_folder(folder: Path) -> WeightFiles:
-    if (folder / _ONE).is_file():
-        return WeightFiles((folder / _ONE,))
-    if (folder / _INDEX).is_file():
-        shards = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    if (folder / _SAFE).is_file():
+        return WeightFiles((folder / _SAFE,))
+    if (folder / (_SAFE + _INDEX)).is_file():
+        shards = _shards(folder / (_SAFE + _INDEX))
         lost = [shard for shard in shards if not (folder / shard).is_file()]
         if lost:
-            raise ArtifactError(f"{folder / lost[0]}: missing; {_INDEX} names it")
+            raise ArtifactError(f"{folder / lost[0]}: missing; {_SAFE + _INDEX} names it")
         return WeightFiles(tuple(folder / shard for shard in shards))
-    pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
+    pickled = sorted(path for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
         raise ArtifactError(
-            f"{pickled[0]}: a pickled file, which can run code when opened; only safetensors are read from a folder",
-            hint="Convert it once, where you trust it: transformers' from_pretrained, then save_pretrained",
+            f"{pickled[0]}: a pickled file, which can run code when it is opened; of a folder only safetensors are read",
+            hint="If you trust it, convert it once: transformers' AutoModel.from_pretrained(folder).save_pretrained(folder)",
         )
-    raise ArtifactError(f"{folder}: has no {_ONE}")
+    raise ArtifactError(f"{folder}: has no {_SAFE}", hint="For a model without weights set model.from_scratch=true")
 
 
 def _where() -> str:
@@ -97,7 +131,7 @@ def translated(source: str, revision: str | None) -> Iterator[None]:
     """Errors about a source become one SourceError: what was looked for, where, and the nearest names at hand."""
     try:
         yield
-    except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
         raise SourceError(_sentence(source, revision, error)) from error
 
 
@@ -105,13 +139,26 @@ def _sentence(source: str, revision: str | None, error: Exception) -> str:
     path = Path(source)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            return f"model {source!r}: the folder has no config.json; {_near(source)}"
-        return f"model {source!r}: cannot be opened: {_first_line(error)}"
+            return f"model {source!r}: the folder {str(path.absolute())!r} has no config.json; {_near(source)}"
+        return f"model {source!r}: the folder cannot be opened: {_first_line(error)}"
     if path.exists():
         return f"model {source!r}: is a file; expected a folder with config.json, or a name on the Hub"
     at = f" at revision {revision!r}" if revision else ""
-    said = "" if isinstance(error, OSError) else f" ({_first_line(error)})"
-    return f"model {source!r}{at}: not found{said}; looked for a folder {str(path.absolute())!r}, then on the Hub: {_where()}; {_near(source)}"
+    looked = f"looked for a folder {str(path.absolute())!r}, then on the Hub: {_where()}"
+    reason = _reason(error)
+    if reason is None:
+        return f"model {source!r}{at}: cannot be opened: {_first_line(error)}; {looked}"
+    return f"model {source!r}{at}: not found ({reason}); {looked}; {_near(source)}"
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """What the Hub's client said, from the error that transformers wrapped; None where it was something else."""
+    while error is not None:
+        for kind, reason in _REASONS:
+            if isinstance(error, kind):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -122,12 +169,12 @@ def _near(source: str) -> str:
     """The nearest names at hand: model folders here, and models in the Hub's cache."""
     here = [str(p.parent) for pattern in ("*/config.json", "*/*/config.json") for p in sorted(Path().glob(pattern))]
     try:
-        cached = [repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+        cached = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
     except (CacheNotFound, OSError):
         cached = []
     known = [*here, *cached]
     if not known:
-        return "no model folder is here and none is cached"
+        return "no model folder is here and no model is cached"
     near = nearest(source, known)
     listed = ", ".join(known[:6]) + (", ..." if len(known) > 6 else "")
-    return f"nearest at hand: {near}" if near else f"at hand: {listed}"
+    return f"nearest at hand: {near!r}" if near else f"at hand: {listed}"

@@ -139,6 +139,8 @@ class TorchEngine(Engine):
 
     def _totals(self, microbatches: Sequence[Batch]) -> dict[str, float]:
         """Each term's weight over all microbatches and data-parallel ranks."""
+        lost = [term for term in self.task.terms for batch in microbatches if term not in batch.weights]
+        assert not lost, f"a batch has no weight for loss term {lost[0]!r}: collate gives one for every term"
         own = [math.fsum(batch.weights[term] for batch in microbatches) for term in self.task.terms]
         vector = torch.tensor(own, dtype=torch.float64)
         if self.data_group is not None:

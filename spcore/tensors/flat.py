@@ -28,7 +28,7 @@ def can_flatten(batch: Batch) -> bool:
     if mask is None or "segment_ids" in batch.inputs:
         return False
     real = np.asarray(mask).astype(bool)
-    if any(a.shape != real.shape for a in batch.inputs.values()):
+    if not real.size or any(a.shape != real.shape for a in batch.inputs.values()):
         return False
     return bool(real[:, 0].all() and (real[:, :-1] >= real[:, 1:]).all())
 

@@ -61,7 +61,7 @@ def _summed(x: torch.Tensor, group: Any) -> torch.Tensor:
     return total
 
 
-class _SumOverData(torch.autograd.Function):
+class _SumOverData(torch.autograd.Function):  # type: ignore[misc]
     """Sum over ranks whose losses differ: each rank's loss depends on every rank's x."""
 
     @staticmethod
@@ -74,7 +74,7 @@ class _SumOverData(torch.autograd.Function):
         return _summed(grads[0], ctx.group), None
 
 
-class _SumOverShards(torch.autograd.Function):
+class _SumOverShards(torch.autograd.Function):  # type: ignore[misc]
     """Sum over shards; backward each shard's own part, since what follows is computed alike on every rank of the group."""
 
     @staticmethod
@@ -86,7 +86,7 @@ class _SumOverShards(torch.autograd.Function):
         return grads[0], None
 
 
-class _JoinShards(torch.autograd.Function):
+class _JoinShards(torch.autograd.Function):  # type: ignore[misc]
     """Shards of unequal width side by side, padding columns left out; backward each shard's own columns."""
 
     @staticmethod

@@ -26,7 +26,8 @@ Scaled = Callable[[Sequence[LossTerm]], tuple[torch.Tensor, torch.Tensor]]
 def backward_whole(engine: TorchEngine, microbatches: Sequence[Batch], scaled: Scaled) -> torch.Tensor:
     """Backpropagate a WholeBatchLoss. scaled: terms -> (scalar, record), see `TorchEngine`. The record of the whole batch, the
     same on every rank."""
-    task: WholeBatchLoss = engine.task  # type: ignore[assignment] -- the caller looked
+    task = engine.task
+    assert isinstance(task, WholeBatchLoss), "the caller looked"
     before = rng.capture(engine.device)
 
     def represented(outputs: Any, batch: Batch) -> tuple[None, tuple[np.ndarray, np.ndarray]]:
