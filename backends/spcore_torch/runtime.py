@@ -118,19 +118,17 @@ class TorchRunner(Runner):
         processor = self.artifact.model.processor
         rows = [processor.encode(text, max_length=processor.max_length).arrays for text in texts]
         lengths = np.array([len(row["input_ids"]) for row in rows])
-        order = np.argsort(-lengths, kind="stable")
         if not lengths.all():
             raise DataError(f"text {int(lengths.argmin())} gives no token: there is nothing to embed")
-        vectors = np.zeros((len(rows), getattr(self.artifact.model.config, "hidden_size", 0)), np.float32)
-        at = 0
+        order, found, at = np.argsort(-lengths, kind="stable"), [], 0
         while at < len(order):
-            chosen = order[at : at + max(1, self.batch_tokens // lengths[order[at]])]
-            found = self.forward(self._batch([rows[n] for n in chosen]))["embedding"]
-            if not at and vectors.shape[1] != found.shape[1]:
-                vectors = np.zeros((len(rows), found.shape[1]), np.float32)
-            vectors[chosen] = found
+            chosen = order[at : at + max(1, self.batch_tokens // int(lengths[order[at]]))]
+            found.append(self.forward(self._batch([rows[n] for n in chosen]))["embedding"])
             at += len(chosen)
-        return vectors
+        if not found:
+            return np.zeros((0, 0), np.float32)
+        vectors = np.concatenate(found)
+        return vectors[np.argsort(order)]
 
     def _batch(self, rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
         """Rows, longest first, padded."""

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from httpx import HTTPError
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import (
     CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
+    HTTPError,  # of whichever client huggingface_hub uses
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
 
@@ -131,7 +132,7 @@ def translated(source: str, revision: str | None) -> Iterator[None]:
     """Errors about a source become one SourceError: what was looked for, where, and the nearest names at hand."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
+    except (OSError, ValueError, KeyError, ImportError, HTTPError, StrictDataclassError) as error:
         raise SourceError(_sentence(source, revision, error)) from error
 
 

@@ -86,7 +86,7 @@ def made(model: LanguageModel, head: Head, seed: int = 0) -> Any:
     return module.eval()
 
 
-def oracle(module: Any, auto: str, attention: str = "sdpa") -> Any:
+def oracle(module: Any, auto: str, attention: str | None = None) -> Any:
     """transformers' own class with the same weights: every name fits, none is left over."""
     whole = getattr(transformers, auto).from_config(module.config, attn_implementation=attention)
     whole.load_state_dict(module.state_dict(), strict=True)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spcore.tensors.ops import WholeOps, as_tensors
+
+SHARDED = Path(__file__).with_name("sharded_ops.py")
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def test_token_logprobs_are_those_of_cross_entropy(logits: torch.Tensor) -> None:
+    labels = torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
+    labels[0, 1:] = -100
+    labels[2] = -1
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten().clamp(min=-1), ignore_index=-1, reduction="none")
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten().masked_fill(labels.flatten() < 0, -100), reduction="none"
+    ).view(3, 5)
+    found = WholeOps().token_logprobs({"logits": logits}, labels)
+    torch.testing.assert_close(found, -expected)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), logits), torch.autograd.grad(-expected.sum(), logits))
+
+
+@pytest.mark.parametrize("labels", [torch.full((3, 5), -100), torch.zeros(3, 5, dtype=torch.long)])
+def test_no_label_and_only_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    found = WholeOps().token_logprobs({"logits": logits}, labels)
+    expected = torch.log_softmax(logits, -1)[..., 0] * (labels >= 0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_low_precision_outputs_give_float32(logits: torch.Tensor) -> None:
+    low = {"logits": logits.detach().bfloat16()}
+    assert WholeOps().token_logprobs(low, torch.ones(3, 5, dtype=torch.long)).dtype == torch.float32
+    assert WholeOps().logprob_mean(low).dtype == torch.float32
+
+
+def test_the_rest_is_plain(logits: torch.Tensor) -> None:
+    ops, outputs = WholeOps(), {"scores": logits}
+    torch.testing.assert_close(ops.logprob_mean(outputs, "scores"), torch.log_softmax(logits, -1).mean(-1))
+    assert ops.argmax(outputs, "scores").equal(logits.argmax(-1))
+    assert ops.full(outputs, "scores") is logits
+    assert ops.mean_over_data(logits) is logits
+
+
+def test_as_tensors_takes_views_and_tensors() -> None:
+    view = np.arange(12).reshape(3, 4).T
+    found = as_tensors({"view": view, "tensor": torch.ones(2), "float": np.ones(2, np.float32)})
+    assert found["view"].tolist() == view.tolist()
+    assert (found["view"].dtype, found["float"].dtype) == (torch.int64, torch.float32)
+
+
+def test_shards_of_a_vocabulary_give_what_the_whole_gives() -> None:
+    """Two processes; 11 words as 7 columns and 6, of which two are padding: values and gradients."""
+    done = subprocess.run([sys.executable, str(SHARDED)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["alike"] * 2
