@@ -175,7 +175,8 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Forward:
-    """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed."""
+    """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
+    optimizers change it without a trace in its version, so `refresh` says so too."""
 
     def __init__(self, linear: nn.Linear, product: Product, dtype: torch.dtype | None) -> None:
         self.linear, self.product, self.dtype = linear, product, dtype
@@ -185,7 +186,7 @@ class _Forward:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear.forward`."""
         weight = self.linear.weight
-        if self.dtype is not None and (self.low is None or self.version != weight._version):
+        if self.dtype is not None and self.version != weight._version:
             with torch.no_grad():
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
@@ -206,6 +207,14 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
             linear.forward = _Forward(linear, product, compute)
     return name
+
+
+def refresh(module: nn.Module) -> None:
+    """Have the low-precision copies of weights made anew when they are next needed."""
+    for linear in module.modules():
+        forward = linear.__dict__.get("forward")
+        if isinstance(forward, _Forward):
+            forward.version = -1
 
 
 def uninstall(module: nn.Module) -> None:

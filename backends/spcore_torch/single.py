@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from spcore.errors import RefusalError
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors.engine import TorchEngine
+from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import materialise
 from spcore_torch import kernels
@@ -106,6 +106,13 @@ class SingleEngine(TorchEngine):
         # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
         wanted = options.flatten == "always" or (options.flatten == "auto" and device.type == "cpu")
         self.flat = wanted and flattens(plan.model, plan.head)
+
+    def sweep(
+        self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
+    ) -> list[Any]:
+        """See `TorchEngine.sweep`."""
+        kernels.refresh(self.module)
+        return super().sweep(microbatches, fn, backward, training=training)
 
     def prepared(self, batch: Batch) -> Batch:
         """Without padding where the model keeps segments apart."""

@@ -96,7 +96,7 @@ def _files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{index}: cannot be read: {error!r}; the file is damaged") from error
     strange = [name for name in names if Path(name).name != name]
     if strange:

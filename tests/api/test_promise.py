@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.hub import Hub
-from support.hub_content import put_glue, put_tiny_bert
+from support.hub_content import put_glue, put_model
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD, BAD = ("positive", "lovely", "bright", "happy", "great"), ("negative", "awful", "dull", "sad", "poor")
@@ -37,12 +37,11 @@ def sentences(count: int, seed: int) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hub's content: a small bert-base-uncased, a small glue/sst2."""
+def hub_root(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
+    """A Hub's content: a small BERT as bert-base-uncased, a small glue/sst2."""
     root = tmp_path_factory.mktemp("hub")
-    train, validation = sentences(800, 1), sentences(60, 2)
-    put_tiny_bert(root, "google-bert/bert-base-uncased", [str(row["sentence"]) for row in train])
-    put_glue(root, "sst2", train, validation)
+    put_model(root, "google-bert/bert-base-uncased", Path(minilm))
+    put_glue(root, "sst2", sentences(480, 1), sentences(60, 2))
     return root
 
 
@@ -86,5 +85,5 @@ def test_an_unknown_model_is_one_line(hub_root: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert hub.endpoint in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
-    for part in ("bert-base-uncase'", "not found", "nearest at hand: bert-base-uncased"):
+    for part in ("bert-base-uncase'", "not found", "nearest at hand: 'bert-base-uncased'"):
         assert part in done.stdout

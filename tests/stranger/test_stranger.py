@@ -68,11 +68,11 @@ def test_trains_saves_loads_predicts(venv: Path, tmp_path: Path, minilm: str) ->
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {minilm}\ntask: weather\ndata: weather\nprecision: weather-bf16\noptimizer: {{use: adamw, lr: 5.0e-4}}\n"
-        "train: {epochs: 4, global_batch_size: 9}\nloggers: [jsonl]\noutput: run\n"
+        "train: {epochs: 10, global_batch_size: 9}\nloggers: [jsonl]\noutput: run\n"
     )
     command = venv / "bin" / "slimpajama"
     done = json.loads(succeed(command, "run", recipe, "--json", cwd=tmp_path, OMP_NUM_THREADS="1"))
-    assert done["steps"] == 24
+    assert done["steps"] == 60
     asked = ("predict", "run", "A pouring morning over the lake.", "An icy morning over the lake.", "--json")
     answers = json.loads(succeed(command, *asked, cwd=tmp_path, OMP_NUM_THREADS="1"))
     assert [answer["label"] for answer in answers] == ["rain", "snow"]
