@@ -10,7 +10,7 @@ from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.runtime import Forwards, Runner
 from spcore.interfaces.strategy import BatchRule, Place
-from spcore.interfaces.task import Batch, BoundTask
+from spcore.interfaces.task import Batch, BoundTask, Feature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ def predict_rows(runner: Runner, task: BoundTask, rows: Sequence[Row]) -> list[d
 def _predict_chunk(runner: Forwards, task: BoundTask, rows: Sequence[Row], first: int) -> list[dict[str, Any]]:
     from spcore.features import FeatureStore
 
-    features = []
+    features: list[Feature] = []
     for row_id, row in enumerate(rows):
         try:
             made = task.featurize(row)

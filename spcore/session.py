@@ -137,14 +137,14 @@ def _accepted(offered: Any, part: Part, registry: Registry) -> dict[str, Any]:
         return {}
     for key, value in part.options.items():
         if key in offered and key in model.model_fields and value == model.model_fields[key].default:
-            part.model_extra.pop(key)  # type: ignore[union-attr] -- ours: validated from the recipe just now
+            part.model_extra.pop(key)  # type: ignore[union-attr]  # ours: validated from the recipe just now
     return {k: v for k, v in dict(offered).items() if k in model.model_fields}
 
 
 def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
     from spcore.rows import open_rows
 
-    data: DataPart = recipe.eval.data  # type: ignore[assignment] -- the caller looked
+    data: DataPart = recipe.eval.data  # type: ignore[assignment]  # the caller looked
     columns = data.columns or (recipe.data.columns if data.use == recipe.data.use else {})
     return open_rows(
         create(registry, "dataset", data), task.roles, columns=columns, split=data.split, limit=data.limit, seed=recipe.train.seed

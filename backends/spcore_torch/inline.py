@@ -17,15 +17,14 @@ class Inline(Launcher):
 
     def check(self, spec: RunSpec) -> list[Refusal]:
         """Refuses strategies that need processes of their own."""
-        if spec.inline and spec.layout.world_size == 1:
+        size = spec.layout.world_size
+        if size != 1:
+            why = f"the layout has {size} processes, it runs one"
+        elif not spec.inline:
+            why = "the strategy needs a process of its own"
+        else:
             return []
-        return [
-            Refusal(
-                "launch 'inline'",
-                f"the strategy needs {spec.layout.world_size} processes of its own",
-                "name a launcher that starts processes",
-            )
-        ]
+        return [Refusal("launch 'inline'", why, "name a launcher that starts processes")]
 
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """See `Launcher.launch`. What the run raises is raised as it is."""

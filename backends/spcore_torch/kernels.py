@@ -54,7 +54,8 @@ def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     """A bfloat16 product on a processor that has none: the same operands, multiplied and summed in float32 by the fp32 kernel, the
     result rounded. That is what bfloat16 units do, and torch's own fallback is some 20 times slower."""
     product = candidates()[fp32_kernel()[0]]
-    return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    with torch.autocast("cpu", enabled=False):  # which would round to bfloat16 again
+        return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
 
 
 def has_bf16() -> bool:
@@ -85,7 +86,7 @@ def _remembered(threads: int) -> tuple[str, Figures]:
         known = json.loads(file.read_text())
         if known["best"] in candidates():
             return known["best"], {name: tuple(pair) for name, pair in known["figures"].items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not measured yet, or not readable: measure
     best, figures = _measure()
     try:
@@ -199,10 +200,13 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
     own, under autocast. Returns the kernel's name."""
     if device.type != "cpu" or compute == torch.float16:
         return "default"
-    name = fp32_kernel()[0] if compute is None else "default"
-    if name == "default" and compute is None:
-        return name
-    product = candidates()[name]
+    if compute is None:
+        name = fp32_kernel()[0]
+        if name == "default":
+            return name
+        product = candidates()[name]
+    else:
+        name, product = ("default", _default) if has_bf16() else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
             linear.forward = _Forward(linear, product, compute)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 from spcore.errors import SourceError, unknown
-from spcore.interfaces.dataset import Dataset, Source
+from spcore.interfaces.dataset import Dataset, Schema, Source
+from spcore_data.files import read_files
 from spcore_data.options import BuiltinOptions, FilesOptions
+from spcore_data.splits import default_split
+
+PREFIX = "builtin/"
 
 
 class Builtin(Dataset):
@@ -19,13 +22,18 @@ class Builtin(Dataset):
 
     def open(self, split: str | None) -> Source:
         """See `Dataset.open`."""
-        from spcore_data.files import Files
-
-        folder = Path(str(resources.files("spcore_data"))) / "builtin" / self.options.source.removeprefix("builtin/")
-        splits = sorted(p.stem for p in folder.glob("*.jsonl"))
-        chosen = split or "train"
+        root = Path(str(resources.files("spcore_data"))) / "builtin"
+        sets = sorted(p.name for p in root.iterdir() if p.is_dir())
+        name = self.options.source.removeprefix(PREFIX)
+        if name not in sets:
+            raise SourceError(f"data: {unknown('set', PREFIX + name, [PREFIX + known for known in sets])}")
+        splits = sorted(p.stem for p in (root / name).glob("*.jsonl"))
+        chosen = split or default_split(splits, PREFIX + name)
         if chosen not in splits:
-            raise SourceError(f"data 'builtin/{folder.name}': {unknown('split', chosen, splits)}")
-        source = Files(FilesOptions.model_validate({"source": str(folder / f"{chosen}.jsonl")})).open(None)
-        source.schema = replace(source.schema, default_task="text-classification")
+            raise SourceError(f"data '{PREFIX}{name}': {unknown('split', chosen, splits)}")
+        file = root / name / f"{chosen}.jsonl"
+        source = read_files([file], FilesOptions.model_validate({"source": str(file)}), [])
+        source.schema = Schema(
+            source.schema.columns, "text-classification", column_map={"text": "text", "label": "label"}
+        )
         return source

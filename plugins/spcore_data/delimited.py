@@ -1,23 +1,28 @@
-"""CSV and TSV as people have them: with and without a header, with quotes that enclose and quotes that are text."""
+"""CSV and TSV as people have them: quotes that enclose and quotes that are text, rows of the wrong width, empty lines.
+
+Fields are cut by the `csv` module or, where quotes are text, at the delimiter alone. Which of the two, and which
+delimiter, is decided by what makes most of the file's lines rows of one width.
+"""
 
 from __future__ import annotations
 
 import csv
-import io
 import re
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from spcore.errors import DataError
+from spcore_data.header import find_header, names_without_header
 from spcore_data.options import FilesOptions
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_KNOWN = {
-    "text", "sentence", "sentence1", "sentence2", "label", "labels", "question", "premise", "hypothesis", "id", "index", "idx", "review",
-    "content", "title", "class", "category", "score", "target", "body", "文本", "标签",
-}  # fmt: skip
-csv.field_size_limit(2**31 - 1)
+EMPTY, UNBALANCED, RETURN = "empty line", "quotes that do not balance", "a carriage return within a field"
+_DELIMITERS = (",", "\t", ";", "|")
+_SAMPLE = 200
+_csv_settings = threading.Lock()
 
 
 @dataclass
@@ -30,128 +35,188 @@ class Delimited:
     remarks: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Cut:
+    """Rows as cut, the line each begins and ends on (from 1), and the lines that gave none."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Fields of most rows."""
+        return Counter(map(len, self.rows)).most_common(1)[0][0]
+
+
 def read_delimited(text: str, path: Path, tab: bool, options: FilesOptions) -> Delimited:
-    """Parse a file. Raises DataError that names the line."""
-    # csv wants \n, and a lone \r ends a line too where no \n follows (old Mac files).
-    text = text.replace("\r\n", "\n")
-    if "\r" in text and "\n" not in text:
-        text = text.replace("\r", "\n")
-    delimiter = options.delimiter or ("\t" if tab else _guess_delimiter(text))
-    quoting = options.quoting if options.quoting != "auto" else _guess_quoting(text, delimiter)
-    remarks = []
-    if options.quoting == "auto" and quoting == "none" and '"' in text:
-        remarks.append(f"{path.name}: quotes are read as text, not as enclosing fields (quoting: csv would change that)")
-    rows, lines, dropped = _parse(text, delimiter, quoting, path)
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    width = Counter(map(len, rows)).most_common(1)[0][0]
-    header = options.header == "yes" or (options.header == "auto" and options.names is None and _is_header(rows, width))
-    names = rows[0] if header else list(options.names or _names(rows, width, remarks, path))
-    body = list(zip(rows, lines, strict=True))[1 if header else 0 :]
+    """Cut a file. tab: it is TSV. Raises DataError that names the line."""
+    text = text.replace("\r\r\n", "\n").replace("\r\n", "\n")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # files of old Macs
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    delimiter = options.delimiter or ("\t" if tab else guess_delimiter(lines))
+    remarks: list[str] = []
+    cut = _cut(lines, delimiter, options.quoting, path, remarks)
+    if not cut.rows:
+        raise DataError(f"{path}:1: no row; its quotes do not balance", hint="If quotes are text there: quoting: none")
+    found = _with_names(cut, path, options, remarks)
+    if not found.rows:
+        _refuse(cut, found, path)
+    return found
+
+
+def _with_names(cut: _Cut, path: Path, options: FilesOptions, remarks: list[str]) -> Delimited:
+    """The header taken off, columns named, rows of another width dropped."""
+    width, header = cut.width, options.header
+    if header == "auto":
+        found = find_header(cut.rows, width)
+        header = found is not None
+        if found == "guessed" and options.names is None:
+            remarks.append(
+                f"{path.name}: the first row is taken as the columns' names (header: false would change that)"
+            )
     if header:
-        width = len(names)
+        width = len(cut.rows[0])
+    names = [name.strip() for name in cut.rows[0]] if header else []
+    if options.names is not None:
+        if header and options.header == "auto":
+            remarks.append(f"{path.name}: `names` replaces the header {', '.join(map(repr, names))}")
+        names = list(options.names)
+    elif not header:
+        names = names_without_header(cut.rows, width)
+        remarks.append(f"{path.name}: has no header; its columns are called {', '.join(names)}")
+    names = [name or f"column_{n}" for n, name in enumerate(names, 1)]
     if len(names) != width:
-        raise DataError(f"{path}: names has {len(names)} columns, the file {width}")
-    names = [name.strip() for name in names]
-    twice = [name for name, n in Counter(names).items() if n > 1]
-    if twice:
-        raise DataError(f"{path}:{lines[0]}: column {twice[0]!r} is there twice")
-    kept = []
-    for row, line in body:
+        raise DataError(f"{path}: `names` has {len(names)} names, the file {width} columns")
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise DataError(f"{path}:{cut.spans[0][0]}: column {twice[0]!r} is there twice", hint="Give `names`")
+    found_rows = Delimited(names, [], dict(cut.dropped), remarks)
+    for row, (line, _) in list(zip(cut.rows, cut.spans, strict=True))[1 if header else 0 :]:
         if len(row) == width:
-            kept.append(row)
+            found_rows.rows.append(row)
         else:
-            dropped.setdefault(f"{len(row)} fields where {width} are expected", []).append(line)
-    if not kept:
-        raise DataError(f"{path}: a header and no rows" if header and not dropped else f"{path}: no row has the {width} fields of the header")
-    return Delimited(names, kept, dropped, remarks)
+            fields = f"{len(row)} field{'s' if len(row) != 1 else ''}"
+            found_rows.dropped.setdefault(f"{fields} where {width} are expected", []).append(line)
+    return found_rows
 
 
-def _parse(text: str, delimiter: str, quoting: str, path: Path) -> tuple[list[list[str]], list[int], dict[str, list[int]]]:
-    rows, lines, dropped = [], [], {}
-    if quoting == "none":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                rows.append(line.split(delimiter))
-                lines.append(number)
-            elif line or number <= text.count("\n"):
-                dropped.setdefault("empty line", []).append(number)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        before = 0
-        try:
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append(row)
-                    lines.append(before + 1)
-                else:
-                    dropped.setdefault("empty line", []).append(before + 1)
-                before = reader.line_num
-        except csv.Error as error:
-            raise DataError(f"{path}:{before + 1}: {error}", hint="If quotes are text there: quoting: none") from error
-    return rows, lines, dropped
+def _refuse(cut: _Cut, found: Delimited, path: Path) -> None:
+    """Raise for a file of which nothing is left."""
+    ragged = [(lines[0], why) for why, lines in found.dropped.items() if why != EMPTY]
+    if not ragged:
+        raise DataError(f"{path}:{cut.spans[0][1]}: a header and no rows")
+    line, why = min(ragged)
+    raise DataError(
+        f"{path}:{line}: no row can be used; the first has {why}",
+        hint="Say how the file is cut: delimiter, quoting, header",
+    )
 
 
-def _guess_delimiter(text: str) -> str:
-    """The delimiter that cuts the first lines most evenly."""
-    lines = [line for line in text[:200_000].split("\n") if line.strip()][:50]
-    best, best_score = ",", 0.0
-    for delimiter in (",", "\t", ";", "|"):
-        counts = Counter(line.count(delimiter) for line in lines)
-        count, same = counts.most_common(1)[0]
-        score = same / len(lines) if count else 0.0
-        if score > best_score + 0.2 or (delimiter == "," and score > 0):
-            best, best_score = delimiter, score
+def guess_delimiter(lines: list[str]) -> str:
+    """The delimiter that cuts the first lines into rows as wide as the first; a comma where none does."""
+    sample = [line for line in lines[:_SAMPLE] if line.strip()]
+    best, most = ",", 0.0
+    for delimiter in _DELIMITERS:
+        widths = [len(row) for row in _quoted(sample, delimiter).rows]
+        same = sum(w == widths[0] for w in widths) / len(widths) if widths and widths[0] > 1 else 0.0
+        if same > most + 0.05:
+            best, most = delimiter, same
     return best
 
 
-def _guess_quoting(text: str, delimiter: str) -> str:
-    """Quotes enclose where fields that begin with one also end with one, over lines if need be; else they are text. The test is
-    the parse itself: with quoting, every row must be as wide as most rows are without."""
-    if '"' not in text:
-        return "none"
-    plain = Counter(line.count(delimiter) + 1 for line in text.split("\n") if line.strip())
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
-    except csv.Error:
-        return "none"
-    quoted = Counter(map(len, rows))
-    # An opening quote that is text swallows lines until the next one: rows then hold line breaks in fields, and fewer rows are even.
-    swallowed = sum(n for cells in rows for n in [sum(cell.count("\n") for cell in cells)])
-    even_plain = plain.most_common(1)[0][1]
-    even_quoted = quoted.most_common(1)[0][1]
-    if len(quoted) == 1 and (even_quoted + swallowed >= even_plain) and not (len(plain) == 1 and swallowed):
-        return "csv"
-    return "csv" if even_quoted > even_plain else "none"
+def _cut(lines: list[str], delimiter: str, quoting: str, path: Path, remarks: list[str]) -> _Cut:
+    """Rows, with quotes read as asked or, for "auto", as the content says."""
+    if quoting == "csv":
+        return _quoted(lines, delimiter)
+    plain = _plain(lines, delimiter)
+    opening = re.compile(f'(?:^|{re.escape(delimiter)})"')
+    if quoting == "none" or not any(opening.search(line) for line in lines):
+        return plain
+    quoted = _quoted(lines, delimiter)
+    enclosing = bool(quoted.rows) and _encloses(lines, plain, quoted, delimiter)
+    if not enclosing:
+        remarks.append(f"{path.name}: quotes are read as text (quoting: csv would have them enclose fields)")
+    elif delimiter == "\t":
+        remarks.append(f"{path.name}: quotes are read as enclosing fields (quoting: none would read them as text)")
+    return quoted if enclosing else plain
 
 
-def _is_header(rows: list[list[str]], width: int) -> bool:
-    """Names are short, all different, none a number; and known ones are among them, or below one of them all is numbers."""
-    first = [cell.strip() for cell in rows[0]]
-    if len(rows) < 2 or len(set(first)) != len(first) or not all(first) or any(_NUMBER.fullmatch(c) for c in first):
-        return False
-    if any(len(cell) > 40 or cell.count(" ") > 4 for cell in first):
-        return False
-    if any(cell.lower() in _KNOWN for cell in first):
-        return True
-    if len(first) != width:
-        return False
-    below = [[row[n].strip() for row in rows[1:200] if len(row) == width] for n in range(width)]
-    if any(column and all(_NUMBER.fullmatch(c) for c in column) for column in below):
-        return True
-    classes = [n for n, column in enumerate(below) if column and len(set(column)) <= max(2, len(column) // 5)]
-    return any(first[n] not in below[n] for n in classes)
+def _encloses(lines: list[str], plain: _Cut, quoted: _Cut, delimiter: str) -> bool:
+    """Whether quotes enclose fields: then reading them so makes more lines part of an even row. Where it makes no difference,
+    they do in CSV; in TSV, whose makers often have no quoting at all, only if a field needs its quotes or every row has them."""
+    usual, width = plain.width, quoted.width
+
+    def swallowed(first: int, last: int) -> bool:
+        """Whether a row over several lines consists of lines that are good rows each: an opening quote was text."""
+        full = (lines[n] for n in range(first - 1, last) if lines[n].strip())
+        return usual > 1 and all(line.count(delimiter) + 1 == usual for line in full)
+
+    good_plain = sum(len(row) == usual for row in plain.rows)
+    several = [span for span in quoted.spans if span[1] > span[0]]
+    good_quoted = sum(
+        last - first + 1
+        for row, (first, last) in zip(quoted.rows, quoted.spans, strict=True)
+        if len(row) == width and not (last > first and swallowed(first, last))
+    )
+    if delimiter != "\t":
+        return good_quoted >= 0.95 * good_plain
+    if good_quoted != good_plain or UNBALANCED in quoted.dropped:
+        return good_quoted > good_plain
+    changed = [
+        (line, row)
+        for row, (first, last) in zip(quoted.rows, quoted.spans, strict=True)
+        if first == last and row != (line := lines[first - 1]).split(delimiter)
+    ]
+    needed = bool(several) or any('""' in line or len(row) != usual for line, row in changed)
+    return needed or len(changed) >= len(quoted.rows) - 1
 
 
-def _names(rows: list[list[str]], width: int, remarks: list[str], path: Path) -> list[str]:
-    """Names for columns without: of two where one is few values and one is texts, `text` and `label`."""
-    names = [f"column_{n}" for n in range(1, width + 1)]
-    if width == 2:
-        sample = [row for row in rows[:2000] if len(row) == 2]
-        kinds = [len({row[n] for row in sample}) for n in (0, 1)]
-        lengths = [sum(len(row[n]) for row in sample) / max(1, len(sample)) for n in (0, 1)]
-        label = 0 if lengths[0] < lengths[1] else 1
-        if kinds[label] <= max(2, len(sample) // 5) and kinds[1 - label] > kinds[label]:
-            names = ["label", "text"] if label == 0 else ["text", "label"]
-    remarks.append(f"{path.name}: has no header; columns are called {', '.join(names)}")
-    return names
+def _plain(lines: list[str], delimiter: str) -> _Cut:
+    """Every line a row, quotes being text."""
+    cut = _Cut()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            cut.rows.append(line.split(delimiter))
+            cut.spans.append((number, number))
+        else:
+            cut.dropped.setdefault(EMPTY, []).append(number)
+    return cut
+
+
+def _quoted(lines: list[str], delimiter: str) -> _Cut:
+    """Rows as the `csv` module cuts them. A line on which it finds a quote out of place is left out, and it goes on with the
+    next: one stray quote does not cost the rest of the file."""
+    cut, start = _Cut(), 0
+    while start < len(lines):
+        reader = csv.reader((lines[n] + "\n" for n in range(start, len(lines))), delimiter=delimiter, strict=True)
+        begun, base = start, start
+        try:
+            with _long_fields():
+                for row in reader:
+                    span = (begun + 1, base + reader.line_num)
+                    begun = base + reader.line_num
+                    if any(cell.strip() for cell in row):
+                        cut.rows.append(row)
+                        cut.spans.append(span)
+                    else:
+                        cut.dropped.setdefault(EMPTY, []).append(span[0])
+            break
+        except csv.Error as error:
+            why = RETURN if "new-line" in str(error) else UNBALANCED
+            cut.dropped.setdefault(why, []).append(begun + 1)
+            start = begun + 1
+    return cut
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lift the `csv` module's limit on a field's length, which is the whole process's, and put it back."""
+    with _csv_settings:
+        before = csv.field_size_limit(2**31 - 1)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
+from huggingface_hub.errors import CacheNotFound, CorruptedCacheException, EntryNotFoundError, HTTPError
 
-from spcore.errors import SourceError, nearest
-from spcore.interfaces.dataset import Dataset, Source
+from spcore.errors import SourceError, nearest, unknown
+from spcore.interfaces.dataset import Dataset, ReadReport, Source
+from spcore_data.glue_tasks import advice_for
 from spcore_data.options import HubOptions
+from spcore_data.splits import default_split
 from spcore_data.table import TableSource
+
+_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EntryNotFoundError,
+    HTTPError,
+    datasets.exceptions.DatasetsError,
+    pa.ArrowException,
+)
+_CONFIGURATIONS = re.compile(
+    r"(?:Available|available configs|Available configs in the cache): \[(.*?)\]|configurations in the cache: (?P<plain>.+?) Please"
+)
+_SCHEMES = ("hf://datasets/", "hf://", "hf:")
+
+
+class NotOnHub(SourceError):
+    """A data set that neither the Hub nor the cache gave."""
 
 
 class Hub(Dataset):
@@ -23,37 +47,95 @@ class Hub(Dataset):
 
     def open(self, split: str | None) -> Source:
         """See `Dataset.open`."""
-        return load(self.options.source, self.options.name, split, revision=self.options.revision)
+        source = self.options.source
+        for scheme in _SCHEMES:
+            source = source.removeprefix(scheme)
+        found = load(source, self.options.name, self.options.revision)
+        return source_of(found, split, source, advice_for(source, self.options.name))
 
 
-def load(
-    source: str, name: str | None, split: str | None, *, revision: str | None = None, advice: Mapping[str, Any] | None = None
-) -> TableSource:
-    """Load a split as a source. Raises SourceError of one line."""
+def load(source: str, name: str | None, revision: str | None = None) -> Mapping[str, datasets.Dataset]:
+    """All splits of a data set, from the Hub or its cache. Raises SourceError of one line."""
     try:
-        found = datasets.load_dataset(source, name, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        raise SourceError(_sentence(source, name, error)) from error
-    chosen = split or ("train" if "train" in found else next(iter(found)))
+        found: Mapping[str, datasets.Dataset] = datasets.load_dataset(source, name, revision=revision)
+    except _ERRORS as error:
+        raise _translated(source, name, revision, error) from error
+    if revision is not None and constants.HF_HUB_OFFLINE:
+        _check_revision(found, source, revision)
+    return found
+
+
+def source_of(
+    found: Mapping[str, datasets.Dataset], split: str | None, subject: str, advice: Mapping[str, Any]
+) -> TableSource:
+    """A split as a source. Labels below 0, which stand for none, are missing. Raises SourceError."""
+    chosen = split if split is not None else default_split(list(found), subject)
     if chosen not in found:
-        raise SourceError(f"data {source!r}: unknown split {chosen!r}; known: {', '.join(found)}")
+        raise SourceError(f"data {subject!r}: {unknown('split', chosen, found)}")
     part = found[chosen]
     declared = {}
+    table = part.data.table
     for column, feature in part.features.items():
         inner = getattr(feature, "feature", feature)
         if isinstance(inner, datasets.ClassLabel):
             declared[column] = tuple(inner.names)
-    return TableSource(part.data.table.combine_chunks(), part._fingerprint, declared=declared, advice=advice)
+        if inner is feature and (column in declared or (column == "label" and advice)):
+            table = _without_negative(table, column)
+    report = ReadReport(part.num_rows)
+    return TableSource(table, part._fingerprint, report=report, declared=declared, advice=advice)
 
 
-def _sentence(source: str, name: str | None, error: Exception) -> str:
-    what = f"data set {source!r}" + (f" ({name})" if name else "")
-    where = f"the cache {constants.HF_HOME} (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else f"the Hub at {constants.ENDPOINT}, and as a local file"
+def _without_negative(table: pa.Table, column: str) -> pa.Table:
+    values, at = table.column(column), table.column_names.index(column)
+    kept = pc.if_else(pc.less(values, 0), pa.scalar(None, values.type), values)
+    return table.set_column(at, column, kept)
+
+
+def _check_revision(found: Mapping[str, datasets.Dataset], source: str, revision: str) -> None:
+    """Raise where the cache gave another revision than asked for: offline, `datasets` takes the latest that it has."""
+    files = [file["filename"] for part in found.values() for file in part.cache_files]
+    used = Path(files[0]).parent.name if files else ""
+    repos = [repo for repo in _scanned() if repo.repo_id == source]
+    known = {rev.commit_hash for repo in repos for rev in repo.revisions if revision in rev.refs}
+    if used not in known and not (len(revision) >= 7 and used.startswith(revision)):
+        raise SourceError(
+            f"data set {source!r}, revision {revision!r}: the offline cache {constants.HF_HOME} holds another one, {used}",
+            hint="Leave revision out, or unset HF_HUB_OFFLINE",
+        )
+
+
+def _translated(source: str, name: str | None, revision: str | None, error: Exception) -> SourceError:
+    """What was looked for, where, and what there is instead; the library's own words at the end."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    offline = f"in the offline cache {constants.HF_HOME} (HF_HUB_OFFLINE is set)"
+    place = offline if constants.HF_HUB_OFFLINE else f"on the Hub at {constants.ENDPOINT}"
+    if listed := _CONFIGURATIONS.search(said):
+        known = re.findall(r"[^'\[\], ]+", listed.group(1) or listed["plain"])
+        if name is None:
+            several = f"data set {source!r} has several configurations {place}: {', '.join(known)}"
+            return SourceError(several, hint="Say which: data.name=NAME")
+        return SourceError(f"data set {source!r} {place}: {unknown('configuration', name, known)}")
+    what = f"data set {source!r}" + (f", configuration {name!r}" if name else "")
+    what += f", revision {revision!r}" if revision else ""
+    cached = cached_names()
+    near = nearest(source, cached - {source})
+    others = ", ".join(sorted(cached)[:5]) + (f", ... ({len(cached)} in all)" if len(cached) > 5 else "")
+    at_hand = f"did you mean {near!r}, which is cached?" if near else f"cached are: {others or 'none'}"
+    return NotOnHub(f"{what}: cannot be had; looked for {place}; {at_hand} ({said[:200]})")
+
+
+def cached_names() -> set[str]:
+    """Data sets in the cache: as downloaded, and as `datasets` prepared them."""
+    names = {repo.repo_id for repo in _scanned()}
+    prepared = Path(datasets.config.HF_DATASETS_CACHE)
+    if prepared.is_dir():
+        names |= {p.name.replace("___", "/") for p in prepared.iterdir() if p.is_dir() and p.name != "downloads"}
+    return names
+
+
+def _scanned() -> list[Any]:
+    """The downloaded data sets, none where there is no cache or it cannot be read."""
     try:
-        cached = [repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "dataset"]
-    except (CacheNotFound, OSError):
-        cached = []
-    near = nearest(source, cached)
-    at_hand = f"nearest in the cache: {near}" if near else f"in the cache: {', '.join(sorted(cached)[:5]) or 'none'}"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    return f"{what}: not found; looked for it at {where}; {at_hand} ({said})"
+        return [repo for repo in scan_cache_dir().repos if repo.repo_type == "dataset"]
+    except (CacheNotFound, CorruptedCacheException, OSError, ValueError):
+        return []

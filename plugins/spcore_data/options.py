@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text"]
 
 
 class _Closed(BaseModel):
@@ -14,30 +16,66 @@ class _Closed(BaseModel):
 class FilesOptions(_Closed):
     """Data set `files`."""
 
-    source: str | tuple[str, ...] = Field(description="a path, a glob, a folder, or several; a name that is none of these is looked for on the Hub")
+    source: str | tuple[str, ...] = Field(
+        description="a path, a glob, a folder, or several; a name that is none of these is looked for on the Hub"
+    )
     name: str | None = Field(None, description="for a Hub name: the data set's configuration")
-    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text"] = Field("auto", description="auto: by name and content")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="of CSV and TSV, one character; null: by name and content")
-    quoting: Literal["auto", "csv", "none"] = Field("auto", description="whether quotes enclose fields or are text; auto: by content")
-    header: Literal["auto", "yes", "no"] = Field("auto", description="whether the first row names the columns; auto: by content")
-    names: tuple[str, ...] | None = Field(None, description="names of the columns of a file without a header")
+    format: Format = Field("auto", description="auto: by content, then by name")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="of CSV and TSV, one character; null: a tab in TSV, else by content",
+    )
+    quoting: Literal["auto", "csv", "none"] = Field(
+        "auto", description="csv: quotes enclose fields; none: quotes are text; auto: by content"
+    )
+    header: Literal["auto"] | bool = Field(
+        "auto", description="whether the first row of CSV and TSV names the columns; auto: by content"
+    )
+    names: tuple[str, ...] | None = Field(
+        None, description="names of the columns of CSV and TSV, in place of a header's where there is one"
+    )
 
 
 class HubOptions(_Closed):
     """Data set `hub`."""
 
     source: str = Field(description="the data set's name on the Hub")
-    name: str | None = Field(None, description="the data set's configuration")
-    revision: str | None = Field(None, description="branch, tag or commit")
+    name: str | None = Field(None, description="the data set's configuration; null: the only one")
+    revision: str | None = Field(None, description="branch, tag or commit; null: main")
 
 
 class GlueOptions(_Closed):
     """Data set `glue`."""
 
     name: Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"] = Field(description="the task")
+    folder: str | None = Field(
+        None,
+        description="a folder with the task's TSV files, or with one folder a task; null: from the Hub or its cache",
+    )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        """GLUE's own spellings too: SST-2, STS-B, CoLA."""
+        return value.lower().replace("-", "").replace("_", "") if isinstance(value, str) else value
 
 
 class BuiltinOptions(_Closed):
     """Data set `builtin`."""
 
-    source: Literal["reviews", "builtin/reviews"] = Field("reviews", description="which set")
+    source: str = Field("builtin/reviews", description="which set: builtin/reviews")
+
+
+class RowsOptions(_Closed):
+    """Data set `rows`: give one of the two."""
+
+    rows: tuple[dict[str, Any], ...] | None = Field(None, description="the rows, one mapping of column -> value each")
+    source: str | None = Field(None, description="a JSON-lines file with the rows")
+
+    @model_validator(mode="after")
+    def _one(self) -> RowsOptions:
+        if (self.rows is None) == (self.source is None):
+            raise ValueError("give `rows` or `source`, one of the two")
+        return self

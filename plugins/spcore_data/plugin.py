@@ -8,24 +8,24 @@ from spcore.hooks import hookimpl
 SPCORE_API = "1.0"
 
 
+def _dataset(
+    name: str, target: str, summary: str, options: str, *, default: bool = False, scheme: str = ""
+) -> Component:
+    schemes = (scheme,) if scheme else ()
+    options = f"spcore_data.options:{options}"
+    return Component(
+        "dataset", name, f"spcore_data.{target}", summary, options=options, default=default, schemes=schemes
+    )
+
+
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Data sets `files`, `hub`, `glue`, `builtin`."""
+    """Data sets `files`, `hub`, `glue`, `builtin`, `rows`."""
+    formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text; a path, a glob, a folder"
     return [
-        Component(
-            "dataset", "files", "spcore_data.files:Files", "CSV, TSV, JSON, Parquet, Arrow, text; a path, a glob, a folder",
-            options="spcore_data.options:FilesOptions", default=True,
-        ),
-        Component(
-            "dataset", "hub", "spcore_data.hub:Hub", "A data set of the Hugging Face Hub", options="spcore_data.options:HubOptions",
-            schemes=("hf",),
-        ),
-        Component(
-            "dataset", "glue", "spcore_data.glue:Glue", "GLUE's tasks, with their columns, metrics and label names",
-            options="spcore_data.options:GlueOptions",
-        ),
-        Component(
-            "dataset", "builtin", "spcore_data.builtin_sets:Builtin", "Sets that ship with the project",
-            options="spcore_data.options:BuiltinOptions",
-        ),
-    ]  # fmt: skip
+        _dataset("files", "files:Files", formats, "FilesOptions", default=True),
+        _dataset("hub", "hub:Hub", "A data set of the Hugging Face Hub", "HubOptions", scheme="hf"),
+        _dataset("glue", "glue:Glue", "GLUE's tasks, with their columns, label names and metrics", "GlueOptions"),
+        _dataset("builtin", "builtin_sets:Builtin", "Sets that ship with the project", "BuiltinOptions"),
+        _dataset("rows", "rows:Rows", "Rows given as mappings, or spilled to a file", "RowsOptions"),
+    ]

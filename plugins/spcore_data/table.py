@@ -1,83 +1,187 @@
-"""Rows held in memory as a list of dicts, or in an Arrow table, as a `Source`."""
+"""Rows in an Arrow table, as a `Source`."""
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from spcore.errors import DataError
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Column, ReadReport, Row, Schema, Source
 
 MOST_VALUES = 1000
+"""Columns with more different values than this are not counted."""
+_CHUNK = 1024
+_SCALARS = (str, bool, int, float)
 
 
 class TableSource(Source):
-    """An Arrow table. declared: label names that the source itself states, by column. advice: the schema's other fields."""
+    """An Arrow table.
+
+    content: a hash of what it was read from. declared: label names that the source itself states, by column. advice: the
+    schema's other fields. encoded: columns of text that hold each value as JSON, because Arrow has no type that would
+    give it back unchanged.
+    """
 
     def __init__(
-        self, table: pa.Table, content: str, *, report: ReadReport | None = None,
-        declared: Mapping[str, tuple[str, ...]] | None = None, advice: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        self.table = table
+        self,
+        table: pa.Table,
+        content: str,
+        *,
+        report: ReadReport | None = None,
+        declared: Mapping[str, tuple[str, ...]] | None = None,
+        advice: Mapping[str, Any] | None = None,
+        encoded: Mapping[str, str] | None = None,
+    ) -> None:
+        self._encoded = dict(encoded or {})
+        self._table = plain_table(table)
         self.length = table.num_rows
-        self.fingerprint = fingerprint(content, table.schema.to_string(), table.num_rows)
+        self.fingerprint = fingerprint(content, table.schema.remove_metadata().to_string(), table.num_rows)
         self.report = report or ReadReport(table.num_rows)
         named = declared or {}
-        columns = {name: _column(table.column(name), named.get(name)) for name in table.column_names}
+        columns = {
+            name: Column(self._encoded[name]) if name in self._encoded else _column(values, named.get(name))
+            for name, values in zip(self._table.column_names, self._table.columns, strict=True)
+        }
+        self._nested = [n for n, c in columns.items() if c.kind in ("list", "object") and n not in self._encoded]
         self.schema = Schema(columns, **(advice or {}))
 
     def read(self, ids: Sequence[int]) -> list[Row]:
         """See `Source.read`."""
         if isinstance(ids, range) and ids.step == 1:
-            part = self.table.slice(ids.start, len(ids))
+            part = self._table.slice(ids.start, len(ids))
         else:
-            part = self.table.take(pa.array(list(ids), pa.int64()))
-        return [_plain(row) for row in part.to_pylist()]
+            part = self._table.take(pa.array([int(i) for i in ids], pa.int64()))
+        rows: list[Row] = part.to_pylist()
+        for row in rows:
+            for name in self._nested:
+                row[name] = _plain(row[name])
+            for name in self._encoded:
+                row[name] = None if row[name] is None else json.loads(row[name])
+        return rows
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """See `Source.stream`: every `shards`th row."""
-        assert self.length is not None
+        assert self.length is not None, "a table has a length"
         ids = range(shard, self.length, shards)[skip:]
-        for at in range(0, len(ids), MOST_VALUES):
-            yield from self.read(list(ids[at : at + MOST_VALUES]))
+        for at in range(0, len(ids), _CHUNK):
+            yield from self.read(list(ids[at : at + _CHUNK]))
 
 
-def _plain(row: Row) -> Row:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+def plain_table(table: pa.Table) -> pa.Table:
+    """Columns whose values Python has no plain type for, as those that come nearest: categories as their values, decimals as
+    numbers, dates and times as ISO text; NaN as missing."""
+    columns = [_plain_column(column) for column in table.columns]
+    return pa.table(dict(zip(table.column_names, columns, strict=True))) if columns else table
+
+
+def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
+        values = [None if v is None else v.isoformat() for v in column.to_pylist()]
+        return pa.chunked_array([pa.array(values, pa.string())])
+    if pa.types.is_floating(kind) and len(column):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    return column
+
+
+def _plain(value: Any) -> Any:
+    """A nested value in plain Python types; bytes as base64."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if value is None or isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _column(values: pa.ChunkedArray, labels: tuple[str, ...] | None) -> Column:
-    kind = _kind(values.type)
-    flat = values
+    kind = kind_of(values.type)
     if kind == "list":
-        flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks]) if values.num_chunks else values
-    if kind == "object" or (kind == "list" and _kind(flat.type) == "object"):
-        return Column(kind, labels, None)
-    return Column(kind, labels, _counts(flat))
+        values = pc.list_flatten(values)
+        if kind_of(values.type) in ("object", "list"):
+            return Column(kind, labels, None)
+    return Column(kind, labels, None if kind == "object" else _counts(values))
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int] | None:
     """Rows by value, None where there are more than MOST_VALUES different ones. Missing values do not count."""
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if len(values) > 10 * MOST_VALUES and pc.count_distinct(values.slice(0, 4 * MOST_VALUES)).as_py() > 2 * MOST_VALUES:
-        return None
+    sample = values.slice(0, 4 * MOST_VALUES)
+    if len(values) > len(sample) and pc.count_distinct(sample).as_py() > MOST_VALUES:
+        return None  # what is so with a part is so with the whole
     found = pc.value_counts(values)
-    if len(found) > MOST_VALUES:
+    if len(found) > MOST_VALUES + 2:
         return None
     pairs = ((item["values"], item["counts"]) for item in found.to_pylist())
-    return {str(v): n for v, n in pairs if v is not None and not (isinstance(v, float) and math.isnan(v))}
+    counts = {str(v): n for v, n in pairs if v is not None and not (isinstance(v, float) and math.isnan(v))}
+    return counts if len(counts) <= MOST_VALUES else None
 
 
-def _kind(arrow: pa.DataType) -> str:
+def kind_of(arrow: pa.DataType) -> str:
+    """The `Column.kind` of an Arrow type."""
+    types = pa.types
     tests = {
-        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null),
-        "integer": (pa.types.is_integer,), "number": (pa.types.is_floating, pa.types.is_decimal),
-        "boolean": (pa.types.is_boolean,), "list": (pa.types.is_list, pa.types.is_large_list),
+        "text": (types.is_string, types.is_large_string, types.is_string_view, types.is_null),
+        "integer": (types.is_integer,), "number": (types.is_floating,), "boolean": (types.is_boolean,),
+        "list": (types.is_list, types.is_large_list, types.is_fixed_size_list),
     }  # fmt: skip
     return next((kind for kind, checks in tests.items() if any(check(arrow) for check in checks)), "object")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], subject: str) -> tuple[pa.Table, dict[str, str], list[str]]:
+    """A table of rows; the kinds of its columns that are encoded as JSON; remarks. A column that a row lacks is missing
+    there; one whose values are of several kinds becomes text. Raises DataError that names `subject`."""
+    columns: dict[str, pa.Array] = {}
+    encoded: dict[str, str] = {}
+    remarks: list[str] = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        kinds = {type(v) for v in values if v is not None}
+        strange = next((kind for kind in kinds if not issubclass(kind, (*_SCALARS, dict, list, tuple))), None)
+        if strange is not None:
+            at = next(n for n, v in enumerate(values) if type(v) is strange)
+            raise DataError(
+                f"{subject}: row {at}, column {name!r}: {strange.__name__}; expected text, a number, a list or a dict"
+            )
+        if dict in kinds or ((list in kinds or tuple in kinds) and not _flat(values)):
+            columns[name] = pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
+            encoded[name] = "list" if kinds <= {list, tuple} else "object"
+            continue
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowException, OverflowError):
+            columns[name] = pa.array(
+                [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
+            )
+            remarks.append(f"{subject}: column {name!r} holds values of several kinds; they are read as text")
+    return pa.table(columns), encoded, remarks
+
+
+def _flat(values: Sequence[Any]) -> bool:
+    """Whether all values are lists of scalars of one kind."""
+    if not all(v is None or isinstance(v, list | tuple) for v in values):
+        return False
+    kinds = {type(item) for v in values if v is not None for item in v if item is not None}
+    return kinds <= {int, float} or (len(kinds) == 1 and kinds < set(_SCALARS))

@@ -1,9 +1,13 @@
-"""Logger `jsonl`: every event as a line of JSON, appended, so that a resumed run goes on in the same file."""
+"""Logger `jsonl`: every event as a line of JSON, appended, so that a resumed run goes on in the same file. Steps between the
+last checkpoint and the end of a run that was killed are then there twice; the later ones count.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +15,12 @@ from typing import IO, Any
 from spcore.files import disk_errors
 from spcore.interfaces.logger import Event, Logger
 
+_LOG = logging.getLogger("slimpajama.spcore_loggers")
+
 
 class Jsonl(Logger):
-    """Writes `metrics.jsonl` into the run's folder; without one it has nowhere to write and does nothing."""
+    """Writes `metrics.jsonl` into the run's folder, each line at once; without a folder it has nowhere to write and does
+    nothing. Raises OutputError where the disk takes no more."""
 
     def __init__(self) -> None:
         self._file: IO[str] | None = None
@@ -21,29 +28,51 @@ class Jsonl(Logger):
 
     def start(self, output: Path | None, recipe: Mapping[str, Any]) -> None:
         """See `Logger.start`."""
+        self.close()
         if output is not None:
             self._path = output / "metrics.jsonl"
             with disk_errors(self._path):
-                self._file = self._path.open("a", encoding="utf-8")
+                cut_torn_line(self._path)
+                self._file = self._path.open("a", encoding="utf-8", newline="\n")
 
     def event(self, event: Event) -> None:
         """See `Logger.event`."""
         if self._file is not None:
+            line = json.dumps(plain(event.to_json()), ensure_ascii=False, allow_nan=False)
             with disk_errors(self._path):
-                self._file.write(json.dumps(_finite(event.to_json()), ensure_ascii=False) + "\n")
+                self._file.write(line + "\n")
                 self._file.flush()
 
     def close(self) -> None:
         """See `Logger.close`."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with disk_errors(self._path):
+                file.close()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: their names take their places."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+def cut_torn_line(path: Path) -> None:
+    """Cut off what a killed run left of its last line, which would make the next one unreadable too. Raises OSError."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            _LOG.warning("%s: the last line is not whole (%d bytes) and is cut off", path, len(content) - whole)
+            file.truncate(whole)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: numpy's numbers as Python's; NaN and infinity, which JSON has not, as "nan", "inf", "-inf"."""
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else str(float(value))
+    return str(value)

@@ -1,35 +1,48 @@
-"""Optimizers: which parameters decay, and torch's own implementations over them."""
+"""Optimizers: which parameters decay, and which implementation runs over them. torch is imported by `build` alone."""
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from spcore.errors import RefusalError
 from spcore.interfaces.optimizer import GroupKey, Optimizer
 from spcore_optim.options import AdafactorOptions, AdamWOptions, DecayOptions, LionOptions, SgdOptions
 
 if TYPE_CHECKING:
     import torch
 
-_NORM = re.compile(r"(^|[._])(layer_?norm|rms_?norm|norm\d*|ln(_\w+)?)([._]|$)", re.IGNORECASE)
+_NORM = re.compile(r"(^|\.)([^.]*norm[^.]*|ln(_[^.]*)?)\.", re.IGNORECASE)
+"""A module whose name has "norm" in it, or GPT-2's ln_1, ln_f."""
+_BIAS = re.compile(r"bias(\.|$)")
+"""A bias, also one that is a module's only weight (T5's relative_attention_bias) or lies stacked (one row an expert)."""
+_FUSED = frozenset({"cpu", "cuda", "hpu", "mps", "mtia", "xpu"})
+"""Device types for which torch has fused AdamW and SGD, in every floating-point format."""
 
 
-class _Decaying(Optimizer):
-    """Groups by whether a parameter decays: matrices do; vectors (norms, biases) do not."""
+class Decaying(Optimizer):
+    """Groups by whether a parameter decays: matrices do; norms, biases and other vectors do not, as in transformers' Trainer.
+
+    The whole shape decides, not a shard's: a matrix sharded to one row still decays.
+    """
 
     def __init__(self, options: DecayOptions) -> None:
-        self._decay, self._without = options.weight_decay, options.no_decay
-        self.lr: float = options.lr  # type: ignore[attr-defined]
+        self.lr = options.lr
+        self._decay = options.weight_decay
+        self._without = [f"*{pattern}*" for pattern in options.no_decay]
 
     def groups(self, name: str, full_shape: tuple[int, ...]) -> GroupKey:
         """See `Optimizer.groups`."""
-        free = len(full_shape) < 2 or name.endswith("bias") or bool(_NORM.search(name)) or any(part in name for part in self._without)
-        return GroupKey(0.0 if free else self._decay)
+        exempt = (
+            len(full_shape) < 2
+            or _BIAS.search(name) is not None
+            or _NORM.search(name) is not None
+            or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._without)
+        )
+        return GroupKey(0.0 if exempt else self._decay)
 
 
-class AdamW(_Decaying):
+class AdamW(Decaying):
     """torch.optim.AdamW, fused where torch has it."""
 
     family = "adam"
@@ -42,47 +55,43 @@ class AdamW(_Decaying):
         """See `Optimizer.build`."""
         import torch
 
-        kernel = {"fused": True} if can_fuse(params) else {"foreach": True}
-        return torch.optim.AdamW(params, lr=self.lr, **self.hyper, **kernel)
+        return torch.optim.AdamW(params, lr=self.lr, **self.hyper, **kernel(params))
 
 
-class Adafactor(_Decaying):
-    """torch.optim.Adafactor."""
+class Adafactor(Decaying):
+    """torch.optim.Adafactor: its steps are lr times a parameter's root mean square, lr at most 1 / sqrt(step)."""
 
     family = None
 
     def __init__(self, options: AdafactorOptions) -> None:
         super().__init__(options)
-        self.hyper = {"beta2_decay": options.beta2_decay, "d": options.clip_threshold}
+        self.hyper = {"beta2_decay": options.beta2_decay, "eps": (None, options.eps), "d": options.clip_threshold}
 
     def build(self, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """See `Optimizer.build`."""
+        """See `Optimizer.build`. One tensor at a time: all at once would take the memory that Adafactor saves."""
         import torch
 
         return torch.optim.Adafactor(params, lr=self.lr, **self.hyper)
 
 
-class Sgd(_Decaying):
-    """torch.optim.SGD, fused where torch has it."""
+class Sgd(Decaying):
+    """torch.optim.SGD, fused where torch has it; its weight decay is coupled: part of the gradient, so of the momentum."""
 
     family = "sgd"
 
     def __init__(self, options: SgdOptions) -> None:
         super().__init__(options)
-        if options.nesterov and not options.momentum:
-            raise RefusalError("optimizer.nesterov: needs momentum, which is 0")
         self.hyper = {"momentum": options.momentum, "nesterov": options.nesterov}
 
     def build(self, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """See `Optimizer.build`."""
         import torch
 
-        kernel = {"fused": True} if can_fuse(params) else {"foreach": True}
-        return torch.optim.SGD(params, lr=self.lr, **self.hyper, **kernel)
+        return torch.optim.SGD(params, lr=self.lr, **self.hyper, **kernel(params))
 
 
-class Lion(_Decaying):
-    """The sign of an interpolation between momentum and gradient."""
+class Lion(Decaying):
+    """The sign of an interpolation between momentum and gradient; half of AdamW's state."""
 
     family = None
 
@@ -94,10 +103,11 @@ class Lion(_Decaying):
         """See `Optimizer.build`."""
         from spcore_optim.lion import LionOptimizer
 
-        return LionOptimizer(params, lr=self.lr, betas=self.hyper["betas"])
+        return LionOptimizer(params, lr=self.lr, **self.hyper)
 
 
-def can_fuse(params: list[dict[str, Any]]) -> bool:
-    """Whether torch has a fused kernel for every parameter: floating point, on a CPU, a GPU or another device it names."""
-    every: Iterable[Any] = (p for group in params for p in group["params"])
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in every)
+def kernel(params: list[dict[str, Any]]) -> dict[str, bool]:
+    """The argument that chooses torch's fastest kernel for all of these param groups: fused, else one call for many tensors."""
+    every = [p for group in params for p in group["params"]]
+    fused = all(p.is_floating_point() and p.device.type in _FUSED for p in every)
+    return {"fused": True} if fused else {"foreach": True}

@@ -15,7 +15,7 @@ _OPTIMIZERS = {
 _SCHEDULES = {
     "linear": ("Linear", "Warm-up, then straight down"),
     "cosine": ("Cosine", "Warm-up, then half a cosine down"),
-    "constant": ("Constant", "Warm-up, then constant"),
+    "constant": ("Constant", "Constant, after a warm-up if there is one"),
     "wsd": ("Wsd", "Warm-up, stable, decay"),
 }
 
@@ -23,10 +23,9 @@ _SCHEDULES = {
 @hookimpl
 def spcore_components() -> list[Component]:
     """Optimizers adamw, adafactor, sgd, lion; schedules linear, cosine, constant, wsd."""
+    parts = [("optimizer", "optimizers", _OPTIMIZERS), ("schedule", "schedules", _SCHEDULES)]
     return [
-        Component("optimizer", name, f"spcore_optim.optimizers:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
-        for name, (cls, summary) in _OPTIMIZERS.items()
-    ] + [
-        Component("schedule", name, f"spcore_optim.schedules:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
-        for name, (cls, summary) in _SCHEDULES.items()
+        Component(kind, name, f"spcore_optim.{module}:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
+        for kind, module, table in parts
+        for name, (cls, summary) in table.items()
     ]

@@ -1,73 +1,89 @@
-"""Schedules: pure functions of step and total, equal to transformers' at every step."""
+"""Schedules: pure functions of step and total, to the bit those of transformers' functions of the same names at every step."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 from spcore.interfaces.optimizer import Schedule
-from spcore_optim.options import ConstantOptions, CosineOptions, LinearOptions, WsdOptions
+from spcore_optim.options import CosineOptions, LinearOptions, WarmupOptions, WsdOptions
 
 
-def steps_of(length: float, total: int) -> int:
-    """A length in steps: as given if 1 or more, else a share of the run, rounded up as transformers rounds warm-up ratios."""
-    return int(length) if length >= 1 else math.ceil(length * total)
+class Warmed(Schedule):
+    """Up in a straight line from 0 over the warm-up (0 at step 0: transformers' first step does not move), then `after`."""
+
+    def __init__(self, options: WarmupOptions) -> None:
+        self._warmup = options.warmup
+
+    def factor(self, step: int, total: int) -> float:
+        """See `Schedule.factor`."""
+        warmup = steps_of(self._warmup, total)
+        return step / warmup if step < warmup else self.after(step - warmup, total - warmup)
+
+    @abstractmethod
+    def after(self, step: int, total: int) -> float:
+        """The factor at step `step` (from 0) of the `total` steps that follow the warm-up."""
 
 
-class Linear(Schedule):
-    """Up over the warm-up, then down in a straight line."""
+class Linear(Warmed):
+    """After the warm-up down in a straight line to `minimum`."""
 
     def __init__(self, options: LinearOptions) -> None:
-        self.options = options
+        super().__init__(options)
+        self._minimum = options.minimum
 
-    def factor(self, step: int, total: int) -> float:
-        """See `Schedule.factor`."""
-        warmup = steps_of(self.options.warmup, total)
-        if step < warmup:
-            return step / warmup
-        left = max(0.0, (total - step) / max(1, total - warmup))
-        return self.options.minimum + (1 - self.options.minimum) * left
+    def after(self, step: int, total: int) -> float:
+        """See `Warmed.after`."""
+        return above(self._minimum, max(0.0, (total - step) / max(1, total)))
 
 
-class Cosine(Schedule):
-    """Up over the warm-up, then down along half a cosine (Loshchilov and Hutter, 2017)."""
+class Cosine(Warmed):
+    """After the warm-up down along half a cosine to `minimum` (Loshchilov and Hutter, 2017)."""
 
     def __init__(self, options: CosineOptions) -> None:
-        self.options = options
+        super().__init__(options)
+        self._minimum = options.minimum
 
-    def factor(self, step: int, total: int) -> float:
-        """See `Schedule.factor`."""
-        warmup = steps_of(self.options.warmup, total)
-        if step < warmup:
-            return step / warmup
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        return self.options.minimum + (1 - self.options.minimum) * 0.5 * (1 + math.cos(math.pi * done))
+    def after(self, step: int, total: int) -> float:
+        """See `Warmed.after`."""
+        return above(self._minimum, half_cosine(step, total))
 
 
-class Constant(Schedule):
-    """Up over the warm-up, then constant."""
+class Constant(Warmed):
+    """After the warm-up always 1."""
 
-    def __init__(self, options: ConstantOptions) -> None:
-        self.options = options
-
-    def factor(self, step: int, total: int) -> float:
-        """See `Schedule.factor`."""
-        warmup = steps_of(self.options.warmup, total)
-        return step / warmup if step < warmup else 1.0
+    def after(self, step: int, total: int) -> float:
+        """See `Warmed.after`."""
+        return 1.0
 
 
 class Wsd(Schedule):
-    """Up over the warm-up, constant, then down along half a cosine at the end (Hu et al., 2024)."""
+    """Warm-up from `minimum`, stable, decay along half a cosine back to `minimum` (Hu et al., 2024, MiniCPM)."""
 
     def __init__(self, options: WsdOptions) -> None:
-        self.options = options
+        self._options = options
 
     def factor(self, step: int, total: int) -> float:
-        """See `Schedule.factor`."""
-        warmup = steps_of(self.options.warmup, total)
-        decay = min(steps_of(self.options.decay, total), total - warmup)
+        """See `Schedule.factor`. Where warm-up and decay, in steps, do not both fit, the decay is the shorter for it."""
+        warmup = steps_of(self._options.warmup, total)
+        decay = min(steps_of(self._options.decay, total), total - warmup)
         if step < warmup:
-            return step / warmup
+            return above(self._options.minimum, step / warmup)
         if step < total - decay:
             return 1.0
-        done = min(1.0, (step - (total - decay)) / max(1, decay))
-        return self.options.minimum + (1 - self.options.minimum) * 0.5 * (1 + math.cos(math.pi * done))
+        return above(self._options.minimum, half_cosine(step - (total - decay), decay))
+
+
+def steps_of(length: float, total: int) -> int:
+    """A length in steps: as given if 1 or more, else a share of the run, rounded up as transformers rounds `warmup_steps`."""
+    return int(length) if length >= 1 else math.ceil(length * total)
+
+
+def half_cosine(step: int, total: int) -> float:
+    """From 1 at step 0 to 0 at step `total` and after."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+
+def above(minimum: float, factor: float) -> float:
+    """A factor from 0 to 1 as one from `minimum` to 1."""
+    return factor * (1.0 - minimum) + minimum

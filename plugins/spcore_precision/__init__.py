@@ -1,1 +1,1 @@
-"""Precision policies. A new one is a `PrecisionPolicy` in `policies.py` and a `Component` in `plugin.py`."""
+"""Precision policies. A new one is a `PrecisionPolicy` in `policies.py` and a line in `plugin.py`."""

@@ -1,4 +1,4 @@
-"""What this package offers."""
+"""What this package offers: one line for each value of `policies.py`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from spcore.components import Component
 from spcore.hooks import hookimpl
 
 SPCORE_API = "1.0"
+_POLICIES = {
+    "fp32": ("FP32", "float32, fp32-grade products", ("float32", "32")),
+    "tf32": ("TF32", "float32 with TF32 products on a GPU", ()),
+    "bf16": ("BF16", "bfloat16 products, float32 parameters", ("bfloat16", "bf16-mixed")),
+    "fp16": ("FP16", "float16 products, float32 parameters, loss scaling", ("float16", "fp16-mixed")),
+}
+"""name -> (value in `policies.py`, summary, aliases)."""
 
 
 @hookimpl
 def spcore_components() -> list[Component]:
     """Precisions fp32, tf32, bf16, fp16."""
     return [
-        Component("precision", "fp32", "spcore_precision.policies:FP32", "float32, fp32-grade products", aliases=("float32",)),
-        Component("precision", "tf32", "spcore_precision.policies:TF32", "float32 with TF32 products on a GPU"),
-        Component("precision", "bf16", "spcore_precision.policies:BF16", "bfloat16 products, float32 parameters", aliases=("bfloat16",)),
-        Component("precision", "fp16", "spcore_precision.policies:FP16", "float16 products, loss scaling", aliases=("float16",)),
+        Component("precision", name, f"spcore_precision.policies:{value}", summary, aliases=aliases)
+        for name, (value, summary, aliases) in _POLICIES.items()
     ]

@@ -15,7 +15,7 @@ from spcore_transformers import segments
 from spcore_transformers.families import Family
 
 
-class _Given(nn.Module):
+class _Given(nn.Module):  # type: ignore[misc]
     """Stands for the backbone inside the family's own class with a head, and gives hidden states that were computed (and, in
     packs, gathered) before: so each family's head code runs as it is."""
 
@@ -23,13 +23,15 @@ class _Given(nn.Module):
         super().__init__()
         self.owner, self.pooler = [owner], pooler
 
-    def forward(self, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(
+        self, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Hidden states as `inputs_embeds`."""
         pooled = self.owner[0].get_submodule(self.pooler)(inputs_embeds) if self.pooler else None
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-class Assembled(nn.Module):
+class Assembled(nn.Module):  # type: ignore[misc]
     """forward(**inputs) -> {name: tensor}; see `spcore.interfaces.model.LanguageModel.build`.
 
     whole: an instance of the family's class with this head, or of its bare backbone for a custom head. Its children become this
@@ -61,7 +63,9 @@ class Assembled(nn.Module):
     def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See the class."""
         segment_ids = inputs.pop("segment_ids", None)
-        assert segment_ids is None or (self._family is not None and self._family.packs), "an engine's check refuses such packs"
+        assert segment_ids is None or (self._family is not None and self._family.packs), (
+            "an engine's check refuses such packs"
+        )
         if self._family is None and self._kind != "custom":
             return self._named(self._whole[0](**inputs))
         if segment_ids is None:
@@ -70,10 +74,15 @@ class Assembled(nn.Module):
         layout = segments.Layout(segment_ids)
         return self._headed(self._packed(inputs, segment_ids, layout), segment_ids > 0, layout)
 
-    def _packed(self, inputs: dict[str, torch.Tensor], segment_ids: torch.Tensor, layout: segments.Layout) -> torch.Tensor:
+    def _packed(
+        self, inputs: dict[str, torch.Tensor], segment_ids: torch.Tensor, layout: segments.Layout
+    ) -> torch.Tensor:
         """Hidden states of packs: no attention and no positions across a border."""
         assert self._family is not None
-        given: dict[str, Any] = {**inputs, "position_ids": inputs["position_ids"] + self._family.first_position(self.config)}
+        given: dict[str, Any] = {
+            **inputs,
+            "position_ids": inputs["position_ids"] + self._family.first_position(self.config),
+        }
         if self.config._attn_implementation == segments.NAME:
             kinds = segments.layer_kinds(self.config)
             given |= {"segment_layout": layout, "attention_mask": dict.fromkeys(kinds) if kinds else None}
@@ -88,7 +97,9 @@ class Assembled(nn.Module):
     ) -> Mapping[str, torch.Tensor]:
         """The head on hidden states [S, L, H]."""
         if self._kind == "custom":
-            every = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
+            every = (
+                torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
+            )
             found: Mapping[str, torch.Tensor] = self.head(hidden, every, None if layout is None else layout.segments)
             return found
         if self._kind == "sequence":

@@ -31,7 +31,9 @@ def set_dropout(config: Any, value: float) -> None:
     """Set every dropout probability, 0 <= value < 1. Raises RefusalError for a family that has none."""
     found = dropouts(config)
     if not found:
-        raise RefusalError(f"model.dropout {value}: family {config.model_type!r} has no dropout", hint="Leave model.dropout out")
+        raise RefusalError(
+            f"model.dropout {value}: family {config.model_type!r} has no dropout", hint="Leave model.dropout out"
+        )
     for name in found:
         setattr(config, name, value)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
@@ -44,7 +45,9 @@ class TransformersModel(Model):
             tokenizer = AutoTokenizer.from_pretrained(source, **settings)
         # Where there are no files, transformers makes a tokenizer of special tokens alone.
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            raise SourceError(f"model {source!r}: there are no tokenizer files (tokenizer.json, vocab.txt or the like) beside config.json")
+            raise SourceError(
+                f"model {source!r}: there are no tokenizer files (tokenizer.json, vocab.txt or the like) beside config.json"
+            )
         if self.options.dropout is not None:
             set_dropout(config, self.options.dropout)
         return TransformersLanguageModel(source, config, tokenizer, self.options)
@@ -79,8 +82,14 @@ class TransformersLanguageModel(LanguageModel):
             known = self._known
             return Anatomy(base, known.embed, known.layers, known.final, heads, False, tied, packs=known.packs)
         backbone = whole if custom or not base else whole.get_submodule(base)
-        lists = [(len(m), -n, name) for n, (name, m) in enumerate(backbone.named_modules()) if isinstance(m, torch.nn.ModuleList)]
-        return Anatomy(base, None, max(lists)[2] if lists else None, None, heads if base else (), causal(self.config), tied)
+        lists = [
+            (len(m), -n, name)
+            for n, (name, m) in enumerate(backbone.named_modules())
+            if isinstance(m, torch.nn.ModuleList)
+        ]
+        return Anatomy(
+            base, None, max(lists)[2] if lists else None, None, heads if base else (), causal(self.config), tied
+        )
 
     def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> torch.nn.Module:
         """See `LanguageModel.build`."""
@@ -89,9 +98,13 @@ class TransformersLanguageModel(LanguageModel):
             with torch.device(device):
                 custom = head.build(whole.config)
             mark_custom(custom)
-            placed = [name for name, tensor in custom.named_parameters() if tensor.device.type != torch.device(device).type]
+            placed = [
+                name for name, tensor in custom.named_parameters() if tensor.device.type != torch.device(device).type
+            ]
             if placed:
-                raise RefusalError(f"custom head: {placed[0]!r} chooses its own device", hint="Leave devices to the engine")
+                raise RefusalError(
+                    f"custom head: {placed[0]!r} chooses its own device", hint="Leave devices to the engine"
+                )
         module = Assembled(whole, head, self._base(whole), self._known, custom)
         # Parameters only: buffers (rotary frequencies) lose what they say in a narrow format.
         for parameter in module.parameters():
@@ -113,8 +126,14 @@ class TransformersLanguageModel(LanguageModel):
             with torch.device(device):
                 return auto.from_config(config, attn_implementation=self._attention(), **settings)
         except ValueError as error:
-            what = f"has no head of kind {head.kind!r}" if "Unrecognized configuration" in str(error) else f"refuses: {error}"
-            raise RefusalError(f"model {self.source!r}: family {self.family!r} {' '.join(what.split())[:200]}") from error
+            what = (
+                f"has no head of kind {head.kind!r}"
+                if "Unrecognized configuration" in str(error)
+                else f"refuses: {error}"
+            )
+            raise RefusalError(
+                f"model {self.source!r}: family {self.family!r} {' '.join(what.split())[:200]}"
+            ) from error
 
     def _attention(self) -> str | None:
         if self.options.attention != "auto":
@@ -127,7 +146,9 @@ class TransformersLanguageModel(LanguageModel):
     def _check(self, head: Head, config: Any) -> None:
         """Refuse now what would fail in mid-run."""
         if head.kind == "custom" and config.is_encoder_decoder:
-            raise RefusalError(f"model {self.source!r}: a custom head sits on one stack of layers; {self.family!r} has an encoder and a decoder")
+            raise RefusalError(
+                f"model {self.source!r}: a custom head sits on one stack of layers; {self.family!r} has an encoder and a decoder"
+            )
         if head.kind == "sequence" and causal(config) and config.pad_token_id is None:
             raise RefusalError(
                 f"model {self.source!r}: its head reads each text's last token, and config.json has no pad_token_id to find it by",
@@ -171,13 +192,28 @@ class TransformersLanguageModel(LanguageModel):
         if self.options.from_scratch:
             return
         files = locate(self.source, self.options.revision)
+        if get_checkpoint_conversion_mapping(self.family) is None:
+            names, tensors = files.names(), files.tensors()
+        else:
+            whole = self._converted()
+            names, tensors = list(whole), iter(whole.items())
         base = self._prefix()
         # A bare backbone's checkpoint (MiniLM's) lacks the prefix that the same tensors have under a head.
-        bare = base and not any(name.startswith(base) for name in files.names())
-        for name, tensor in files.tensors():
+        bare = base and not any(name.startswith(base) for name in names)
+        for name, tensor in tensors:
             for old, new in _RENAMED:
                 name = old.sub(new, name)
             yield base + name if bare and not name.startswith("head.") else name, tensor
+
+    def _converted(self) -> dict[str, torch.Tensor]:
+        """All tensors of a family whose files transformers joins or splits while it loads (experts): held whole, not streamed."""
+        named = (self.config.architectures or ["AutoModel"])[0]
+        with translated(self.source, self.options.revision):
+            model = getattr(transformers, named, transformers.AutoModel).from_pretrained(
+                self.source, revision=self.options.revision, dtype=torch.float32, use_safetensors=True
+            )
+        found: dict[str, torch.Tensor] = model.state_dict()
+        return found
 
     def _prefix(self) -> str:
         """What the backbone's names begin with in modules that are built."""
@@ -190,7 +226,9 @@ class TransformersLanguageModel(LanguageModel):
         config = with_head(self.config, head)
         config.architectures = [type(self._skeleton(head)).__name__]
         if getattr(config, "quantization_config", None) is not None:
-            raise ArtifactError(f"model {self.source!r}: its configuration says that its weights are quantised; these are not")
+            raise ArtifactError(
+                f"model {self.source!r}: its configuration says that its weights are quantised; these are not"
+            )
         config.save_pretrained(folder)
         file = folder / "config.json"
         content = json.loads(file.read_text(encoding="utf-8"))

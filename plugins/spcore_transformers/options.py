@@ -18,7 +18,8 @@ class TransformersOptions(BaseModel):
         None, ge=0, lt=1, description="every dropout probability of the model, 0 to 1; null: as its configuration says"
     )
     attention: Literal["auto", "sdpa", "eager"] = Field(
-        "auto", description="how attention is computed; auto: by segments where the family is known, else transformers' choice"
+        "auto",
+        description="how attention is computed; auto: by segments where the family is known, else transformers' choice",
     )
     from_scratch: bool = Field(
         False, description="true: take configuration and tokenizer only, and initialise all weights anew"

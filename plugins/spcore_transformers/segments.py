@@ -128,7 +128,7 @@ def _first_fit(lengths: np.ndarray, width: int) -> list[list[int]]:
     return rows
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
     """`Layout.gather`. Its gradient is a gather too: every real token is in exactly one place, so nothing accumulates."""
 
     @staticmethod
@@ -142,7 +142,7 @@ class _Gather(torch.autograd.Function):
         return layout.scatter(grads[0], heads), None, None
 
 
-class _Scatter(torch.autograd.Function):
+class _Scatter(torch.autograd.Function):  # type: ignore[misc]
     """`Layout.scatter`."""
 
     @staticmethod
@@ -156,7 +156,7 @@ class _Scatter(torch.autograd.Function):
         return layout.gather(grads[0], heads), None, None
 
 
-class _Attention(torch.autograd.Function):
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
     """softmax(q k' * scale + mask) v by segment, on a CPU: small products in one call each, softmax in float32 at least."""
 
     @staticmethod
@@ -214,7 +214,8 @@ def segment_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return plain
-    assert attention_mask is None and not getattr(module, "is_causal", False), "by segment: neither masks nor causal layers"
+    assert attention_mask is None, "by segment: the layout says what may attend, no mask beside it"
+    assert not getattr(module, "is_causal", False), "by segment: no causal layers"
     sequences, heads, length, depth = query.shape
     assert key.shape == query.shape == value.shape, "by segment: one key and value head for each query head"
     flat = [x.transpose(1, 2).reshape(sequences * length, heads * depth) for x in (query, key, value)]
@@ -249,7 +250,9 @@ def dense_masks(segment_ids: torch.Tensor, config: Any, dtype: torch.dtype) -> t
         masks["sliding_attention"] = same & ((place[:, None] - place[None, :]).abs() <= config.sliding_window)
     if config._attn_implementation == "eager":
         low = torch.finfo(dtype).min
-        masks = {kind: torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill_(~m, low) for kind, m in masks.items()}
+        masks = {
+            kind: torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill_(~m, low) for kind, m in masks.items()
+        }
     return masks if kinds else masks["full_attention"]
 
 

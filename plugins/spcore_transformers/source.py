@@ -84,7 +84,7 @@ def locate(source: str, revision: str | None) -> WeightFiles:
                 path = Path(hf_hub_download(source, name, revision=revision))
             except EntryNotFoundError:  # of a cache that is offline too
                 continue
-            paths = (path,)
+            paths: tuple[Path, ...] = (path,)
             if name.endswith(_INDEX):
                 paths = tuple(Path(hf_hub_download(source, shard, revision=revision)) for shard in _shards(path))
             return WeightFiles(paths, pickled=name.startswith(_PICKLED))
@@ -95,7 +95,7 @@ def _shards(index: Path) -> list[str]:
     """Names of the files that an index lists."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{index}: not an index of weight files") from error
     outside = [name for name in names if Path(name).name != name]
     if outside:

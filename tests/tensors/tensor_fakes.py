@@ -30,7 +30,9 @@ class DroppingHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(config.hidden_size, CLASSES)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         if segments is None:
             means = pooled(hidden, mask, None)
         else:
@@ -142,9 +144,13 @@ def batch_of(rows: Sequence[Mapping[str, Any]], terms: Sequence[str] = Weighted.
     targets = {"labels": np.array([row["label"] for row in rows]), "weight": weight, "rough": rough}
     numbers = np.array([[row["id"]] for row in rows])
     totals = (float(weight.sum(dtype=np.float64)), float(rough.sum()))
-    return Batch({"input_ids": ids, "attention_mask": mask}, targets, numbers, numbers, dict(zip(terms, totals, strict=False)))
+    return Batch(
+        {"input_ids": ids, "attention_mask": mask}, targets, numbers, numbers, dict(zip(terms, totals, strict=False))
+    )
 
 
-def cut(rows: Sequence[Mapping[str, Any]], size: int, terms: Sequence[str] = Weighted.terms, fill: int = 0) -> list[Batch]:
+def cut(
+    rows: Sequence[Mapping[str, Any]], size: int, terms: Sequence[str] = Weighted.terms, fill: int = 0
+) -> list[Batch]:
     """Rows in microbatches of `size`, each with `fill` rows of filler."""
     return [batch_of(rows[at : at + size], terms, fill) for at in range(0, len(rows), size)]

@@ -14,7 +14,9 @@ from spcore.tensors.ops import as_tensors
 TOKENS = Head("token", 2, {"logits": ("sequence", "position", "label")})
 ROWS = Head("sequence", 2, {"logits": ("sequence", "label")})
 SPANS = Head("span", 2, {"start": ("sequence", "position"), "end": ("sequence", "position")})
-BOTH = Head("custom", 2, {"a": ("sequence", "label"), "b": ("sequence", "position")}, build=lambda config: torch.nn.Identity())
+BOTH = Head(
+    "custom", 2, {"a": ("sequence", "label"), "b": ("sequence", "position")}, build=lambda config: torch.nn.Identity()
+)
 
 
 @pytest.fixture

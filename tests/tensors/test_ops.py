@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from spcore.tensors.ops import WholeOps, as_tensors
-
-SHARDED = Path(__file__).with_name("sharded_ops.py")
 
 
 @pytest.fixture
@@ -55,10 +49,3 @@ def test_as_tensors_takes_views_and_tensors() -> None:
     found = as_tensors({"view": view, "tensor": torch.ones(2), "float": np.ones(2, np.float32)})
     assert found["view"].tolist() == view.tolist()
     assert (found["view"].dtype, found["float"].dtype) == (torch.int64, torch.float32)
-
-
-def test_shards_of_a_vocabulary_give_what_the_whole_gives() -> None:
-    """Two processes; 11 words as 7 columns and 6, of which two are padding: values and gradients."""
-    done = subprocess.run([sys.executable, str(SHARDED)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["alike"] * 2

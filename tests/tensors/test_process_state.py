@@ -40,9 +40,14 @@ def test_fp32_products_are_the_engine_s_for_a_time(process: str) -> None:
 
 def test_threads_come_back_after_an_error() -> None:
     torch.set_num_threads(2)
-    with pytest.raises(KeyError), computing(threads=1):
-        assert torch.get_num_threads() == 1
-        raise KeyError
+
+    def fails() -> None:
+        with computing(threads=1):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert torch.get_num_threads() == 2
 
 
@@ -89,9 +94,14 @@ def test_drawing_leaves_the_process_alone() -> None:
     before = torch.get_rng_state()
     with rng.drawing(5):
         one = torch.rand(2)
-    with pytest.raises(KeyError), rng.drawing(5):
-        assert torch.rand(2).equal(one)
-        raise KeyError
+
+    def fails() -> None:
+        with rng.drawing(5):
+            assert torch.rand(2).equal(one)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert torch.get_rng_state().equal(before)
 
 

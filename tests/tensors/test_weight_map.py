@@ -17,7 +17,12 @@ def weights() -> WeightMap:
 
 
 def test_joined_and_cut_again(weights: WeightMap) -> None:
-    hub = {"q": torch.ones(4, 2), "k": torch.full((2, 2), 2.0), "v": torch.full((2, 2), 3.0), "layer.norm": torch.ones(2)}
+    hub = {
+        "q": torch.ones(4, 2),
+        "k": torch.full((2, 2), 2.0),
+        "v": torch.full((2, 2), 3.0),
+        "layer.norm": torch.ones(2),
+    }
     local = weights.to_local("qkv", hub)
     assert local[:, 0].tolist() == [1, 1, 1, 1, 2, 2, 3, 3]
     back = weights.to_hub("qkv", local, sizes=[4, 2, 2])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensors.tensor_fakes import SHARE, Adam, Pairs, Weighted, batch_of, cut, plan_of, rows_of
 
 from spcore.errors import CheckpointError
 from spcore.interfaces.precision import LossScaling, PrecisionPolicy
@@ -17,6 +17,7 @@ from spcore.interfaces.strategy import Gradients, Place, Plan, StepReport
 from spcore.interfaces.task import Batch
 from spcore_torch.options import SingleOptions
 from spcore_torch.single import SingleEngine
+from tensors.tensor_fakes import SHARE, Adam, Pairs, Weighted, batch_of, cut, plan_of, rows_of
 
 ROWS = rows_of()
 LR = 1e-2
@@ -39,7 +40,9 @@ def alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], lim
     assert found.keys() == expected.keys()
     largest = max(float(t.abs().max()) for t in expected.values())
     floor = [max(float(t.abs().max()), largest * 1e-3) for t in expected.values()]
-    return all(float((found[n] - t).abs().max()) <= limit * f for (n, t), f in zip(expected.items(), floor, strict=True))
+    return all(
+        float((found[n] - t).abs().max()) <= limit * f for (n, t), f in zip(expected.items(), floor, strict=True)
+    )
 
 
 def exactly(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
@@ -62,7 +65,7 @@ def plain_step(plan: Plan, batch: Batch) -> tuple[float, dict[str, float], dict[
     loss.backward()
     grads = {n: p.grad.float() for n, p in module.named_parameters()}
     norm = float(torch.stack([g.double().norm() for g in grads.values()]).norm())
-    return float(loss), {n: float(v) for n, v in terms.items()}, grads, norm
+    return loss.item(), {n: v.item() for n, v in terms.items()}, grads, norm
 
 
 @pytest.mark.parametrize("size", [8, 4, 2, 1])
@@ -85,7 +88,6 @@ def test_any_cut_gives_what_plain_torch_gives(size: int, flatten: str) -> None:
 def test_filler_has_no_effect() -> None:
     plan = plan_of(Weighted())
     whole, filled = engine_of(plan), engine_of(plan)
-    only_filler = replace(batch_of(ROWS[:1], fill=1), weights={"classes": 0.0, "size": 0.0})
     only_filler = batch_of([{**ROWS[0], "id": -1, "label": -100, "weight": 0.0}])
     one = train(whole, [cut(ROWS, 8)] * 3)
     two = train(filled, [[*cut(ROWS, 4, fill=2), only_filler]] * 3)
@@ -266,7 +268,7 @@ def test_an_overflow_is_left_out_and_the_scale_backs_off() -> None:
     scales = [r.loss_scale for r in reports]
     assert scales[0] == 2.0**29
     done = next(n for n, r in enumerate(reports) if r.applied)
-    assert all(a == 2 * b for a, b in zip(scales[:done], scales[1 : done + 1], strict=True))
+    assert all(a == 2 * b for a, b in itertools.pairwise(scales[: done + 1]))
     assert scales[done : done + 3] == [scales[done], scales[done], 2 * scales[done]], "it grows after two good steps"
     assert reports[-1].loss < first.loss
 

@@ -89,7 +89,9 @@ class Custom(torch.nn.Module):
         super().__init__()
         self.out = torch.nn.Linear(getattr(config, "hidden_size", 0) or config.dim, 3)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         assert mask.dtype == torch.bool
         if segments is None:
             kept = mask[..., None].float()
@@ -152,7 +154,15 @@ def test_buffers_keep_their_format_when_parameters_are_narrow(folder: Folders, d
 
 def test_an_unknown_family_is_run_as_it_is(tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model(
-        "gpt2", vocab_size=120, n_embd=32, n_layer=2, n_head=4, n_positions=64, pad_token_id=0, bos_token_id=2, eos_token_id=3
+        "gpt2",
+        vocab_size=120,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
     )
     torch.manual_seed(0)
     reference = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -166,3 +176,24 @@ def test_an_unknown_family_is_run_as_it_is(tmp_path: Path) -> None:
     inputs = padded(texts())
     with torch.no_grad():
         torch.testing.assert_close(module(**inputs)["logits"], reference(**inputs).logits, rtol=0, atol=1e-6)
+
+
+def test_files_that_transformers_converts_are_converted(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model(
+        "mixtral", vocab_size=120, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=3, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reference = transformers.AutoModelForCausalLM.from_config(config).eval()
+    reference.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = opened(tmp_path)
+    module = made(model, HEADS["vocabulary"])
+    stored = {name for name, _ in model.weights()}
+    assert stored == {name for name, _ in module.named_parameters()}
+    inputs = padded(texts())
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            module(**inputs)["logits"][real], reference(**inputs).logits[real], rtol=0, atol=1e-6
+        )

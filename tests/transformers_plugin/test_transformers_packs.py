@@ -45,7 +45,9 @@ def test_packs_give_what_padded_rows_give(folder: Folders, family: str, attentio
                     if kind == "custom":
                         continue
                     ours = found[name][real] if "position" in axes else found[name]
-                    expected = torch.cat([one[name].flatten(0, 1) if "position" in axes else one[name] for one in alone])
+                    expected = torch.cat(
+                        [one[name].flatten(0, 1) if "position" in axes else one[name] for one in alone]
+                    )
                     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -63,7 +65,9 @@ def test_gradients_of_packs_are_those_of_padded_rows(folder: Folders, family: st
         found = gradients(module, packed(rows, cuts, pad))
         assert found.keys() == expected.keys()
         for name, grad in expected.items():
-            torch.testing.assert_close(found[name], grad, rtol=100 * exact, atol=exact + exact * float(grad.abs().max()))
+            torch.testing.assert_close(
+                found[name], grad, rtol=100 * exact, atol=exact + exact * float(grad.abs().max())
+            )
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -144,7 +148,11 @@ def test_by_segments_is_sdpa_under_a_dense_mask(window: int | None, cuts: tuple[
     torch.manual_seed(0)
     q, k, v = (torch.randn(len(ids), 4, ids.shape[1], 8, dtype=torch.double, requires_grad=True) for _ in range(3))
     grad = torch.randn(len(ids), ids.shape[1], 32, dtype=torch.double) * (ids > 0)[..., None]
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=0.3).transpose(1, 2).flatten(2)
+    expected = (
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=0.3)
+        .transpose(1, 2)
+        .flatten(2)
+    )
     wanted = torch.autograd.grad((expected * grad).sum(), (q, k, v))
     flat = [x.transpose(1, 2).flatten(0, 1).flatten(1) for x in (q, k, v)]
     by_hand = segments._Attention.apply(*flat, layout, 4, 0.3, window, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,18 @@ HEADS = {
     "span": Head("span", 2, {"start": ("sequence", "position"), "end": ("sequence", "position")}),
     "vocabulary": Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")}),
 }
-_BERT = dict(
-    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-    max_position_embeddings=64, pad_token_id=0,
-)  # fmt: skip
+_BERT = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
 _MODERN = dict(
-    **_BERT, global_attn_every_n_layers=2, local_attention=8, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3
+    **_BERT,
+    global_attn_every_n_layers=2,
+    local_attention=8,
+    cls_token_id=2,
+    sep_token_id=3,
+    bos_token_id=2,
+    eos_token_id=3,
 )
 _DEBERTA = dict(
     **_BERT, relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"], norm_rel_ebd="layer_norm",
@@ -37,7 +44,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", _BERT),
     "distilbert": (
         "distilbert",
-        dict(vocab_size=VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64, pad_token_id=0),
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+        },
     ),
     "roberta": ("roberta", {**_BERT, "pad_token_id": 1, "type_vocab_size": 1}),
     "electra": ("electra", {**_BERT, "embedding_size": 16}),
@@ -109,13 +124,15 @@ def padded(rows: list[torch.Tensor], pad: int = 0) -> dict[str, torch.Tensor]:
 def packed(rows: list[torch.Tensor], cuts: tuple[int, ...] = (3,), pad: int = 0) -> dict[str, torch.Tensor]:
     """Packs: rows[:cuts[0]], rows[cuts[0]:cuts[1]], ..., padded to one length."""
     edges = [0, *cuts, len(rows)]
-    groups = [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    groups = [rows[a:b] for a, b in itertools.pairwise(edges)]
 
     def lay(values: list[torch.Tensor], fill: int = 0) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
     return {
         "input_ids": lay([torch.cat(group) for group in groups], pad),
-        "segment_ids": lay([torch.cat([torch.full_like(row, n + 1) for n, row in enumerate(group)]) for group in groups]),
+        "segment_ids": lay(
+            [torch.cat([torch.full_like(row, n + 1) for n, row in enumerate(group)]) for group in groups]
+        ),
         "position_ids": lay([torch.cat([torch.arange(len(row)) for row in group]) for group in groups]),
     }

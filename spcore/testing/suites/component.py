@@ -135,7 +135,7 @@ def component_creates(case: ComponentCase) -> Iterator[Wrong]:
         try:
             options = model.model_validate(dict(case.options or {}))
         except ValidationError as error:
-            needed = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+            needed = ", ".join(".".join(map(str, e["loc"])) or e["msg"] for e in error.errors())
             if case.options is None:
                 raise CannotCheck(
                     f"it cannot be made without options: {needed}; give them as options={{'{kind}/{case.component.name}': ...}}"

@@ -1,0 +1,234 @@
+"""What is in a file: its format, and its rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from spcore.errors import DataError
+from spcore.interfaces.dataset import Row
+from spcore_data.content import Content, bare_suffix
+from spcore_data.delimited import EMPTY, guess_delimiter, read_delimited
+from spcore_data.header import find_header
+from spcore_data.options import FilesOptions
+
+FORMATS = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
+    ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".txt": "text", ".text": "text",
+}  # fmt: skip
+_STREAM = b"\xff\xff\xff\xff"
+_DELIMITED_ONLY = ("delimiter", "quoting", "header", "names")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@dataclass
+class Part:
+    """What a file gave: a table, or rows where Arrow's types might change them. cells: the table holds a delimited file's
+    cells as text. dropped: reason -> line numbers. declared: label names that the file states, by column."""
+
+    table: pa.Table | None = None
+    rows: list[Row] | None = None
+    cells: bool = False
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_part(content: Content, options: FilesOptions) -> Part:
+    """A file's rows. Raises DataError."""
+    kind, remarks = recognise(content) if options.format == "auto" else (options.format, [])
+    if kind not in ("csv", "tsv"):
+        fields = FilesOptions.model_fields
+        for name in _DELIMITED_ONLY:
+            if getattr(options, name) != fields[name].default:
+                raise DataError(
+                    f"{content.path}: `{name}` is for CSV and TSV, and this is {kind}", hint=f"Leave {name} out"
+                )
+    if kind not in ("parquet", "arrow") and options.format != "text":
+        content.refuse_html()
+    part = _READERS[kind](content, options)
+    part.remarks = [*remarks, *part.remarks]
+    if not (part.table.num_rows if part.table is not None else part.rows):
+        raise DataError(f"{content.path}:1: no rows")
+    return part
+
+
+def recognise(content: Content) -> tuple[str, list[str]]:
+    """A file's format by its first bytes, then by its name, then by its first line; and what to tell the user."""
+    data, by_name = content.data, FORMATS.get(bare_suffix(content.path))
+    if data.startswith(b"PAR1"):
+        return "parquet", []
+    if data.startswith(b"ARROW1") or (by_name is None and data.startswith(_STREAM)):
+        return "arrow", []
+    if by_name in ("parquet", "arrow"):
+        return by_name, []
+    lines = content.text[:100_000].split("\n")
+    if by_name in ("json", "jsonl"):
+        return _json_or_lines(content.text, by_name), []
+    if by_name == "text":
+        tabs = Counter(line.count("\t") for line in lines[:50] if line.strip())
+        hint = f"{content.path.name}: read as plain text, but every line has {next(iter(tabs))} tabs (format: tsv reads columns)"
+        return "text", [hint] if len(tabs) == 1 and next(iter(tabs)) else []
+    if by_name is not None:
+        return by_name, []
+    found = _by_first_lines(lines)
+    return found, [f"{content.path.name}: its name tells no format; read as {found}"]
+
+
+def _by_first_lines(lines: list[str]) -> str:
+    lines = [line for line in lines if line.strip()]
+    if lines[0].lstrip()[:1] in ("{", "["):
+        return _json_or_lines("\n".join(lines), "json")
+    if "\t" in lines[0]:
+        return "tsv"
+    cells = lines[0].split(guess_delimiter(lines))
+    return "csv" if len(cells) > 1 and find_header([cells], len(cells)) == "known" else "text"
+
+
+def _json_or_lines(text: str, by_name: str) -> str:
+    """Which of the two: their names are often exchanged."""
+    start = text.lstrip()
+    if start.startswith("["):
+        first = start.split("\n", 1)[0].rstrip()
+        return by_name if first.endswith("]") and "\n" in start.strip() else "json"
+    first, _, rest = start.partition("\n")
+    return "jsonl" if _is_object(first) and (by_name == "jsonl" or rest.strip()) else by_name
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _delimited(tab: bool) -> Callable[[Content, FilesOptions], Part]:
+    def read(content: Content, options: FilesOptions) -> Part:
+        found = read_delimited(content.text, content.path, tab, options)
+        cells = (pa.array(column, pa.string()) for column in zip(*found.rows, strict=True))
+        table = pa.table(dict(zip(found.names, cells, strict=True)))
+        return Part(table=table, cells=True, dropped=found.dropped, remarks=found.remarks)
+
+    return read
+
+
+def _jsonl(content: Content, options: FilesOptions) -> Part:
+    part = Part(rows=[])
+    assert part.rows is not None
+    lines = content.text.split("\n")
+    if not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            part.dropped.setdefault(EMPTY, []).append(number)
+            continue
+        row = _parsed(line, content.path, number)
+        if not isinstance(row, dict):
+            raise DataError(f"{content.path}:{number}: found {_json_name(row)}, expected an object of column: value")
+        part.rows.append(row)
+    return part
+
+
+def _json(content: Content, options: FilesOptions) -> Part:
+    data = _parsed(content.text, content.path, None)
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        data = data["data"]
+    elif isinstance(data, dict):
+        lengths = {len(v) if isinstance(v, list) else -1 for v in data.values()}
+        if lengths and len(lengths) == 1 and -1 not in lengths:  # an object of columns
+            data = [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]
+        else:
+            data = [data]
+    if not isinstance(data, list):
+        raise DataError(f'{content.path}:1: found {_json_name(data)}, expected a list of objects, or {{"data": [...]}}')
+    for number, row in enumerate(data):
+        if not isinstance(row, dict):
+            raise DataError(f"{content.path}: item {number} is {_json_name(row)}, expected an object of column: value")
+    return Part(rows=data)
+
+
+def _parsed(text: str, path: Path, line: int | None) -> Any:
+    """JSON. line: of the text in its file, None where the text is the file. Raises DataError."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{line or error.lineno}"
+        raise DataError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
+        raise DataError(f"{path}:{line or 1}: JSON that cannot be read: {error}") from None
+    return _mended(value) if _SURROGATE.search(text) else value
+
+
+def _mended(value: Any) -> Any:
+    """Halves of surrogate pairs, which JSON may hold and UTF-8 may not, as the replacement character."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_mended(v) for v in value]
+    return {_mended(k): _mended(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _json_name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _parquet(content: Content, options: FilesOptions) -> Part:
+    try:
+        return _arrow_part(pyarrow.parquet.ParquetFile(pa.BufferReader(content.data)).read(), content.path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{content.path}: not a whole Parquet file: {_first_line(error)}") from error
+
+
+def _arrow(content: Content, options: FilesOptions) -> Part:
+    buffer = pa.BufferReader(content.data)
+    open_it = pyarrow.ipc.open_file if content.data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
+    try:
+        return _arrow_part(open_it(buffer).read_all(), content.path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{content.path}: not a whole Arrow file: {_first_line(error)}") from error
+
+
+def _arrow_part(table: pa.Table, path: Path) -> Part:
+    if twice := [name for name, n in Counter(table.column_names).items() if n > 1]:
+        raise DataError(f"{path}: column {twice[0]!r} is there twice")
+    return Part(table=table, declared=_declared(table.schema.metadata or {}))
+
+
+def _declared(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """Label names as the `datasets` library writes them into a file's schema."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        inner = {name: feature.get("feature", feature) for name, feature in features.items()}
+        return {name: tuple(f["names"]) for name, f in inner.items() if f.get("_type") == "ClassLabel"}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}  # another program's, under the same key
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
+
+
+def _text(content: Content, options: FilesOptions) -> Part:
+    lines = content.text.replace("\r\n", "\n").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    empty = [n for n, line in enumerate(lines, 1) if not line.strip()]
+    kept = [line for line in lines if line.strip()]
+    table = pa.table({"text": pa.array(kept, pa.string())})
+    return Part(table=table, dropped={EMPTY: empty} if empty else {})
+
+
+_READERS: Mapping[str, Callable[[Content, FilesOptions], Part]] = {
+    "csv": _delimited(False), "tsv": _delimited(True), "jsonl": _jsonl, "json": _json, "parquet": _parquet, "arrow": _arrow,
+    "text": _text,
+}  # fmt: skip

@@ -1,0 +1,81 @@
+"""Names and types of a delimited file's columns, from its cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_IDENTIFIER = re.compile(r"[^\W\d][\w.#/-]*( [\w.#/-]+){0,2}")
+TEXTS = frozenset(
+    "text sentence sentence1 sentence2 question question1 question2 premise hypothesis review content title body document "
+    "tweet comment 文本".split()
+)
+_KNOWN = TEXTS | frozenset(
+    "label labels id index idx class category score target sentiment rating answer source quality is_duplicate gold_label 标签".split()
+)
+_ROWS = 500
+_INTEGERS = r"^-?(0|[1-9][0-9]{0,17})$"
+_NUMBERS = r"^-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+
+
+def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
+    """Whether the first row names the columns: "known" (a name that such files have is among them), "guessed" (it differs
+    from the rows below as names do), or None. width: fields of most rows."""
+    first = [cell.strip() for cell in rows[0]]
+    below = [[row[n].strip() for row in rows[1:_ROWS] if len(row) == len(first)] for n in range(len(first))]
+    if not first[0] and len(first) > 1 and below[0] and all(map(str.isdigit, below[0])):
+        first = first[1:]  # an index without a name, as pandas writes it
+        below, width = below[1:], width - 1
+    names = len(set(first)) == len(first) and all(first) and not any(_NUMBER.fullmatch(cell) for cell in first)
+    if not names or any(len(cell) > 40 or cell.count(" ") > 4 for cell in first):
+        return None
+    if any(cell.lower() in _KNOWN for cell in first):
+        return "known"
+    if len(first) != width or not all(below) or not all(_IDENTIFIER.fullmatch(cell) for cell in first):
+        return None
+    if any(all(_NUMBER.fullmatch(cell) for cell in column) for column in below):
+        return "guessed"
+    for name, column in zip(first, below, strict=True):
+        if len(column) >= 8 and len(set(column)) <= len(column) // 4 and name not in column:
+            return "guessed"
+    return None
+
+
+def names_without_header(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """column_1, column_2, ...; of two columns of which one has few different values and the other longer texts, `label` and
+    `text`."""
+    names = [f"column_{n}" for n in range(1, width + 1)]
+    sample = [row for row in rows[:2000] if len(row) == width]
+    if width == 2 and sample:
+        different = [len({row[n] for row in sample}) for n in (0, 1)]
+        lengths = [sum(len(row[n]) for row in sample) for n in (0, 1)]
+        label = 0 if lengths[0] < lengths[1] else 1
+        if different[label] <= max(2, len(sample) // 5) and different[1 - label] > different[label]:
+            names = ["label", "text"] if label == 0 else ["text", "label"]
+    return names
+
+
+def typed(table: pa.Table) -> pa.Table:
+    """Columns of text that hold nothing but numbers, as numbers; empty cells and NaN in them are missing. Columns that are
+    texts by their name stay."""
+    columns = {
+        name: column if name.lower() in TEXTS else _typed(column)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
+def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    cells = pc.utf8_trim_whitespace(column)
+    empty = pc.or_(pc.equal(cells, ""), pc.equal(pc.ascii_lower(cells), "nan"))
+    filled = pc.drop_null(pc.if_else(empty, None, cells))
+    if not len(filled):
+        return column
+    for pattern, kind in ((_INTEGERS, pa.int64()), (_NUMBERS, pa.float64())):
+        if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
+            return pc.if_else(empty, None, cells).cast(kind)
+    return column
