@@ -120,8 +120,10 @@ def guess_delimiter(lines: list[str]) -> str:
     sample = [line for line in lines[:_SAMPLE] if line.strip()]
     best, most = ",", 0.0
     for delimiter in _DELIMITERS:
-        widths = [len(row) for row in _quoted(sample, delimiter).rows]
-        same = sum(w == widths[0] for w in widths) / len(widths) if widths and widths[0] > 1 else 0.0
+        cut = _quoted(sample, delimiter)
+        widths = [len(row) for row in cut.rows]
+        cuts_the_first = bool(widths) and widths[0] > 1 and cut.spans[0][0] == 1
+        same = sum(w == widths[0] for w in widths) / len(widths) if cuts_the_first else 0.0
         if same > most + 0.05:
             best, most = delimiter, same
     return best
@@ -148,37 +150,38 @@ def _encloses(lines: list[str], plain: _Cut, quoted: _Cut, delimiter: str) -> bo
     """Whether quotes enclose fields: then reading them so makes more lines part of an even row. Where it makes no difference,
     they do in CSV; in TSV, whose makers often have no quoting at all, only if a field needs its quotes or every row has them."""
     usual, width = plain.width, quoted.width
+    even = [(row, span) for row, span in zip(quoted.rows, quoted.spans, strict=True) if len(row) == width]
+    raw = [lines[first - 1 : last] for _, (first, last) in even]
+    changed = [
+        (row, text)
+        for (row, _), text in zip(even, raw, strict=True)
+        if len(text) > 1 or row != text[0].split(delimiter)
+    ]
 
-    def swallowed(first: int, last: int) -> bool:
-        """Whether a row over several lines consists of lines that are good rows each: an opening quote was text."""
-        full = (lines[n] for n in range(first - 1, last) if lines[n].strip())
-        return usual > 1 and all(line.count(delimiter) + 1 == usual for line in full)
+    def swallowed(text: list[str]) -> bool:
+        """Whether a row over several lines is made of lines that are good rows each: then an opening quote was text."""
+        full = [line for line in text if line.strip()]
+        doubled = any('""' in line for line in full)  # nobody writes that who does not quote
+        return len(text) > 1 and usual > 1 and not doubled and all(line.count(delimiter) + 1 == usual for line in full)
 
     good_plain = sum(len(row) == usual for row in plain.rows)
-    several = [span for span in quoted.spans if span[1] > span[0]]
-    good_quoted = sum(
-        last - first + 1
-        for row, (first, last) in zip(quoted.rows, quoted.spans, strict=True)
-        if len(row) == width and not (last > first and swallowed(first, last))
-    )
+    good_quoted = sum(len(text) - sum(not line.strip() for line in text) for text in raw if not swallowed(text))
+    everywhere = len(changed) >= len(quoted.rows) - 1  # but for a header
     if delimiter != "\t":
-        return good_quoted >= 0.95 * good_plain
+        perfect = len(even) == len(quoted.rows) and UNBALANCED not in quoted.dropped
+        doubled = any('""' in line for _, text in changed for line in text)
+        return (perfect and (doubled or everywhere)) or good_quoted >= 0.95 * good_plain
     if good_quoted != good_plain or UNBALANCED in quoted.dropped:
         return good_quoted > good_plain
-    changed = [
-        (line, row)
-        for row, (first, last) in zip(quoted.rows, quoted.spans, strict=True)
-        if first == last and row != (line := lines[first - 1]).split(delimiter)
-    ]
-    needed = bool(several) or any('""' in line or len(row) != usual for line, row in changed)
-    return needed or len(changed) >= len(quoted.rows) - 1
+    needed = any(len(text) > 1 or '""' in text[0] or len(row) != usual for row, text in changed)
+    return needed or everywhere
 
 
 def _plain(lines: list[str], delimiter: str) -> _Cut:
     """Every line a row, quotes being text."""
     cut = _Cut()
     for number, line in enumerate(lines, 1):
-        if line.strip():
+        if line.replace(delimiter, " ").strip():
             cut.rows.append(line.split(delimiter))
             cut.spans.append((number, number))
         else:

@@ -19,7 +19,7 @@ _KNOWN = TEXTS | frozenset(
 )
 _ROWS = 500
 _INTEGERS = r"^-?(0|[1-9][0-9]{0,17})$"
-_NUMBERS = r"^-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+_NUMBERS = r"^-?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
 
 
 def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
@@ -30,12 +30,16 @@ def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
     if not first[0] and len(first) > 1 and below[0] and all(map(str.isdigit, below[0])):
         first = first[1:]  # an index without a name, as pandas writes it
         below, width = below[1:], width - 1
-    names = len(set(first)) == len(first) and all(first) and not any(_NUMBER.fullmatch(cell) for cell in first)
-    if not names or any(len(cell) > 40 or cell.count(" ") > 4 for cell in first):
+    if not all(first) or any(len(c) > 40 or c.count(" ") > 4 or _NUMBER.fullmatch(c) for c in first):
         return None
     if any(cell.lower() in _KNOWN for cell in first):
         return "known"
-    if len(first) != width or not all(below) or not all(_IDENTIFIER.fullmatch(cell) for cell in first):
+    if (
+        len(set(first)) < len(first)
+        or len(first) != width
+        or not all(below)
+        or not all(_IDENTIFIER.fullmatch(cell) for cell in first)
+    ):
         return None
     if any(all(_NUMBER.fullmatch(cell) for cell in column) for column in below):
         return "guessed"

@@ -9,8 +9,9 @@ import logging
 import math
 import numbers
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from spcore.files import disk_errors
 from spcore.interfaces.logger import Event, Logger
@@ -23,7 +24,7 @@ class Jsonl(Logger):
     nothing. Raises OutputError where the disk takes no more."""
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
         self._path = Path("metrics.jsonl")
 
     def start(self, output: Path | None, recipe: Mapping[str, Any]) -> None:
@@ -33,22 +34,26 @@ class Jsonl(Logger):
             self._path = output / "metrics.jsonl"
             with disk_errors(self._path):
                 cut_torn_line(self._path)
-                self._file = self._path.open("a", encoding="utf-8", newline="\n")
+                self._file = self._path.open("ab", buffering=0)  # nothing is held back that `close` could lose
 
     def event(self, event: Event) -> None:
         """See `Logger.event`."""
         if self._file is not None:
             line = json.dumps(plain(event.to_json()), ensure_ascii=False, allow_nan=False)
             with disk_errors(self._path):
-                self._file.write(line + "\n")
-                self._file.flush()
+                write_whole(self._file, (line + "\n").encode())
 
     def close(self) -> None:
         """See `Logger.close`."""
         if self._file is not None:
-            file, self._file = self._file, None
-            with disk_errors(self._path):
-                file.close()
+            self._file.close()
+            self._file = None
+
+
+def write_whole(file: FileIO, data: bytes) -> None:
+    """Write all of `data`: a disk that is nearly full takes a part first. Raises OSError."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def cut_torn_line(path: Path) -> None:

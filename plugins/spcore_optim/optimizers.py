@@ -55,7 +55,7 @@ class AdamW(Decaying):
         """See `Optimizer.build`."""
         import torch
 
-        return torch.optim.AdamW(params, lr=self.lr, **self.hyper, **kernel(params))
+        return torch.optim.AdamW(params, lr=self.lr, **self.hyper, **kernel(params, shards=True))
 
 
 class Adafactor(Decaying):
@@ -87,7 +87,7 @@ class Sgd(Decaying):
         """See `Optimizer.build`."""
         import torch
 
-        return torch.optim.SGD(params, lr=self.lr, **self.hyper, **kernel(params))
+        return torch.optim.SGD(params, lr=self.lr, **self.hyper, **kernel(params, shards=False))
 
 
 class Lion(Decaying):
@@ -106,8 +106,16 @@ class Lion(Decaying):
         return LionOptimizer(params, lr=self.lr, **self.hyper)
 
 
-def kernel(params: list[dict[str, Any]]) -> dict[str, bool]:
-    """The argument that chooses torch's fastest kernel for all of these param groups: fused, else one call for many tensors."""
+def kernel(params: list[dict[str, Any]], *, shards: bool) -> dict[str, bool]:
+    """The argument that chooses torch's fastest kernel for all of these param groups: fused, else one call for many tensors.
+
+    shards: whether the fused kernel takes DTensors, which AdamW's does and SGD's (torch 2.13) does not.
+    """
+    from torch import Tensor
+    from torch.nn import Parameter
+
     every = [p for group in params for p in group["params"]]
-    fused = all(p.is_floating_point() and p.device.type in _FUSED for p in every)
+    fused = all(
+        p.is_floating_point() and p.device.type in _FUSED and (shards or type(p) in (Tensor, Parameter)) for p in every
+    )
     return {"fused": True} if fused else {"foreach": True}

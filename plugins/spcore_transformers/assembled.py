@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from spcore.interfaces.model import Head
 from spcore_transformers import segments
 from spcore_transformers.families import Family
+
+
+_READ: contextvars.ContextVar[torch.Tensor | None] = contextvars.ContextVar("rows that the head reads", default=None)
+
+
+def _prune(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    """In the last layer, once attention is done, keep only the rows that the head reads: [S, L, H] -> [1, N, H]. What follows works
+    row by row, so nothing else changes."""
+    rows = _READ.get()
+    return None if rows is None else tuple(x.reshape(-1, x.shape[-1]).index_select(0, rows)[None] for x in args)
 
 
 class _Given(nn.Module):  # type: ignore[misc]
@@ -44,6 +55,14 @@ class Assembled(nn.Module):  # type: ignore[misc]
         self.config = whole.config
         self._kind, self._base, self._family, self._names = head.kind, base, family, tuple(head.outputs)
         self._whole, self._tail = [whole], [copy.copy(whole)]
+        self._prunes = bool(
+            head.kind == "sequence" and family is not None and family.joins
+            and getattr(whole.config, "classifier_pooling", "cls") != "mean"
+        )  # fmt: skip
+        if self._prunes:
+            assert family is not None
+            last = whole.get_submodule(f"{base}.{family.layers}")[-1]
+            last.get_submodule(family.joins).register_forward_pre_hook(_prune)
         if custom is not None:
             self.add_module(base, whole)
             self.head = custom
@@ -72,7 +91,12 @@ class Assembled(nn.Module):  # type: ignore[misc]
             hidden = self.get_submodule(self._base)(**inputs).last_hidden_state
             return self._headed(hidden, inputs.get("attention_mask"), None)
         layout = segments.Layout(segment_ids)
-        return self._headed(self._packed(inputs, segment_ids, layout), segment_ids > 0, layout)
+        read = _READ.set(layout.first if self._prunes else None)
+        try:
+            hidden = self._packed(inputs, segment_ids, layout)
+        finally:
+            _READ.reset(read)
+        return self._headed(hidden, segment_ids > 0, layout)
 
     def _packed(
         self, inputs: dict[str, torch.Tensor], segment_ids: torch.Tensor, layout: segments.Layout
@@ -112,7 +136,9 @@ class Assembled(nn.Module):  # type: ignore[misc]
         """[N, 1, H]: what a sequence head reads of each text: its first token, or the mean where the configuration says so."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         if getattr(self.config, "classifier_pooling", "cls") != "mean":
-            return hidden[:, :1] if layout is None else rows.index_select(0, layout.first)[:, None]
+            if layout is None:
+                return hidden[:, :1]
+            return rows[:, None] if self._prunes else rows.index_select(0, layout.first)[:, None]
         if layout is None:
             kept = torch.ones(hidden.shape[:2], dtype=hidden.dtype, device=hidden.device) if mask is None else mask
             return ((hidden * kept.unsqueeze(-1)).sum(1) / kept.sum(1, keepdim=True))[:, None]

@@ -37,7 +37,7 @@ def refused(path: Path, **options: object) -> str:
         ("a.csv", b"\n<!DOCTYPE html>\n<html><body>sign in</body></html>", "a.csv:1: an HTML page"),
         ("a.json", b"<html>", "a.json:1: an HTML page"),
         ("a.csv", b"text,label\nok,1\ncaf\xe9,0\n", "a.csv:3: not UTF-8 (byte 0xe9)"),
-        ("a.csv", "text,label\nok,1\n".encode("utf-16")[:-1], "a.csv:1: not UTF-16"),
+        ("a.csv", "text,label\nok,1\n".encode("utf-16")[:-1], "a.csv:2: not UTF-16"),
         ("a.csv.gz", gzip.compress(b""), "a.csv.gz:1: the file is empty"),
         ("a.csv", b"PK\x03\x04rest", "a.csv: a ZIP archive"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.csv:1: a pointer of Git LFS"),
