@@ -40,8 +40,13 @@ def main() -> None:
     rows = 5 * 480
 
     table = Table(title="MiniLM on builtin/reviews", show_header=False)
-    table.add_row("accuracy on 160 held-out reviews", f"{evaluation.metrics['accuracy']:.3f}  (majority class: {majority:.3f})")
-    table.add_row("trained", f"{result.steps} steps in {trained:.0f} s, {rows / trained:.0f} rows a second with reading and evaluation")
+    table.add_row(
+        "accuracy on 160 held-out reviews", f"{evaluation.metrics['accuracy']:.3f}  (majority class: {majority:.3f})"
+    )
+    table.add_row(
+        "trained",
+        f"{result.steps} steps in {trained:.0f} s, {rows / trained:.0f} rows a second with reading and evaluation",
+    )
     table.add_row("saved model, a Hugging Face folder", str(FOLDER))
     table.add_row("recipe, events, report", f"{FOLDER}/recipe.yaml, metrics.jsonl, report.json")
     out.print(table)
@@ -52,8 +57,16 @@ def main() -> None:
         answered.add_row(text, answer["label"], f"{answer['score']:.3f}")
     out.print(answered)
     out.print("Next:", style="bold")
-    out.print(f'  .venv/bin/slimpajama predict {FOLDER} "Two stars, and one of them is for the packaging."', highlight=False, soft_wrap=True)
-    out.print(f"  .venv/bin/slimpajama run {FOLDER}/recipe.yaml train.epochs=8 output=runs/longer", highlight=False, soft_wrap=True)
+    out.print(
+        f'  .venv/bin/slimpajama predict {FOLDER} "Two stars, and one of them is for the packaging."',
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print(
+        f"  .venv/bin/slimpajama run {FOLDER}/recipe.yaml train.epochs=8 output=runs/longer",
+        highlight=False,
+        soft_wrap=True,
+    )
     out.print("  .venv/bin/slimpajama plugins list", highlight=False, soft_wrap=True)
 
 

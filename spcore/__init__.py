@@ -24,8 +24,18 @@ if TYPE_CHECKING:
     from spcore.artifact import Artifact
     from spcore.components import Component, Plugin, Registry, RegistrySpec, default_registry
     from spcore.errors import (
-        ArtifactError, CheckpointError, ComponentError, DataError, OutputError, RankError, RecipeError, RefusalError,
-        RunError, SlimPajamaError, SourceError, UserError,
+        ArtifactError,
+        CheckpointError,
+        ComponentError,
+        DataError,
+        OutputError,
+        RankError,
+        RecipeError,
+        RefusalError,
+        RunError,
+        SlimPajamaError,
+        SourceError,
+        UserError,
     )  # fmt: skip
     from spcore.hooks import API_VERSION, hookimpl
     from spcore.interfaces.launcher import RunResult

@@ -97,7 +97,14 @@ class LanguageModelHandle:
             self._become(result.output)
         return result
 
-    def evaluate(self, dataset: Data, task: str | None = None, *, split: str | None = None, columns: Mapping[str, str] | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        dataset: Data,
+        task: str | None = None,
+        *,
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Evaluation:
         """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). Raises SlimPajamaError."""
         from spcore.inference import evaluate_rows
 
@@ -109,11 +116,19 @@ class LanguageModelHandle:
             tree["columns"] = dict(columns)
         source = _open(data_part(tree, self.registry), task_part, self.registry, self._trained_columns(tree))
         metrics, rows, counts = evaluate_rows(self.runner(), bound, source)
-        report = {**counts.to_json(), "remarks": [*source.report.remarks, *counts.remarks()], "dropped_lines": dict(source.report.dropped)}
+        report = {
+            **counts.to_json(),
+            "remarks": [*source.report.remarks, *counts.remarks()],
+            "dropped_lines": dict(source.report.dropped),
+        }
         return Evaluation(metrics, rows, report)
 
     def predict(
-        self, text: str | Sequence[str] | None = None, *, rows: Sequence[Row] | None = None, **columns: str | Sequence[str]
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        rows: Sequence[Row] | None = None,
+        **columns: str | Sequence[str],
     ) -> list[dict[str, Any]]:
         """Answers in input order, one dict a row ({"label", "score"} for classification).
 
@@ -199,7 +214,9 @@ class LanguageModelHandle:
 
     def _trained_columns(self, tree: Mapping[str, Any]) -> Mapping[str, str]:
         """The training data's column names, for data of the same kind that says none."""
-        return {} if tree.get("columns") else self.artifact().manifest.get("recipe", {}).get("data", {}).get("columns", {})
+        return (
+            {} if tree.get("columns") else self.artifact().manifest.get("recipe", {}).get("data", {}).get("columns", {})
+        )
 
 
 def load_model(
@@ -217,7 +234,9 @@ def load_model(
     return LanguageModelHandle(str(source), registry=registry or default_registry(), runtime=runtime, device=device)
 
 
-def finetune(model: str | Path, dataset: Data, task: str | Mapping[str, Any] | None = None, **settings: Any) -> LanguageModelHandle:
+def finetune(
+    model: str | Path, dataset: Data, task: str | Mapping[str, Any] | None = None, **settings: Any
+) -> LanguageModelHandle:
     """`load_model(model)`, then `finetune` with the same arguments; the fine-tuned handle."""
     handle = load_model(model, registry=settings.pop("registry", None), device=settings.pop("device", "auto"))
     handle.finetune(dataset, task, **settings)

@@ -72,13 +72,17 @@ def open_artifact(folder: str | Path, registry: Registry) -> Artifact:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished") from None
+        raise ArtifactError(
+            f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished"
+        ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file}: cannot be read: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise ArtifactError(f"{file}: has no format number: not written by slimpajama")
     if manifest["format"] > FORMAT:
-        raise ArtifactError(f"{file}: format {manifest['format']}, this version reads up to {FORMAT}", hint="Install a newer slimpajama")
+        raise ArtifactError(
+            f"{file}: format {manifest['format']}, this version reads up to {FORMAT}", hint="Install a newer slimpajama"
+        )
     return Artifact(folder, open_model(str(folder), registry, manifest.get("model")), manifest)
 
 
@@ -88,7 +92,9 @@ def open_model(source: str, registry: Registry, part: Mapping[str, Any] | None =
     options = registry.options_model("model", name)
     scheme = source.partition(":")[0]
     bare = source.partition(":")[2] if scheme in registry.find("model", name).schemes else source
-    model: LanguageModel = registry.create("model", name, options.model_validate({"source": source}) if options else None).open(bare)
+    model: LanguageModel = registry.create(
+        "model", name, options.model_validate({"source": source}) if options else None
+    ).open(bare)
     return model
 
 
@@ -180,13 +186,28 @@ def versions() -> dict[str, str]:
 def model_card(manifest: Mapping[str, Any]) -> str:
     """README.md of a saved model."""
     base, task, metrics = manifest["model"]["source"], manifest["task"]["use"], manifest["metrics"]
-    tags = {"sequence": "text-classification", "token": "token-classification", "span": "question-answering"}.get(manifest["head"]["kind"])
+    tags = {"sequence": "text-classification", "token": "token-classification", "span": "question-answering"}.get(
+        manifest["head"]["kind"]
+    )
     front = ["---", "library_name: transformers", *([f"pipeline_tag: {tags}"] if tags else []), "---"]
-    body = ["", f"# {Path(base).name or base}, {task}", "", f"`{base}` fine-tuned for {task} with slimpajama {manifest['versions']['slimpajama']}."]
+    body = [
+        "",
+        f"# {Path(base).name or base}, {task}",
+        "",
+        f"`{base}` fine-tuned for {task} with slimpajama {manifest['versions']['slimpajama']}.",
+    ]
     if manifest["head"]["labels"]:
         body += ["", f"Labels: {', '.join(manifest['head']['labels'])}."]
     if metrics:
         body += ["", "| metric | value |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in metrics.items())]
-    body += ["", "```python", "import slimpajama", "", 'slimpajama.load_model("FOLDER").predict(text=["..."])', "```", ""]
+    body += [
+        "",
+        "```python",
+        "import slimpajama",
+        "",
+        'slimpajama.load_model("FOLDER").predict(text=["..."])',
+        "```",
+        "",
+    ]
     body += [f"`{MANIFEST}` holds the task's state, the recipe, the data's fingerprints and all versions.", ""]
     return "\n".join([*front, *body])

@@ -53,7 +53,9 @@ class CheckpointStore:
                 problems.append(error.message)
                 log.warning("%s", error.message)
         if problems:
-            raise CheckpointError(f"no whole checkpoint in {self.folder}: {problems[0]}", hint="Start anew with --overwrite")
+            raise CheckpointError(
+                f"no whole checkpoint in {self.folder}: {problems[0]}", hint="Start anew with --overwrite"
+            )
         return None
 
     @contextlib.contextmanager
@@ -90,7 +92,9 @@ class CheckpointStore:
         work.rename(target)
         sync_folder(self.folder)
         shutil.rmtree(aside, ignore_errors=True)
-        upto = [s for s in self.steps() if s <= step]  # later ones were passed over as damaged; they must not count as kept
+        upto = [
+            s for s in self.steps() if s <= step
+        ]  # later ones were passed over as damaged; they must not count as kept
         for old in upto[: -self.keep]:
             shutil.rmtree(self.path(old))
 

@@ -58,7 +58,9 @@ class Component:
             raise ComponentError(f"component name {self.name!r}: lower-case letters, digits, '.', '_' and '-' only")
         for what in (self.target, *([self.options] if self.options else [])):
             if not re.fullmatch(r"[\w.]+:[\w.]+", what):
-                raise ComponentError(f"{self.kind} {self.name!r}: {what!r} is not of the form 'package.module:attribute'")
+                raise ComponentError(
+                    f"{self.kind} {self.name!r}: {what!r} is not of the form 'package.module:attribute'"
+                )
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ class Registry:
             return None
         model: type[BaseModel] = _attribute(component.options, f"options of {kind} {name!r} of plugin {plugin!r}")
         if not hasattr(model, "model_fields"):
-            raise ComponentError(f"{kind} {name!r} of plugin {plugin!r}: options {component.options} is no pydantic model")
+            raise ComponentError(
+                f"{kind} {name!r} of plugin {plugin!r}: options {component.options} is no pydantic model"
+            )
         return model
 
     def create(self, kind: str, name: str, options: BaseModel | None = None) -> Any:
@@ -262,7 +266,9 @@ class Registry:
                     )
         for name, plugin in self._by_hand:
             if name not in self._blocked:
-                yield _open_plugin(name, getattr(plugin, "__name__", name), functools.partial(_same, plugin), None, None)
+                yield _open_plugin(
+                    name, getattr(plugin, "__name__", name), functools.partial(_same, plugin), None, None
+                )
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,9 @@ class _Handmade:
 
 def _importable(plugin: Any) -> bool:
     """Whether a child process can import the same; what lies in a script or notebook it cannot."""
-    return isinstance(plugin, ModuleType) and plugin.__name__ != "__main__" and sys.modules.get(plugin.__name__) is plugin
+    return (
+        isinstance(plugin, ModuleType) and plugin.__name__ != "__main__" and sys.modules.get(plugin.__name__) is plugin
+    )
 
 
 def _same(plugin: Any) -> Any:

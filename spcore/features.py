@@ -64,7 +64,9 @@ class Counts:
             for reason, n in self.dropped_total.items()
         ]
         if self.truncated:
-            lines.append(f"{self.truncated} of {self.features} texts were longer than data.max_length: {self.truncated_tokens} tokens cut")
+            lines.append(
+                f"{self.truncated} of {self.features} texts were longer than data.max_length: {self.truncated_tokens} tokens cut"
+            )
         return lines
 
 
@@ -80,7 +82,9 @@ class _Column:
 class FeatureStore:
     """Features by position. lengths: int64 [n]. counts: see `Counts`."""
 
-    def __init__(self, ids: np.ndarray, rows: np.ndarray, lengths: np.ndarray, columns: Mapping[str, _Column], counts: Counts) -> None:
+    def __init__(
+        self, ids: np.ndarray, rows: np.ndarray, lengths: np.ndarray, columns: Mapping[str, _Column], counts: Counts
+    ) -> None:
         self.ids, self.rows, self.lengths, self._columns, self.counts = ids, rows, lengths, columns, counts
 
     def __len__(self) -> int:
@@ -141,7 +145,8 @@ class FeatureStore:
             return array
 
         columns = {
-            name: _Column(opened(f"{n}.data"), opened(f"{n}.starts"), opened(f"{n}.shapes")) for n, name in enumerate(index["columns"])
+            name: _Column(opened(f"{n}.data"), opened(f"{n}.starts"), opened(f"{n}.shapes"))
+            for n, name in enumerate(index["columns"])
         }
         return cls(opened("ids"), opened("rows"), opened("lengths"), columns, Counts(**index["counts"]))
 
@@ -158,7 +163,9 @@ def _columns(features: list[dict[str, np.ndarray]]) -> dict[str, _Column]:
         ndim = next(a.ndim for a in found if a is not None)
         flat = [a.ravel() if a is not None else np.empty(0, np.int64) for a in found]
         starts = np.concatenate([[0], np.cumsum([len(a) for a in flat])]).astype(np.int64)
-        shapes = np.array([a.shape if a is not None else (-1,) * ndim for a in found], np.int64).reshape(len(found), ndim)
+        shapes = np.array([a.shape if a is not None else (-1,) * ndim for a in found], np.int64).reshape(
+            len(found), ndim
+        )
         data = np.concatenate([a for a in flat if len(a)] or [np.empty(0, np.int64)])
         columns[name] = _Column(data, starts, shapes)
     return columns
@@ -203,8 +210,12 @@ def numbered(row: Row, row_id: int, task: BoundTask, counts: Counts, limit: int 
     counts.used += 1
     numbered_features = []
     for feature in made:
-        assert limit is None or feature.length <= limit, f"a feature of {feature.length} tokens where {limit} is the limit"
-        numbered_features.append(Feature(counts.features, row_id, feature.arrays, feature.length, truncated=feature.truncated))
+        assert limit is None or feature.length <= limit, (
+            f"a feature of {feature.length} tokens where {limit} is the limit"
+        )
+        numbered_features.append(
+            Feature(counts.features, row_id, feature.arrays, feature.length, truncated=feature.truncated)
+        )
         counts.features += 1
         counts.truncated += feature.truncated > 0
         counts.truncated_tokens += feature.truncated

@@ -22,9 +22,11 @@ def disk_errors(what: Path) -> Iterator[None]:
         yield
     except OSError as error:
         file = error.filename or what
-        reason = {errno.ENOSPC: "no space left on the disk", errno.EACCES: "not writable", errno.EROFS: "read-only file system"}.get(
-            error.errno or 0, error.strerror or str(error)
-        )
+        reason = {
+            errno.ENOSPC: "no space left on the disk",
+            errno.EACCES: "not writable",
+            errno.EROFS: "read-only file system",
+        }.get(error.errno or 0, error.strerror or str(error))
         raise OutputError(f"{file}: cannot be written: {reason}") from error
 
 

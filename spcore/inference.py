@@ -24,7 +24,9 @@ _CHUNK = 4096
 def forwards(runner: Runner) -> Forwards:
     """The runner as one that forwards. Raises RefusalError."""
     if not isinstance(runner, Forwards):
-        raise RefusalError(f"the runtime gives {', '.join(sorted(runner.capabilities)) or 'nothing'}, and this needs 'forward'")
+        raise RefusalError(
+            f"the runtime gives {', '.join(sorted(runner.capabilities)) or 'nothing'}, and this needs 'forward'"
+        )
     return runner
 
 
@@ -56,7 +58,9 @@ def _predict_chunk(runner: Forwards, task: BoundTask, rows: Sequence[Row], first
     return [{k: v for k, v in task.combine(by_row[row]).items() if k != "row_id"} for row in range(len(rows))]
 
 
-def evaluate_rows(runner: Runner, task: BoundTask, source: RoleSource) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
+def evaluate_rows(
+    runner: Runner, task: BoundTask, source: RoleSource
+) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
     """Metrics, the rows they were made of, and what became of the data's rows. Raises DataError where no row is usable."""
     from spcore.features import featurize
     from spcore.tensors.ops import WholeOps, as_tensors
@@ -66,7 +70,11 @@ def evaluate_rows(runner: Runner, task: BoundTask, source: RoleSource) -> tuple[
     if not len(store):
         raise DataError(f"no usable row: {'; '.join(store.counts.remarks()) or 'the data has no rows'}")
     parts = [
-        task.reduce(as_tensors(outputs), replace(batch, inputs=as_tensors(batch.inputs), targets=as_tensors(batch.targets)), WholeOps())
+        task.reduce(
+            as_tensors(outputs),
+            replace(batch, inputs=as_tensors(batch.inputs), targets=as_tensors(batch.targets)),
+            WholeOps(),
+        )
         for batch, outputs in run_batches(forwards(runner), task, store, augment=True)
     ]
     part = merge_parts(parts)

@@ -146,7 +146,15 @@ class TrainLoader:
     """The steps of a training run over a store, from any step on."""
 
     def __init__(
-        self, store: FeatureStore, task: BoundTask, *, place: Place, how: Cut, global_batch_size: int, seed: int, pack: int | None
+        self,
+        store: FeatureStore,
+        task: BoundTask,
+        *,
+        place: Place,
+        how: Cut,
+        global_batch_size: int,
+        seed: int,
+        pack: int | None,
     ) -> None:
         self.store, self.place, self.how, self.pack = store, place, how, pack
         self.global_batch_size, self.seed = global_batch_size, seed

@@ -50,8 +50,12 @@ class DataPart(Part):
         None, description="a split's name, or a part of it: 'train[:90%]', 'train[90%:]', drawn with train.seed"
     )
     limit: int | None = Field(None, ge=1, description="rows at most, the first ones")
-    max_length: int | None = Field(None, ge=4, description="tokens of a feature at most; longer texts are cut and counted")
-    pack: int | None = Field(None, ge=16, description="tokens of a pack: short features share a sequence; null: none do")
+    max_length: int | None = Field(
+        None, ge=4, description="tokens of a feature at most; longer texts are cut and counted"
+    )
+    pack: int | None = Field(
+        None, ge=16, description="tokens of a pack: short features share a sequence; null: none do"
+    )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -62,11 +66,19 @@ class DataPart(Part):
 class TrainSettings(_Closed):
     """How long, in what portions, from which seed."""
 
-    epochs: float | None = Field(3, gt=0, allow_inf_nan=False, description="passes over the data; null where `steps` is given")
+    epochs: float | None = Field(
+        3, gt=0, allow_inf_nan=False, description="passes over the data; null where `steps` is given"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
-    global_batch_size: int = Field(32, ge=1, description="features (with data.pack: packs) of an optimizer step, over all processes")
-    micro_batch_size: int | None = Field(None, ge=1, description="features of a microbatch; null: as many as `micro_batch_tokens` holds")
-    micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens of a microbatch at most, where micro_batch_size is null")
+    global_batch_size: int = Field(
+        32, ge=1, description="features (with data.pack: packs) of an optimizer step, over all processes"
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="features of a microbatch; null: as many as `micro_batch_tokens` holds"
+    )
+    micro_batch_tokens: int = Field(
+        8192, ge=16, description="padded tokens of a microbatch at most, where micro_batch_size is null"
+    )
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of all gradients together; null: not clipped")
     seed: int = Field(0, ge=0, lt=2**32, description="of data order, augmentation, new parameters and dropout")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: none are kept")
@@ -78,7 +90,9 @@ class TrainSettings(_Closed):
 class EvalSettings(_Closed):
     """Evaluation while and after training. metric and keep_best: which step's weights are saved."""
 
-    data: DataPart | None = Field(None, description="a data set, as under `data`; max_length and columns are taken from there")
+    data: DataPart | None = Field(
+        None, description="a data set, as under `data`; max_length and columns are taken from there"
+    )
     every: int | None = Field(None, ge=1, description="steps between evaluations; null: at the end only")
     metric: str | None = Field(None, description="the metric that counts; null: the task's own")
     keep_best: bool = Field(False, description="save the best step's weights in place of the last one's")
@@ -138,7 +152,11 @@ def load_recipe(
     else:
         text, tree = Text(None, {}, {}), place_paths(_plain(source), here, registry)
     tree = _in_full(tree, registry)
-    changes = overrides.items() if isinstance(overrides, Mapping) else [_pair(i) if isinstance(i, str) else i for i in overrides]
+    changes = (
+        overrides.items()
+        if isinstance(overrides, Mapping)
+        else [_pair(i) if isinstance(i, str) else i for i in overrides]
+    )
     for path, value in changes:
         override = place_paths(_nested(path, _plain(value)), here, registry)
         tree = _in_full(overlay(tree, override), registry)
@@ -240,7 +258,8 @@ def _consistent(recipe: Recipe, text: Text) -> None:
     train = recipe.train
     if train.steps is not None and train.epochs is not None:
         raise RecipeError(
-            text.at(("train", "steps")) + "train.steps and train.epochs are both given: give one of them, or make the other null"
+            text.at(("train", "steps"))
+            + "train.steps and train.epochs are both given: give one of them, or make the other null"
         )
     if train.steps is None and train.epochs is None:
         raise RecipeError(text.at(("train",)) + "neither train.epochs nor train.steps is given: give one of them")
@@ -250,7 +269,9 @@ def _consistent(recipe: Recipe, text: Text) -> None:
             f"train.global_batch_size {train.global_batch_size}"
         )
     if (recipe.eval.keep_best or recipe.eval.every or recipe.eval.metric) and recipe.eval.data is None:
-        raise RecipeError(text.at(("eval",)) + "eval.every, eval.metric and eval.keep_best need eval.data, which is not given")
+        raise RecipeError(
+            text.at(("eval",)) + "eval.every, eval.metric and eval.keep_best need eval.data, which is not given"
+        )
 
 
 def _part(value: Any, kind: str, path: tuple[str | int, ...], text: Text, registry: Registry) -> dict[str, Any]:
@@ -281,11 +302,18 @@ def _sourced(value: str, kind: str, where: str, registry: Registry) -> dict[str,
 
 
 def _options(
-    own: Mapping[str, Any], model: type[BaseModel] | None, path: tuple[str | int, ...], text: Text, subject: str, core: set[str]
+    own: Mapping[str, Any],
+    model: type[BaseModel] | None,
+    path: tuple[str | int, ...],
+    text: Text,
+    subject: str,
+    core: set[str],
 ) -> dict[str, Any]:
     if model is None:
         for key in own:
-            raise RecipeError(text.at((*path, key)) + f"{'.'.join(map(str, path))}: {subject} has no option {key!r}: it has none")
+            raise RecipeError(
+                text.at((*path, key)) + f"{'.'.join(map(str, path))}: {subject} has no option {key!r}: it has none"
+            )
         return {}
     try:
         return model.model_validate(own).model_dump(mode="json")
@@ -294,7 +322,12 @@ def _options(
 
 
 def _translated(
-    error: ValidationError, path: tuple[str | int, ...], text: Text, model: type[BaseModel], given: Any, core: Iterable[str] = ()
+    error: ValidationError,
+    path: tuple[str | int, ...],
+    text: Text,
+    model: type[BaseModel],
+    given: Any,
+    core: Iterable[str] = (),
 ) -> RecipeError:
     """The first of pydantic's findings as one line of ours. given: what was checked."""
     found = error.errors(include_url=False)[0]
@@ -304,7 +337,9 @@ def _translated(
         fields: Mapping[str, Any] = model.model_fields
         for key in found["loc"][:-1]:
             annotation = fields[str(key)].annotation if key in fields else None
-            fields = next((a.model_fields for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), {})
+            fields = next(
+                (a.model_fields for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), {}
+            )
         return RecipeError(f"{text.at(full)}{dotted}: {unknown('key', str(full[-1]), {*fields, *core})}")
     if found["type"] == "missing":
         return RecipeError(f"{text.at(full)}{dotted}: missing; it must be given")

@@ -40,7 +40,9 @@ for _tag, _pattern, _first in (
     ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+0123456789.")),
 ):  # fmt: skip
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))  # 010 is ten, not eight
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", ""))
+)  # 010 is ten, not eight
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Text:
             content = file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             near = nearest(file.name, [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else [])
-            raise RecipeError(f"recipe {str(file)!r} does not exist" + (f"; did you mean {near!r}?" if near else "")) from None
+            raise RecipeError(
+                f"recipe {str(file)!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {str(file)!r} cannot be read: {error}") from error
         try:
@@ -81,7 +85,9 @@ class Text:
         except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"{file}: cannot be parsed: {str(error).splitlines()[0]}") from error
         if not isinstance(tree, dict):
-            raise RecipeError(f"{file}: found {type(tree).__name__}, expected a mapping with `model`, `task`, `data`, ...")
+            raise RecipeError(
+                f"{file}: found {type(tree).__name__}, expected a mapping with `model`, `task`, `data`, ..."
+            )
         return cls(file, tree, lines)
 
     @staticmethod
@@ -118,7 +124,9 @@ def _yaml_lines(node: Any, path: KeyPath, file: Path, around: tuple[Any, ...] = 
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise RecipeError(f"{file}:{line}: {'.'.join(map(str, (*path, key.value)))} is given twice, first in line {seen[key.value]}")
+                raise RecipeError(
+                    f"{file}:{line}: {'.'.join(map(str, (*path, key.value)))} is given twice, first in line {seen[key.value]}"
+                )
             seen[key.value] = line
             yield (*path, key.value), line
             yield from _yaml_lines(value, (*path, key.value), file, around)
@@ -170,7 +178,9 @@ def _is_path(value: str, base: Path) -> bool:
     if not value:
         return False
     try:
-        return (base / value).exists() or (any(c in value for c in "*?[") and next(iter(base.glob(value)), None) is not None)
+        return (base / value).exists() or (
+            any(c in value for c in "*?[") and next(iter(base.glob(value)), None) is not None
+        )
     except (OSError, ValueError, NotImplementedError):
         return False
 

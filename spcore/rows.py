@@ -21,10 +21,14 @@ _SPLIT = re.compile(r"^(?P<name>[^\[\]]*)(?:\[(?P<low>\d+%?)?:(?P<high>\d+%?)?\]
 class RoleSource(Source):
     """Rows keyed by roles. columns: role -> column of the data."""
 
-    def __init__(self, source: Source, columns: Mapping[str, str], ids: Sequence[int] | None, limit: int | None) -> None:
+    def __init__(
+        self, source: Source, columns: Mapping[str, str], ids: Sequence[int] | None, limit: int | None
+    ) -> None:
         self.source, self.columns, self._ids, self._limit = source, dict(columns), ids, limit
         known = source.schema
-        self.schema = Schema({role: known.columns[c] for role, c in columns.items()}, known.default_task, known.task_options)
+        self.schema = Schema(
+            {role: known.columns[c] for role, c in columns.items()}, known.default_task, known.task_options
+        )
         self.fingerprint = fingerprint(source.fingerprint, self.columns, list(ids) if ids is not None else None, limit)
         self.report = source.report
         if source.length is None:
@@ -64,7 +68,8 @@ class RoleSource(Source):
                     if value is not None:
                         counts[role][str(value)] = counts[role].get(str(value), 0) + 1
         columns = {
-            role: Column(c.kind, c.labels, counts[role]) if role in counts else c for role, c in self.schema.columns.items()
+            role: Column(c.kind, c.labels, counts[role]) if role in counts else c
+            for role, c in self.schema.columns.items()
         }
         return Schema(columns, self.schema.default_task, self.schema.task_options)
 
@@ -93,7 +98,9 @@ def open_rows(
     return RoleSource(source, mapping, ids, limit)
 
 
-def map_roles(schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *, targets: bool = True) -> dict[str, str]:
+def map_roles(
+    schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *, targets: bool = True
+) -> dict[str, str]:
     """role -> column: as given, else as the source says, else the first of the role's guesses that is free."""
     for name in given:
         if name not in {r.name for r in roles}:
@@ -109,7 +116,11 @@ def map_roles(schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *
             mapping[role.name] = schema.column_map[role.name]
     for role in roles:
         if role.name not in mapping and not (schema.column_map and not role.required):
-            free = [names[g.lower()] for g in (role.name, *role.guesses) if names.get(g.lower()) not in (None, *mapping.values())]
+            free = [
+                names[g.lower()]
+                for g in (role.name, *role.guesses)
+                if names.get(g.lower()) not in (None, *mapping.values())
+            ]
             if free:
                 mapping[role.name] = free[0]
     missing = [r for r in roles if r.required and r.name not in mapping and (targets or not r.target)]

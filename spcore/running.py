@@ -61,7 +61,16 @@ def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:
 
     def ended(status: str, error: str | None = None) -> None:
         seconds = time.monotonic() - began
-        emit(RunEnded(time=time.time(), step=step, status=status, seconds=seconds, rows_per_second=rows / max(seconds, 1e-9), error=error))
+        emit(
+            RunEnded(
+                time=time.time(),
+                step=step,
+                status=status,
+                seconds=seconds,
+                rows_per_second=rows / max(seconds, 1e-9),
+                error=error,
+            )
+        )
 
     try:
         result = session.launcher.launch(run_spec(session), watched, cancel)
@@ -115,7 +124,10 @@ def _prepare(folder: Path, recipe: Recipe, overwrite: bool) -> None:
         raise OutputError(f"{folder}: a finished run is there", hint="Give another output, or --overwrite")
     difference = _difference(Text.read(saved).tree, json.loads(json.dumps(recipe.to_json())))
     if difference:
-        raise OutputError(f"{folder}: an unfinished run of another recipe is there: {difference}", hint="Give another output, or --overwrite")
+        raise OutputError(
+            f"{folder}: an unfinished run of another recipe is there: {difference}",
+            hint="Give another output, or --overwrite",
+        )
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str | None:
@@ -129,5 +141,3 @@ def _difference(old: Any, new: Any, path: str = "") -> str | None:
                 return found
         return None
     return None if old == new else f"{path} is {old!r} there, {new!r} here"
-
-

@@ -57,7 +57,9 @@ class Session:
 
         assert self.recipe.task is not None
         processor = self.plan.model.processor
-        key = fingerprint(source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, self._limits())
+        key = fingerprint(
+            source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, self._limits()
+        )
         store = featurize(source, self.bound, limit=self.plan.max_length, key=key)
         if not len(store):
             reasons = "; ".join(store.counts.remarks()) or "the data has no rows"
@@ -82,7 +84,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     launcher: Launcher = create(registry, "launcher", recipe.launch)
     strategy: ParallelStrategy = create(registry, "strategy", recipe.strategy)
     if recipe.adapter is not None and recipe.adapter.use:
-        raise RefusalError(f"adapter {recipe.adapter.use!r}: adapters cannot be saved by this version; leave `adapter` out")
+        raise RefusalError(
+            f"adapter {recipe.adapter.use!r}: adapters cannot be saved by this version; leave `adapter` out"
+        )
     train, recipe, task = _bind_data(recipe, registry)
     evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
     limits = _limits(recipe, model)
@@ -98,11 +102,25 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         layout=strategy.layout(world_size or launcher.processes), device=recipe.device,
         options=part_options(recipe.strategy, "strategy", registry),
     )  # fmt: skip
-    session = Session(recipe, registry, plan, strategy, launcher, create(registry, "schedule", recipe.schedule), task, train, evaluation)
+    session = Session(
+        recipe,
+        registry,
+        plan,
+        strategy,
+        launcher,
+        create(registry, "schedule", recipe.schedule),
+        task,
+        train,
+        evaluation,
+    )
     _check(session)
     for source in filter(None, (train, evaluation)):
         session.warnings += source.report.remarks
-        session.warnings += [f"{len(lines)} rows dropped: {why} (first at line {lines[0]})" for why, lines in source.report.dropped.items() if lines]
+        session.warnings += [
+            f"{len(lines)} rows dropped: {why} (first at line {lines[0]})"
+            for why, lines in source.report.dropped.items()
+            if lines
+        ]
     return session
 
 
@@ -147,7 +165,12 @@ def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
     data: DataPart = recipe.eval.data  # type: ignore[assignment]  # the caller looked
     columns = data.columns or (recipe.data.columns if data.use == recipe.data.use else {})
     return open_rows(
-        create(registry, "dataset", data), task.roles, columns=columns, split=data.split, limit=data.limit, seed=recipe.train.seed
+        create(registry, "dataset", data),
+        task.roles,
+        columns=columns,
+        split=data.split,
+        limit=data.limit,
+        seed=recipe.train.seed,
     )
 
 

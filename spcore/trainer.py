@@ -46,7 +46,13 @@ class Trainer:
     """Runs a session to its end on one rank. Called by `spcore.session.run_rank`."""
 
     def __init__(
-        self, session: Session, engine: Engine, store: FeatureStore, evaluation: FeatureStore | None, emit: Emit, control: Control
+        self,
+        session: Session,
+        engine: Engine,
+        store: FeatureStore,
+        evaluation: FeatureStore | None,
+        emit: Emit,
+        control: Control,
     ) -> None:
         self.session, self.engine, self.store, self.evaluation = session, engine, store, evaluation
         self._emit, self.control = emit, control
@@ -55,7 +61,13 @@ class Trainer:
         self.rule = rule
         how = Cut(plan.micro_batch_size, plan.micro_batch_tokens, engine.place.data_size, rule)
         self.loader = TrainLoader(
-            store, plan.task, place=engine.place, how=how, global_batch_size=plan.global_batch_size, seed=plan.seed, pack=plan.pack
+            store,
+            plan.task,
+            place=engine.place,
+            how=how,
+            global_batch_size=plan.global_batch_size,
+            seed=plan.seed,
+            pack=plan.pack,
         )
         self.total = settings.steps or self.loader.total_steps(settings.epochs or 1)
         self.output = Path(session.recipe.output) if session.recipe.output else None
@@ -69,7 +81,11 @@ class Trainer:
         self._resume()
         self._started()
         cancelled = self._steps()
-        if self.evaluation is not None and not cancelled and self.progress.step % (self.session.recipe.eval.every or self.total + 1):
+        if (
+            self.evaluation is not None
+            and not cancelled
+            and self.progress.step % (self.session.recipe.eval.every or self.total + 1)
+        ):
             self._evaluate()
         if cancelled:
             self._checkpoint()
@@ -90,7 +106,9 @@ class Trainer:
             report = self.engine.train_step(data.microbatches, lr, self.progress.step)
             self._judge(report, data)
             self.progress.step += 1
-            self._told(report, data, lr, time.monotonic() - at, (time.monotonic() - began) / (self.progress.step - first))
+            self._told(
+                report, data, lr, time.monotonic() - at, (time.monotonic() - began) / (self.progress.step - first)
+            )
             if recipe.eval.every and self.progress.step % recipe.eval.every == 0 and self.evaluation is not None:
                 self._evaluate()
             if recipe.train.save_every and self.progress.step % recipe.train.save_every == 0:
@@ -185,12 +203,24 @@ class Trainer:
             return
         at = time.monotonic()
         best = self.output / ".best"
-        if self.session.recipe.eval.keep_best and self.progress.best_step not in (None, self.progress.step) and best.is_dir():
+        if (
+            self.session.recipe.eval.keep_best
+            and self.progress.best_step not in (None, self.progress.step)
+            and best.is_dir()
+        ):
             if self.engine.place.is_writer:
                 move_into(best, self.output)
         else:
             self._write(self.output)
-        self.tell(Checkpointed(time=time.time(), step=self.progress.step, path=str(self.output), kind="model", seconds=time.monotonic() - at))
+        self.tell(
+            Checkpointed(
+                time=time.time(),
+                step=self.progress.step,
+                path=str(self.output),
+                kind="model",
+                seconds=time.monotonic() - at,
+            )
+        )
 
     def _write(self, folder: Path) -> None:
         write_artifact(
@@ -199,7 +229,11 @@ class Trainer:
         )  # fmt: skip
 
     def _report(self) -> dict[str, Any]:
-        report: dict[str, Any] = {"train": self.store.counts.to_json(), "steps": self.progress.step, "steps_left_out": self.progress.skipped}
+        report: dict[str, Any] = {
+            "train": self.store.counts.to_json(),
+            "steps": self.progress.step,
+            "steps_left_out": self.progress.skipped,
+        }
         report["rows_per_second"] = self.rows / self.seconds if self.seconds else 0.0
         if self.evaluation is not None:
             report["eval"] = {**self.evaluation.counts.to_json(), "metrics": self.progress.metrics}
@@ -259,7 +293,9 @@ def merge_parts(parts: Sequence[EvalPart | None]) -> EvalPart:
     for part in present:
         for name, value in part.sums.items():
             sums[name] = sums.get(name, 0.0) + value
-    rows = sorted((row for part in present for row in part.rows if row["feature_id"] >= 0), key=lambda row: row["feature_id"])
+    rows = sorted(
+        (row for part in present for row in part.rows if row["feature_id"] >= 0), key=lambda row: row["feature_id"]
+    )
     ids = [row["feature_id"] for row in rows]
     assert len(set(ids)) == len(ids), "an engine gave a feature twice in one evaluation"
     return EvalPart(sums, rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.hub import Hub, put_glue, put_tiny_bert
 
 BERT = "google-bert/bert-base-uncased"

@@ -15,7 +15,6 @@ from spcore.interfaces.model import Head
 from spcore_transformers import segments
 from spcore_transformers.families import Family
 
-
 _READ: contextvars.ContextVar[torch.Tensor | None] = contextvars.ContextVar("rows that the head reads", default=None)
 
 

@@ -42,7 +42,9 @@ class _Group(TyperGroup):
         if not registry.has("command", cmd_name):
             return None
         if self._listing:
-            return TyperCommand(cmd_name, help=next(c.summary for _, c in registry.components("command") if c.name == cmd_name))
+            return TyperCommand(
+                cmd_name, help=next(c.summary for _, c in registry.components("command") if c.name == cmd_name)
+            )
         target = registry.load("command", cmd_name)
         if not isinstance(target, typer.Typer):
             single = typer.Typer()
@@ -67,7 +69,9 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     from spcore.cli.output import log_to_stderr
 

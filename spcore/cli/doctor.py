@@ -22,7 +22,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as one JS
     facts |= {"platform": platform.platform(), "cores": str(os.cpu_count()), "cache": str(cache_folder())}
     facts |= registry.facts()
     problems = [f"plugin {p.name!r} ({p.module}) is broken: {p.error}" for p in registry.plugins() if p.error]
-    missing = [f"{c.kind} {c.name!r}: needs {', '.join(need)}" for _, c in registry.components() if (need := registry.missing(c))]
+    missing = [
+        f"{c.kind} {c.name!r}: needs {', '.join(need)}"
+        for _, c in registry.components()
+        if (need := registry.missing(c))
+    ]
     if as_json:
         result({**facts, "problems": problems, "not_installed": missing}, as_json=True)
     else:

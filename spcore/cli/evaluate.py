@@ -14,7 +14,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A file, a glob, a Hub name, or a data set component.")],
     task: Annotated[str | None, typer.Option(help="A name the data set knows (--data glue --task sst2).")] = None,
     split: Annotated[str | None, typer.Option(help="A split; 'test[:100]' takes a part.")] = None,
-    columns: Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Keep metrics and predictions in MODEL/evaluations/NAME.")] = None,
@@ -35,6 +37,9 @@ def evaluate(
     if name is not None:
         folder = Path(model) / "evaluations" / name
         write_text(folder / "metrics.json", json.dumps(finite(done.metrics), indent=2))
-        write_text(folder / "predictions.jsonl", "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in done.predictions))
+        write_text(
+            folder / "predictions.jsonl",
+            "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in done.predictions),
+        )
         note(f"kept in {folder}")
     result(done.metrics, as_json=as_json)

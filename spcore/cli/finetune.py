@@ -10,7 +10,9 @@ import typer
 
 def finetune(
     model: Annotated[str | None, typer.Argument(help="A Hub name or a folder.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task, or a name the data set knows (--data glue --task sst2).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A task, or a name the data set knows (--data glue --task sst2).")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="A file, a glob, a Hub name, or a data set component.")] = None,
     eval_data: Annotated[str | None, typer.Option(help="The same, to evaluate on.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; 'train[:90%]' takes a part.")] = None,
@@ -19,7 +21,9 @@ def finetune(
     precision: Annotated[str | None, typer.Option(help="Number formats: fp32, bf16, ...")] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder, which becomes the saved model.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe to start from.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; repeatable.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; repeatable.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
     print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the resolved recipe and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
@@ -44,7 +48,13 @@ def finetune(
 
 
 def data_flags(
-    model: str | None, task: str | None, data: str | None, eval_data: str | None, split: str | None, eval_split: str | None, registry: Any
+    model: str | None,
+    task: str | None,
+    data: str | None,
+    eval_data: str | None,
+    split: str | None,
+    eval_split: str | None,
+    registry: Any,
 ) -> list[tuple[str, Any]]:
     """What the flags say, as overrides in order. A `--task` that is no component is the data set's `name`."""
     from spcore.api import data_tree

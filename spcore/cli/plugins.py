@@ -26,17 +26,28 @@ def list_(
     components = [(plugin, c) for plugin, c in registry.components() if kind in (None, c.kind)]
     broken = [p for p in registry.plugins() if p.error]
     if as_json:
-        listed = [{"kind": c.kind, "name": c.name, "plugin": plugin, "summary": c.summary, "aliases": list(c.aliases)} for plugin, c in components]
-        plugins = [{"name": p.name, "module": p.module, "distribution": p.distribution, "version": p.version, "error": p.error} for p in registry.plugins()]
+        listed = [
+            {"kind": c.kind, "name": c.name, "plugin": plugin, "summary": c.summary, "aliases": list(c.aliases)}
+            for plugin, c in components
+        ]
+        plugins = [
+            {"name": p.name, "module": p.module, "distribution": p.distribution, "version": p.version, "error": p.error}
+            for p in registry.plugins()
+        ]
         result({"components": listed, "plugins": plugins}, as_json=True)
         return
     _print_components(components)
     for plugin in broken:
-        typer.echo(f"broken: plugin {plugin.name!r} ({plugin.module}, {plugin.distribution or 'by hand'}): {plugin.error}")
+        typer.echo(
+            f"broken: plugin {plugin.name!r} ({plugin.module}, {plugin.distribution or 'by hand'}): {plugin.error}"
+        )
 
 
 def _print_components(components: list[tuple[str, Any]]) -> None:
-    widths = [max((len(text) for text in column), default=0) for column in zip(*((c.kind, c.name, p) for p, c in components), strict=True)]
+    widths = [
+        max((len(text) for text in column), default=0)
+        for column in zip(*((c.kind, c.name, p) for p, c in components), strict=True)
+    ]
     for plugin, c in components:
         typer.echo(f"{c.kind:<{widths[0]}}  {c.name:<{widths[1]}}  {plugin:<{widths[2]}}  {c.summary}")
 
@@ -59,7 +70,9 @@ def show(
         result(data, as_json=True)
         return
     options = data.pop("options")
-    result({k: ", ".join(v) if isinstance(v, list) else v for k, v in data.items() if v not in ([], None)}, as_json=False)
+    result(
+        {k: ", ".join(v) if isinstance(v, list) else v for k, v in data.items() if v not in ([], None)}, as_json=False
+    )
     if options:
         typer.echo("options:")
     for option, schema in options.items():

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[str, typer.Argument(help="A saved model's folder.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; a JSON object by column for several columns.")] = None,
-    source: Annotated[str | None, typer.Option("--input", help="A file of rows, in any format that --data takes.")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="Texts; a JSON object by column for several columns."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--input", help="A file of rows, in any format that --data takes.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there as JSON lines.")] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
@@ -82,5 +87,7 @@ def file_rows(handle: LanguageModelHandle, source: str) -> list[dict[str, Any]]:
     dropped = {reason: lines for reason, lines in rows.report.dropped.items() if lines}
     if dropped:
         reason, lines = next(iter(dropped.items()))
-        raise DataError(f"{source}: {len(lines)} rows cannot be read: {reason} (first at line {lines[0]}); answers would not match rows")
+        raise DataError(
+            f"{source}: {len(lines)} rows cannot be read: {reason} (first at line {lines[0]}); answers would not match rows"
+        )
     return rows.read(range(rows.length))

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe: a YAML, TOML or JSON file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by dotted path.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by dotted path.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
     print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the resolved recipe and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
-    world_size: Annotated[int | None, typer.Option("--world-size", min=1, help="Processes to check a dry run for.")] = None,
+    world_size: Annotated[
+        int | None, typer.Option("--world-size", min=1, help="Processes to check a dry run for.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Carry out a recipe."""
@@ -28,7 +32,14 @@ def run(
     if world_size is not None and not dry_run:
         raise UserError("--world-size goes with --dry-run; a run starts what `launch` says")
     resolved = load_recipe(recipe, overrides or [], registry=default_registry())
-    carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, world_size=world_size, as_json=as_json)
+    carry_out(
+        resolved,
+        overwrite=overwrite,
+        print_recipe=print_recipe,
+        dry_run=dry_run,
+        world_size=world_size,
+        as_json=as_json,
+    )
 
 
 def carry_out(

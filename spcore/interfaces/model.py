@@ -103,7 +103,9 @@ class Processor(ABC):
     fingerprint: str
 
     @abstractmethod
-    def encode(self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True) -> Encoding:
+    def encode(
+        self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
+    ) -> Encoding:
         """Encode a text, or a pair; `max_length` tokens at most (of a pair, the longer is cut first)."""
 
     @abstractmethod

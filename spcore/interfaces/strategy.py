@@ -137,7 +137,9 @@ class Engine(ABC):
         """Forward, backward, reduce, clip, update. microbatches: this rank's; lr: this step's; step: from 0."""
 
     @abstractmethod
-    def eval_step(self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce") -> EvalPart | None:
+    def eval_step(
+        self, microbatches: Sequence[Batch], method: Literal["reduce", "annotate"] = "reduce"
+    ) -> EvalPart | None:
         """Without gradients and dropout. "annotate" returns rows {"feature_id", name: array}. None on ranks without outputs."""
 
     @abstractmethod

@@ -107,7 +107,9 @@ class Role:
 class Ops(Protocol):
     """What an engine lends to `loss` and `reduce`: right under any sharding of the outputs. Differentiable."""
 
-    def token_logprobs(self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, name: str = "logits") -> torch.Tensor:
+    def token_logprobs(
+        self, outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, name: str = "logits"
+    ) -> torch.Tensor:
         """log p(label) in float32, of labels' shape; 0 where a label is below 0. outputs[name]: [..., classes]."""
 
     def logprob_mean(self, outputs: Mapping[str, torch.Tensor], name: str = "logits") -> torch.Tensor:
@@ -179,7 +181,9 @@ class Task(ABC):
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity"})
 
     @abstractmethod
-    def bind(self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits) -> BoundTask:
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
         """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
 
 

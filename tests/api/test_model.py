@@ -24,7 +24,10 @@ def rows_of(count: int, seed: int = 0) -> list[dict[str, object]]:
     """Labelled rows."""
     rng = random.Random(seed)
     labels = [rng.choice(sorted(WORDS)) for _ in range(count)]
-    return [{"text": f"a {rng.choice(WORDS[label])} {rng.choice(NOUNS)} " * rng.randint(1, 4), "label": label} for label in labels]
+    return [
+        {"text": f"a {rng.choice(WORDS[label])} {rng.choice(NOUNS)} " * rng.randint(1, 4), "label": label}
+        for label in labels
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,13 @@ def tuned(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tuned"
     model = slimpajama.load_model(tiny)
     model.finetune(
-        rows_of(400), "text-classification", epochs=4, learning_rate=3e-3, eval_dataset=rows_of(60, 1), output=folder, progress=False
+        rows_of(400),
+        "text-classification",
+        epochs=4,
+        learning_rate=3e-3,
+        eval_dataset=rows_of(60, 1),
+        output=folder,
+        progress=False,
     )
     return folder
 
@@ -54,7 +63,7 @@ def test_it_learns_and_keeps_what_it_says_it_keeps(tuned: Path) -> None:
     report = json.loads((tuned / "report.json").read_text())
     assert report["train"]["rows_read"] == report["train"]["rows_used"] == 400
     events = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in events][0] == "run_started"
+    assert events[0]["event"] == "run_started"
     assert events[-1]["event"] == "run_ended"
     assert sum(e["event"] == "step" for e in events) == manifest["steps"] == 52
     assert "Labels: bad, good" in (tuned / "README.md").read_text()
@@ -88,7 +97,14 @@ def test_save_copies_the_model_and_nothing_else(tuned: Path, tmp_path: Path) -> 
 def test_the_resolved_recipe_runs_again_to_the_same_model(tuned: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in rows_of(400)))
-    overrides = {"output": str(tmp_path / "again"), "loggers": [], "data.source": str(rows), "eval.data": None, "train.steps": 20, "train.epochs": None}
+    overrides = {
+        "output": str(tmp_path / "again"),
+        "loggers": [],
+        "data.source": str(rows),
+        "eval.data": None,
+        "train.steps": 20,
+        "train.epochs": None,
+    }
     first = slimpajama.run(tuned / "recipe.yaml", overrides)
     again = slimpajama.run(Path(first.output) / "recipe.yaml", {"output": str(tmp_path / "third")})
     names = ("model.safetensors",)
@@ -109,7 +125,9 @@ def test_a_chinese_data_set_goes_through(tiny: str, tmp_path: Path, pack: int | 
     file = tmp_path / "评论.tsv"
     file.write_text("文本\t标签\n" + "".join(f"{text}\t{label}\n" for text, label in CHINESE), encoding="utf-8")
     model = slimpajama.load_model(tiny)
-    model.finetune(file, "text-classification", epochs=6, batch_size=4, learning_rate=3e-3, settings={"data.pack": pack})
+    model.finetune(
+        file, "text-classification", epochs=6, batch_size=4, learning_rate=3e-3, settings={"data.pack": pack}
+    )
     assert [a["label"] for a in model.predict([text for text, _ in CHINESE[:2]])] == ["好评", "差评"]
     assert model.evaluate(file).metrics["accuracy"] == 1.0
 
@@ -138,7 +156,15 @@ def test_cancelled_at_a_step_and_resumed_to_the_same_losses(tiny: str, tmp_path:
 
         tree = {"source": str(rows)}
         slimpajama.load_model(tiny).finetune(
-            tree, "text-classification", epochs=2, batch_size=16, learning_rate=1e-3, output=output, progress=False, on_event=told, cancel=cancel
+            tree,
+            "text-classification",
+            epochs=2,
+            batch_size=16,
+            learning_rate=1e-3,
+            output=output,
+            progress=False,
+            on_event=told,
+            cancel=cancel,
         )
         return losses
 
@@ -164,9 +190,19 @@ def test_embeddings(tiny: str) -> None:
 
 def test_process_wide_state_is_left_as_it_was(tiny: str) -> None:
     torch.manual_seed(3)
-    before = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype(), torch.get_float32_matmul_precision())
+    before = (
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+    )
     slimpajama.load_model(tiny).finetune(rows_of(20), "text-classification", epochs=1)
-    after = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype(), torch.get_float32_matmul_precision())
+    after = (
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+    )
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
 
@@ -174,7 +210,14 @@ def test_process_wide_state_is_left_as_it_was(tiny: str) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_learns_too(tiny: str, precision: str) -> None:
     model = slimpajama.load_model(tiny)
-    model.finetune(rows_of(200), "text-classification", epochs=4, batch_size=16, learning_rate=2e-3, settings={"precision": precision})
+    model.finetune(
+        rows_of(200),
+        "text-classification",
+        epochs=4,
+        batch_size=16,
+        learning_rate=2e-3,
+        settings={"precision": precision},
+    )
     assert model.evaluate(rows_of(50, 3)).metrics["accuracy"] > 0.9
 
 

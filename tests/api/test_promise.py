@@ -55,7 +55,9 @@ def execute(code: str, folder: Path, home: Path, **env: str) -> subprocess.Compl
     """Run a script as its user would."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     settings = {**kept, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", **env}
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=280, check=False
+    )
 
 
 def check_result(done: subprocess.CompletedProcess[str], folder: Path) -> None:

@@ -104,12 +104,16 @@ class Theirs:
         write_artifact(self.folder, session, engine.weights(), writer=True, metrics={}, step=0, report={})
         engine.close()
         store = session.features(session.train)
-        loader = TrainLoader(store, session.bound, place=Place(), how=Cut(BATCH, 10**9, 1), global_batch_size=BATCH, seed=0, pack=None)
+        loader = TrainLoader(
+            store, session.bound, place=Place(), how=Cut(BATCH, 10**9, 1), global_batch_size=BATCH, seed=0, pack=None
+        )
         self.rows = []
         for step in loader.steps(0, loader.total_steps(1)):
             for i in step.feature_ids:
                 feature = store[i]
-                self.rows.append({"input_ids": feature.arrays["input_ids"].tolist(), "labels": int(feature.arrays["label"])})
+                self.rows.append(
+                    {"input_ids": feature.arrays["input_ids"].tolist(), "labels": int(feature.arrays["label"])}
+                )
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
         self.work = work
 
@@ -156,13 +160,17 @@ def main(
     ratios = {name: [a / b for a, b in zip(speeds[name], speeds["trainer"], strict=True)] for name in ("fp32", "bf16")}
     report: dict[str, Any] = {"steps_compared": len(expected), "largest_loss_difference": worst, "pairs": pairs}
     report["rows_per_second"] = {name: statistics.median(values) for name, values in speeds.items()}
-    report["ratio"] = {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()}
+    report["ratio"] = {
+        name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()
+    }
     if as_json:
         print(json.dumps(report))
         return
     print(f"losses: largest difference over {len(expected)} steps {worst:.1e}")
     for name, r in report["ratio"].items():
-        print(f"{name}: {r['median']:.2f} times Trainer's rows a second (lowest {r['low']:.2f}, highest {r['high']:.2f}, {pairs} pairs)")
+        print(
+            f"{name}: {r['median']:.2f} times Trainer's rows a second (lowest {r['low']:.2f}, highest {r['high']:.2f}, {pairs} pairs)"
+        )
     print("rows a second: " + ", ".join(f"{n} {v:.0f}" for n, v in report["rows_per_second"].items()))
 
 

@@ -23,7 +23,15 @@ BROKEN = {
 def run(*command: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command; its output is kept."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    return subprocess.run([str(c) for c in command], cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def succeed(*command: str | Path, cwd: Path, **env: str) -> str:
@@ -60,7 +68,12 @@ def test_is_short() -> None:
 
 
 def test_comes_from_its_wheel(venv: Path, tmp_path: Path) -> None:
-    where = succeed(venv / "bin" / "python", "-c", "import spcore, spcore_torch; print(spcore.__file__, spcore_torch.__file__)", cwd=tmp_path)
+    where = succeed(
+        venv / "bin" / "python",
+        "-c",
+        "import spcore, spcore_torch; print(spcore.__file__, spcore_torch.__file__)",
+        cwd=tmp_path,
+    )
     assert all(str(venv) in path for path in where.split())
 
 
@@ -77,7 +90,11 @@ def test_trains_saves_loads_predicts(venv: Path, tmp_path: Path, minilm: str) ->
     answers = json.loads(succeed(command, *asked, cwd=tmp_path, OMP_NUM_THREADS="1"))
     assert [answer["label"] for answer in answers] == ["rain", "snow"]
     manifest = json.loads((tmp_path / "run" / "slimpajama.json").read_text())
-    assert manifest["plugins"]["task/weather"] == {"name": "weather", "distribution": "weather-words", "version": "0.1.0"}
+    assert manifest["plugins"]["task/weather"] == {
+        "name": "weather",
+        "distribution": "weather-words",
+        "version": "0.1.0",
+    }
     script = (
         "import json, transformers; from safetensors import safe_open\n"
         "model, info = transformers.AutoModel.from_pretrained('run', output_loading_info=True)\n"
@@ -86,7 +103,9 @@ def test_trains_saves_loads_predicts(venv: Path, tmp_path: Path, minilm: str) ->
     )
     kind, missing, head = json.loads(succeed(venv / "bin" / "python", "-c", script, cwd=tmp_path).splitlines()[-1])
     assert kind == "BertModel"
-    assert all(name.startswith("pooler.") for name in missing), "the backbone opens whole; a custom head needs no pooler"
+    assert all(name.startswith("pooler.") for name in missing), (
+        "the backbone opens whole; a custom head needs no pooler"
+    )
     assert head == ["head.out.bias", "head.out.weight", "head.query.bias", "head.query.weight"]
 
 

@@ -21,11 +21,16 @@ class SentenceSource(Source):
 
     def __init__(self):
         self._rows = [
-            {"text": f"A {word} morning over {place}.", "label": label} for label, words in WORDS.items() for word in words for place in PLACES
+            {"text": f"A {word} morning over {place}.", "label": label}
+            for label, words in WORDS.items()
+            for word in words
+            for place in PLACES
         ]
         self.length, self.fingerprint = len(self._rows), "weather-sentences-1"
         labels = tuple(WORDS)
-        self.schema = Schema({"text": Column("text"), "label": Column("text", labels, {name: 18 for name in labels})}, "weather")
+        self.schema = Schema(
+            {"text": Column("text"), "label": Column("text", labels, dict.fromkeys(labels, 18))}, "weather"
+        )
 
     def read(self, ids):
         """Rows by position."""

@@ -32,7 +32,9 @@ class BoundWeather(TextTask):
         super().__init__(processor, limits)
         self.labels = tuple(labels)
         outputs = {"logits": ("sequence", "label")}
-        self.head = Head("custom", len(labels), outputs, self.labels, build=lambda config: AttentiveHead(config, len(labels)))
+        self.head = Head(
+            "custom", len(labels), outputs, self.labels, build=lambda config: AttentiveHead(config, len(labels))
+        )
 
     def label(self, row):
         """The label's number."""
@@ -64,4 +66,6 @@ class Weather(Task):
     def bind(self, processor, config, schema_or_state, limits):
         """See `spcore.interfaces.task.Task`."""
         saved = isinstance(schema_or_state, dict)
-        return BoundWeather(processor, limits, schema_or_state["labels"] if saved else schema_or_state.columns["label"].labels)
+        return BoundWeather(
+            processor, limits, schema_or_state["labels"] if saved else schema_or_state.columns["label"].labels
+        )
