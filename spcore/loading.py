@@ -157,6 +157,7 @@ class TrainLoader:
         pack: int | None,
     ) -> None:
         self.store, self.place, self.how, self.pack = store, place, how, pack
+        self.counts = store.counts
         self.global_batch_size, self.seed = global_batch_size, seed
         self.collator = Collator(store, task, how.rule, seed)
 
@@ -191,14 +192,20 @@ class TrainLoader:
 
     def _step(self, groups: list[Group], n: int, count: int, epoch: int) -> StepData:
         chosen = groups[n * self.global_batch_size : (n + 1) * self.global_batch_size]
-        sizes = [self.collator.size(group) for group in chosen]
-        step = cut(chosen, sizes, self.how)
-        spans = self.collator.spans(step)
-        rank = self.place.data_rank
-        batches = [self.collator.batch(piece, span, epoch) for piece, span in zip(step[rank], spans[rank], strict=True)]
-        positions = sum(len(p) * s for ps, ss in zip(step, spans, strict=True) for p, s in zip(ps, ss, strict=True))
-        ids = [self.store[i].id for group in chosen for i in group]
-        return StepData(batches, ids, epoch + (n + 1) / count, sum(len(g) for g in chosen), sum(sizes), positions)
+        return step_data(self.collator, chosen, self.how, self.place.data_rank, epoch, epoch + (n + 1) / count)
+
+
+def step_data(
+    collator: Collator, groups: list[Group], how: Cut, rank: int, epoch: int, progress: float
+) -> StepData:
+    """A rank's part of the step made of these groups of the collator's store. progress: epochs done after it."""
+    sizes = [collator.size(group) for group in groups]
+    step = cut(groups, sizes, how)
+    spans = collator.spans(step)
+    batches = [collator.batch(piece, span, epoch) for piece, span in zip(step[rank], spans[rank], strict=True)]
+    positions = sum(len(p) * s for ps, ss in zip(step, spans, strict=True) for p, s in zip(ps, ss, strict=True))
+    ids = [collator.store[i].id for group in groups for i in group]
+    return StepData(batches, ids, progress, sum(len(g) for g in groups), sum(sizes), positions)
 
 
 def evaluation_batches(

@@ -14,7 +14,7 @@ from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, RefusalError, UserError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
-from spcore.interfaces.task import BoundTask, Limits, Task
+from spcore.interfaces.task import Annotates, BoundTask, Limits, Task
 from spcore.recipe import DataPart, Part, Recipe, part_options
 
 if TYPE_CHECKING:
@@ -189,6 +189,13 @@ def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
 def _check(session: Session) -> None:
     """Ask every part what it refuses; the first refusal is raised, the number of others told."""
     spec = run_spec(session)
+    if session.train.length is None:
+        if session.recipe.train.steps is None:
+            raise RefusalError("train.epochs: a streamed data set has no length; give train.steps")
+        if isinstance(session.bound, Annotates):
+            raise RefusalError("data: the task needs figures of every row before it begins, and a stream has no end; use a file")
+    if session.eval is not None and session.eval.length is None:
+        raise RefusalError("eval.data: a streamed data set has no length; evaluate on a file")
     refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
@@ -211,7 +218,7 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
     if session is None:
         registry = Registry.from_spec(spec.registry)
         session = assemble(Recipe.model_validate(spec.recipe), registry, world_size=spec.layout.world_size)
-    store = session.features(session.train)
+    store = session.features(session.train) if session.train.length is not None else None
     evaluation = session.features(session.eval) if session.eval is not None else None
     engine = session.strategy.engine(session.plan, place)
     try:

@@ -22,6 +22,7 @@ from spcore.interfaces.strategy import Engine, StepReport
 from spcore.interfaces.task import Annotates, EvalPart
 from spcore.loading import Cut, StepData, TrainLoader, evaluation_batches
 from spcore.session import check_metric
+from spcore.streaming import StreamLoader
 
 if TYPE_CHECKING:
     from spcore.features import FeatureStore
@@ -49,7 +50,7 @@ class Trainer:
         self,
         session: Session,
         engine: Engine,
-        store: FeatureStore,
+        store: FeatureStore | None,
         evaluation: FeatureStore | None,
         emit: Emit,
         control: Control,
@@ -60,16 +61,21 @@ class Trainer:
         rule = session.strategy.batch_rule(plan)
         self.rule = rule
         how = Cut(plan.micro_batch_size, plan.micro_batch_tokens, engine.place.data_size, rule)
-        self.loader = TrainLoader(
-            store,
-            plan.task,
-            place=engine.place,
-            how=how,
-            global_batch_size=plan.global_batch_size,
-            seed=plan.seed,
-            pack=plan.pack,
-        )
-        self.total = settings.steps or self.loader.total_steps(settings.epochs or 1)
+        sizes: Any = {
+            "place": engine.place,
+            "how": how,
+            "global_batch_size": plan.global_batch_size,
+            "seed": plan.seed,
+            "pack": plan.pack,
+        }
+        self.loader: TrainLoader | StreamLoader
+        if store is None:  # a stream: `assemble` has seen to it that steps are given
+            assert settings.steps is not None, "a stream has no epochs"
+            self.loader = StreamLoader(session.train, plan.task, **sizes, limit=plan.max_length)
+            self.total = settings.steps
+        else:
+            self.loader = TrainLoader(store, plan.task, **sizes)
+            self.total = settings.steps or self.loader.total_steps(settings.epochs or 1)
         self.output = Path(session.recipe.output) if session.recipe.output else None
         self.checkpoints = CheckpointStore(self.output / "checkpoints", settings.keep) if self.output else None
         self.progress = _Progress()
@@ -139,7 +145,7 @@ class Trainer:
                 time=time.time(), step=self.progress.step, epoch=data.epoch, loss=report.loss, terms=dict(report.terms),
                 grad_norm=report.grad_norm, lr=lr, loss_scale=report.loss_scale, applied=report.applied, rows=data.rows,
                 tokens=data.tokens, seconds=seconds, rows_per_second=data.rows / max(seconds, 1e-9),
-                tokens_per_second=data.tokens / max(seconds, 1e-9), padding=1 - data.tokens / max(1, data.positions),
+                tokens_per_second=data.tokens / max(seconds, 1e-9), padding=1 - data.tokens / max(1, report.positions or data.positions),
                 memory=self.engine.peak_memory(), eta=mean * (self.total - self.progress.step),
             )
         )  # fmt: skip
@@ -175,6 +181,7 @@ class Trainer:
     def _annotate(self) -> None:
         """Figures of the untrained model, for tasks that need them."""
         if isinstance(self.session.bound, Annotates):
+            assert self.store is not None, "`assemble` refuses streams for such tasks"
             annotate_store(self.session, self.engine, self.store, self.rule)
 
     def _resume(self) -> None:
@@ -230,7 +237,7 @@ class Trainer:
 
     def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = {
-            "train": self.store.counts.to_json(),
+            "train": self.loader.counts.to_json(),
             "steps": self.progress.step,
             "steps_left_out": self.progress.skipped,
         }
@@ -244,11 +251,11 @@ class Trainer:
         parameters, trainable = self.engine.parameters()
         event = RunStarted(
             time=time.time(), output=str(self.output or ""), steps=self.total, start_step=self.progress.step,
-            rows=self.store.counts.used, features=len(self.store), parameters=parameters, trainable=trainable,
+            rows=self.store.counts.used if self.store is not None else None, features=len(self.store) if self.store is not None else None, parameters=parameters, trainable=trainable,
             facts={"columns": ", ".join(f"{role}={column}" for role, column in self.session.train.columns.items()), **self.engine.facts()},
         )  # fmt: skip
         self.tell(event)
-        remarks = [*self.session.warnings, *self.store.counts.remarks()]
+        remarks = [*self.session.warnings, *self.loader.counts.remarks()]
         if self.evaluation is not None:
             remarks += [f"eval: {line}" for line in self.evaluation.counts.remarks()]
         for line in remarks:

@@ -51,20 +51,26 @@ def candidates() -> dict[str, Product]:
 
 
 def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A bfloat16 product on a processor that has none: the same operands, multiplied and summed in float32 by the fp32 kernel, the
-    result rounded. That is what bfloat16 units do, and torch's own fallback is some 20 times slower."""
+    """A 16-bit product on a processor that has none: the same operands, multiplied and summed in float32 by the fp32 kernel, the
+    result rounded. That is what 16-bit units do, and torch's own fallback is some 20 times slower."""
     product = candidates()[fp32_kernel()[0]]
     with torch.autocast("cpu", enabled=False):  # which would round to bfloat16 again
         return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
 
 
-def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 by itself (AVX512-BF16, AMX, Arm's BF16)."""
+_UNITS = {
+    torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"},
+    torch.float16: {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+"""Flags of processors, Intel's, AMD's and Arm's, that multiply a format by themselves."""
+
+
+def has_units(compute: torch.dtype) -> bool:
+    """Whether the processor multiplies a 16-bit format by itself."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        return not _UNITS[compute].isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 _MEASURING = threading.Lock()
@@ -196,9 +202,9 @@ class _Forward:
 
 
 def install(module: nn.Module, compute: torch.dtype | None, device: torch.device) -> str:
-    """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices, and float16, keep torch's
-    own, under autocast. Returns the kernel's name."""
-    if device.type != "cpu" or compute == torch.float16:
+    """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
+    autocast. Returns the kernel's name."""
+    if device.type != "cpu":
         return "default"
     if compute is None:
         name = fp32_kernel()[0]
@@ -206,7 +212,7 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
             return name
         product = candidates()[name]
     else:
-        name, product = ("default", _default) if has_bf16() else ("emulated", _emulated)
+        name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
             linear.forward = _Forward(linear, product, compute)

@@ -118,6 +118,12 @@ class SingleEngine(TorchEngine):
         """Without padding where the model keeps segments apart."""
         return super().prepared(flatten(batch, self.plan.head) if self.flat and can_flatten(batch) else batch)
 
+    def fed(self, batch: Batch) -> int:
+        """Real tokens alone, where padding is left out."""
+        if self.flat and can_flatten(batch):
+            return int(batch.inputs["attention_mask"].sum())
+        return super().fed(batch)
+
     def casting(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the policy's compute format."""
         return autocast(self.device, self.compute)

@@ -109,7 +109,8 @@ class Refusal:
 class StepReport:
     """The same on every rank. loss: the sum of the weighted term means. terms, totals: by term. grad_norm: before clipping.
     applied: False where a step was left out (overflow under loss scaling, nonfinite "skip"). loss_scale: 1 without scaling.
-    nonfinite: names of what was not finite."""
+    nonfinite: names of what was not finite. positions: fed in the step on all ranks, padding included; 0: those of the
+    microbatches as they came."""
 
     loss: float
     terms: Mapping[str, float]
@@ -118,6 +119,7 @@ class StepReport:
     applied: bool = True
     loss_scale: float = 1.0
     nonfinite: tuple[str, ...] = ()
+    positions: int = 0
 
 
 class Pending(Protocol):

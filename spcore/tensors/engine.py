@@ -122,7 +122,7 @@ class TorchEngine(Engine):
     def train_step(self, microbatches: Sequence[Batch], lr: float, step: int) -> StepReport:
         """See `Engine.train_step`."""
         with self.owned():
-            totals = self._totals(microbatches)
+            totals, positions = self._totals(microbatches)
             self.zero_gradients()
             sums, weighted = self._backward(microbatches, totals).tolist()
             terms = {t: s / totals[t] if totals[t] else 0.0 for t, s in zip(self.task.terms, sums, strict=True)}
@@ -135,18 +135,25 @@ class TorchEngine(Engine):
                 self._update(lr, norm)
             self.scaler.update(finite)
             lost = () if finite else self._nonfinite(terms)
-            return StepReport(loss, terms, totals, norm, applied=finite, loss_scale=scale, nonfinite=lost)
+            return StepReport(
+                loss, terms, totals, norm, applied=finite, loss_scale=scale, nonfinite=lost, positions=positions
+            )
 
-    def _totals(self, microbatches: Sequence[Batch]) -> dict[str, float]:
-        """Each term's weight over all microbatches and data-parallel ranks."""
+    def fed(self, batch: Batch) -> int:
+        """Positions that the module is fed for a batch, padding included."""
+        return int(batch.inputs["input_ids"].size) if "input_ids" in batch.inputs else 0
+
+    def _totals(self, microbatches: Sequence[Batch]) -> tuple[dict[str, float], int]:
+        """Each term's weight, and the positions fed, over all microbatches and data-parallel ranks."""
         lost = [term for term in self.task.terms for batch in microbatches if term not in batch.weights]
         assert not lost, f"a batch has no weight for loss term {lost[0]!r}: collate gives one for every term"
         own = [math.fsum(batch.weights[term] for batch in microbatches) for term in self.task.terms]
-        vector = torch.tensor(own, dtype=torch.float64)
+        vector = torch.tensor([*own, sum(map(self.fed, microbatches))], dtype=torch.float64)
         if self.data_group is not None:
             vector = vector.to(self.device)
             dist.all_reduce(vector, group=self.data_group)
-        return dict(zip(self.task.terms, vector.tolist(), strict=True))
+        *weights, positions = vector.tolist()
+        return dict(zip(self.task.terms, weights, strict=True)), int(positions)
 
     def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
         """Gradients of a step; float64 CPU [2, terms]: the terms' sums over everything, without and with coefficients."""
@@ -205,7 +212,7 @@ class TorchEngine(Engine):
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self.zero_gradients()
-            self._backward(microbatches, self._totals(microbatches))
+            self._backward(microbatches, self._totals(microbatches)[0])
             self.reduce_gradients()
         for name, p in self.own_parameters().items():
             if p.grad is not None and self.place.is_writer:

@@ -126,7 +126,7 @@ def test_lion_returns_the_closure_s_loss() -> None:
     def closure() -> float:
         loss = (weight**2).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     assert optimizer.step(closure) == 4.0
     assert weight.item() == 1.5

@@ -84,12 +84,15 @@ def test_the_choice_is_remembered_on_disk_and_a_damaged_memory_is_none(new_machi
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bf16_products_are_autocast_s_own(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "has_bf16", lambda: native)
+@pytest.mark.parametrize("compute", [torch.bfloat16, torch.float16])
+def test_16_bit_products_are_autocast_s_own(
+    compute: torch.dtype, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "has_units", lambda dtype: native)
     x = torch.randn(3, 17, 48, generator=torch.Generator().manual_seed(1))
     module, plain = net(), net()
-    assert kernels.install(module, torch.bfloat16, CPU) == ("default" if native else "emulated")
-    with torch.autocast("cpu", torch.bfloat16):
+    assert kernels.install(module, compute, CPU) == ("default" if native else "emulated")
+    with torch.autocast("cpu", compute):
         found, own = run(module, x)
         expected, grads = run(plain, x)
     assert off(found, expected.double()) < 5e-3
@@ -118,8 +121,8 @@ def test_names_and_modules_stay_and_come_back() -> None:
     assert all("forward" not in layer.__dict__ for layer in module)
 
 
-def test_float16_and_other_devices_keep_torch_s_own() -> None:
-    for compute, device in ((torch.float16, CPU), (None, torch.device("cuda")), (torch.bfloat16, torch.device("cuda"))):
-        module = net()
-        assert kernels.install(module, compute, device) == "default"
-        assert all("forward" not in layer.__dict__ for layer in module)
+@pytest.mark.parametrize("compute", [None, torch.bfloat16])
+def test_other_devices_keep_torch_s_own(compute: torch.dtype | None) -> None:
+    module = net()
+    assert kernels.install(module, compute, torch.device("cuda")) == "default"
+    assert all("forward" not in layer.__dict__ for layer in module)

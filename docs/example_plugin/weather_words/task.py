@@ -1,8 +1,8 @@
 """A task whose head attends over the hidden states with one learnt query."""
 
-import numpy as np
 import torch
 
+from spcore.errors import DataError, RefusalError, unknown
 from spcore.interfaces.model import Head
 from spcore.interfaces.task import IGNORE, LossTerm, Task
 from spcore.tensors.heads import as_rows
@@ -26,19 +26,18 @@ class AttentiveHead(torch.nn.Module):
 class BoundWeather(TextTask):
     """Cross-entropy over the labels."""
 
-    terms = ("weather",)
+    terms, outputs = ("weather",), {"logits": ("sequence", "label")}
 
     def __init__(self, processor, limits, labels):
         super().__init__(processor, limits)
-        self.labels = tuple(labels)
-        outputs = {"logits": ("sequence", "label")}
-        self.head = Head(
-            "custom", len(labels), outputs, self.labels, build=lambda config: AttentiveHead(config, len(labels))
-        )
+        self.labels, self.ids = labels, {v: n for n, name in enumerate(labels) for v in (n, name)}  # an id or a name
+        self.head = Head("custom", len(labels), self.outputs, labels, lambda config: AttentiveHead(config, len(labels)))
 
     def label(self, row):
-        """The label's number."""
-        return {"label": self.labels.index(row["label"])} if "label" in row else {}
+        """The label's id. A row with another one is dropped, counted and reported."""
+        if "label" in row and row["label"] not in self.ids:
+            raise DataError(unknown("label", str(row["label"]), self.labels))
+        return {"label": self.ids[row["label"]]} if "label" in row else {}
 
     def targets(self, features):
         """[features], -100 for none."""
@@ -50,8 +49,8 @@ class BoundWeather(TextTask):
 
     def decode(self, outputs, batch):
         """The best label."""
-        best = np.argmax(outputs["logits"], -1)
-        return [{"row_id": row, "label": self.labels[best[at[0]]]} for row, at in places(batch).values()]
+        logits = outputs["logits"]
+        return [{"row_id": row, "label": self.labels[logits[at[0]].argmax()]} for row, at in places(batch).values()]
 
     def state(self):
         """What a saved model needs."""
@@ -65,7 +64,7 @@ class Weather(Task):
 
     def bind(self, processor, config, schema_or_state, limits):
         """See `spcore.interfaces.task.Task`."""
-        saved = isinstance(schema_or_state, dict)
-        return BoundWeather(
-            processor, limits, schema_or_state["labels"] if saved else schema_or_state.columns["label"].labels
-        )
+        known = schema_or_state if isinstance(schema_or_state, dict) else vars(schema_or_state.columns["label"])
+        if not known["labels"]:
+            raise RefusalError("task 'weather': the data names no labels; use data 'weather'")
+        return BoundWeather(processor, limits, tuple(known["labels"]))
