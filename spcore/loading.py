@@ -195,9 +195,7 @@ class TrainLoader:
         return step_data(self.collator, chosen, self.how, self.place.data_rank, epoch, epoch + (n + 1) / count)
 
 
-def step_data(
-    collator: Collator, groups: list[Group], how: Cut, rank: int, epoch: int, progress: float
-) -> StepData:
+def step_data(collator: Collator, groups: list[Group], how: Cut, rank: int, epoch: int, progress: float) -> StepData:
     """A rank's part of the step made of these groups of the collator's store. progress: epochs done after it."""
     sizes = [collator.size(group) for group in groups]
     step = cut(groups, sizes, how)

@@ -68,7 +68,9 @@ class StreamLoader:
                     yield held, [(n,) for n in range(len(held))]
                     held = []
                 continue
-            groups = packed(range(len(held)), FeatureStore.of(held).lengths, self.pack) if self._may_be_full(held) else []
+            groups = (
+                packed(range(len(held)), FeatureStore.of(held).lengths, self.pack) if self._may_be_full(held) else []
+            )
             if len(groups) > self.global_batch_size:  # the newest pack is open still: it goes on
                 full = groups[: self.global_batch_size]
                 taken = {n for group in full for n in group}

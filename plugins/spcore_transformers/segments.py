@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from spcore.tensors.dropout import keep_mask
+
 NAME = "spcore_segments"
 
 
@@ -193,15 +195,6 @@ def _scaled(a: torch.Tensor, b: torch.Tensor, scale: float, mask: torch.Tensor |
     if mask is None:
         return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
     return torch.baddbmm(mask, a, b, alpha=scale)
-
-
-def keep_mask(shape: torch.Size, dropout: float, dtype: torch.dtype) -> torch.Tensor:
-    """0 with probability `dropout` (to 1e-9), else 1 / (1 - dropout). Seeded by torch's generator, so it is replayed with it; the
-    bits are SFC64's, several times faster than torch's own generator on a CPU."""
-    size = math.prod(shape)
-    seed = int(torch.randint(2**62, ()))
-    bits = torch.from_numpy(np.random.SFC64(seed).random_raw((size + 1) // 2).view(np.int32)[:size])
-    return (bits >= round(dropout * 2**32) - 2**31).to(dtype).mul_(1 / (1 - dropout)).view(shape)
 
 
 def segment_attention(

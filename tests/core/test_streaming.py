@@ -21,7 +21,9 @@ class Stream(Source):
 
     def __init__(self, count: int) -> None:
         self.schema, self.fingerprint, self.length = Schema({"text": Column("text")}), "stream", None
-        self._rows: list[Row] = [{"text": " ".join(["word"] * (n % 7 + 1)), "label": "a" if n % 2 else "b"} for n in range(count)]
+        self._rows: list[Row] = [
+            {"text": " ".join(["word"] * (n % 7 + 1)), "label": "a" if n % 2 else "b"} for n in range(count)
+        ]
 
     def read(self, ids: object) -> list[Row]:
         raise NotImplementedError
@@ -32,11 +34,21 @@ class Stream(Source):
 
 def loader(count: int, *, rank: int = 0, size: int = 1, pack: int | None = None, batch: int = 8) -> StreamLoader:
     task = FakeNextWord().bind(
-        FakeProcessor(), None, Schema({"text": Column("text"), "label": Column("text", ("a", "b"), {"a": 1, "b": 1})}), Limits(None, pack)
+        FakeProcessor(),
+        None,
+        Schema({"text": Column("text"), "label": Column("text", ("a", "b"), {"a": 1, "b": 1})}),
+        Limits(None, pack),
     )
     place = Place(rank=rank, world_size=size, data_rank=rank, data_size=size)
     return StreamLoader(
-        Stream(count), task, place=place, how=Cut(None, 64, size), global_batch_size=batch, seed=0, pack=pack, limit=None
+        Stream(count),
+        task,
+        place=place,
+        how=Cut(None, 64, size),
+        global_batch_size=batch,
+        seed=0,
+        pack=pack,
+        limit=None,
     )
 
 

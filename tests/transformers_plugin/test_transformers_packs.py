@@ -12,6 +12,7 @@ import torch
 from test_transformers_heads import CUSTOM
 from tiny_models import HEADS, LENGTHS, PACKING, made, opened, packed, padded, texts
 
+from spcore.tensors.dropout import keep_mask
 from spcore_transformers import segments
 
 Folders = Callable[[str], Path]
@@ -183,10 +184,10 @@ def test_two_rows_with_the_same_numbers_are_two_texts() -> None:
 
 def test_dropout_draws_from_the_generator_of_torch_and_its_share_is_right() -> None:
     torch.manual_seed(7)
-    first = segments.keep_mask(torch.Size([200, 501]), 0.1, torch.float32)
+    first = keep_mask(torch.Size([200, 501]), 0.1, torch.float32)
     torch.manual_seed(7)
-    assert torch.equal(first, segments.keep_mask(torch.Size([200, 501]), 0.1, torch.float32))
-    assert not torch.equal(first, segments.keep_mask(torch.Size([200, 501]), 0.1, torch.float32))
+    assert torch.equal(first, keep_mask(torch.Size([200, 501]), 0.1, torch.float32))
+    assert not torch.equal(first, keep_mask(torch.Size([200, 501]), 0.1, torch.float32))
     assert first.unique().tolist() == [0.0, pytest.approx(1 / 0.9)]
     assert float((first == 0).float().mean()) == pytest.approx(0.1, abs=0.004)
 
