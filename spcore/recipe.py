@@ -229,7 +229,7 @@ def _use(part: Any) -> Any:
 
 
 def _validate(tree: Mapping[str, Any], text: Text, registry: Registry) -> Recipe:
-    tree = dict(tree)
+    tree = {k: v for k, v in tree.items() if not (v is None and k in ("train", "eval"))}  # null: the defaults
     for key in tree:
         if key not in Recipe.model_fields:
             raise RecipeError(text.at((key,)) + unknown("key", key, Recipe.model_fields))
@@ -343,7 +343,12 @@ def _translated(
         return RecipeError(f"{text.at(full)}{dotted}: {unknown('key', str(full[-1]), {*fields, *core})}")
     if found["type"] == "missing":
         return RecipeError(f"{text.at(full)}{dotted}: missing; it must be given")
-    return RecipeError(f"{text.at(full)}{dotted}: found {found['input']!r}, expected: {found['msg']}")
+    expected = found["msg"]
+    if found["type"] == "model_type":
+        expected = "a mapping of settings"
+    elif found["type"] == "string_pattern_mismatch" and full[-1] in model.model_fields:
+        expected = model.model_fields[str(full[-1])].description or expected
+    return RecipeError(f"{text.at(full)}{dotted}: found {found['input']!r}, expected: {expected}")
 
 
 def _place(loc: Sequence[str | int], given: Any) -> list[str | int]:

@@ -117,7 +117,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     for source in filter(None, (train, evaluation)):
         session.warnings += source.report.remarks
         session.warnings += [
-            f"{len(lines)} rows dropped: {why} (first at line {lines[0]})"
+            f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} dropped: {why} (first at line {lines[0]})"
             for why, lines in source.report.dropped.items()
             if lines
         ]
@@ -193,7 +193,9 @@ def _check(session: Session) -> None:
         if session.recipe.train.steps is None:
             raise RefusalError("train.epochs: a streamed data set has no length; give train.steps")
         if isinstance(session.bound, Annotates):
-            raise RefusalError("data: the task needs figures of every row before it begins, and a stream has no end; use a file")
+            raise RefusalError(
+                "data: the task needs figures of every row before it begins, and a stream has no end; use a file"
+            )
     if session.eval is not None and session.eval.length is None:
         raise RefusalError("eval.data: a streamed data set has no length; evaluate on a file")
     refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]

@@ -14,11 +14,12 @@ def facts() -> dict[str, str]:
     devices = (
         [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return {
-        "torch devices": ", ".join(devices) or "cpu only", "torch threads": str(torch.get_num_threads()),
-        "fp32 matrix products": f"{name} ({shown})", "16-bit products": ", ".join(f"{name} {_products(dtype)}" for name, dtype in kinds.items()),
-    }  # fmt: skip
+        "torch devices": ", ".join(devices) or "cpu only",
+        "torch threads": str(torch.get_num_threads()),
+        "fp32 matrix products": f"{name} ({shown})",
+        "16-bit products": f"bf16 {_products(torch.bfloat16)}, fp16 {_products(torch.float16)}",
+    }
 
 
 def _products(dtype: torch.dtype) -> str:

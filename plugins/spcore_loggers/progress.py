@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID
 from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
@@ -17,6 +17,9 @@ from spcore.interfaces.logger import Checkpointed, Evaluated, Event, Logger, Run
 from spcore_loggers.figures import count, duration, rounded, short
 from spcore_loggers.options import ProgressOptions
 from spcore_loggers.stream import LastingStream
+
+_WIDE = 80
+"""Characters a terminal must have for the bar itself; a narrower one shows only the counter and the figures."""
 
 
 class Progress(Logger):
@@ -75,11 +78,10 @@ class Progress(Logger):
         self.close()
         if self._console is None or not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        figures = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self._bar = Bar(
-            BarColumn(bar_width=16), MofNCompleteColumn(), figures,
-            console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
+        columns: list[ProgressColumn] = [MofNCompleteColumn(table_column=Column(no_wrap=True)), FiguresColumn()]
+        if self._console.width >= _WIDE:
+            columns.insert(0, BarColumn(bar_width=16, table_column=Column(no_wrap=True)))
+        self._bar = Bar(*columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self._task = self._bar.add_task("", total=event.steps, completed=event.start_step)
         self._bar.start()
 
@@ -99,6 +101,15 @@ class Progress(Logger):
         if self._console is not None:
             # as Text: no markup, no :emoji:; soft wrap: a log's lines are as long as they are
             self._console.print(Text(" ".join(text.splitlines()), style), soft_wrap=True)
+
+
+class FiguresColumn(ProgressColumn):
+    """A step's figures on one line. In a narrow terminal they are cut and the counter stays: rich narrows columns that may
+    wrap first, so this one may and its text does not."""
+
+    def render(self, task: Task) -> Text:
+        """See rich's `ProgressColumn.render`."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 def started(event: RunStarted) -> str:

@@ -33,7 +33,7 @@ def evaluate(
     for line in done.report["remarks"]:
         note(line)
     for reason, lines in done.report["dropped_lines"].items():
-        note(f"{len(lines)} rows dropped: {reason} (first at line {lines[0]})")
+        note(f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} dropped: {reason} (first at line {lines[0]})")
     if name is not None:
         folder = Path(model) / "evaluations" / name
         write_text(folder / "metrics.json", json.dumps(finite(done.metrics), indent=2))

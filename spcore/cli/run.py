@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +52,7 @@ def carry_out(
     """What `run` and `finetune` do with a resolved recipe."""
     from spcore.cli.output import note, result
     from spcore.components import default_registry
-    from spcore.errors import UserError
+    from spcore.errors import RunCancelled, UserError
 
     if print_recipe:
         typer.echo(recipe.to_yaml(), nl=False)
@@ -60,10 +64,32 @@ def carry_out(
         raise UserError("output: not given; say where the run and its model shall lie: output=FOLDER")
     from spcore.running import execute
 
-    done = execute(recipe, default_registry(), overwrite=overwrite)
+    with stopping() as cancel:
+        done = execute(recipe, default_registry(), overwrite=overwrite, cancel=cancel)
     result({**done.metrics, "steps": done.steps, "output": done.output}, as_json=as_json)
     if done.cancelled:
-        note(f"stopped; the same command goes on from step {done.steps}")
+        note(f"stopped and saved after step {done.steps}; the same command goes on from there")
+        raise typer.Exit(RunCancelled.exit_code)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal does what it would have done without us."""
+    cancel = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def asked(number: int, frame: Any) -> None:
+        cancel.set()
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    for number in before:
+        signal.signal(number, asked)
+    try:
+        yield cancel
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def planned(recipe: Recipe, world_size: int | None) -> dict[str, Any]:

@@ -63,8 +63,8 @@ CASES: dict[str, tuple[Optimizer, Any]] = {
     ),
     "plain": (Sgd(SgdOptions(momentum=0)), lambda g: torch.optim.SGD(g, lr=1, fused=False, foreach=False)),
     "adafactor": (
-        Adafactor(AdafactorOptions(weight_decay=0.1, beta2_decay=-0.7, eps=1e-2, clip_threshold=2.0)),
-        lambda g: torch.optim.Adafactor(g, beta2_decay=-0.7, eps=(None, 1e-2), d=2.0, foreach=False),
+        Adafactor(AdafactorOptions(weight_decay=0.1, beta2_decay=-0.7, eps=2.0, clip_threshold=2.0)),
+        lambda g: torch.optim.Adafactor(g, beta2_decay=-0.7, eps=(None, 2.0), d=2.0, foreach=False),
     ),
 }
 
