@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -219,6 +220,8 @@ class Trainer:
                 move_into(best, self.output)
         else:
             self._write(self.output)
+            if self.engine.place.is_writer:
+                shutil.rmtree(best, ignore_errors=True)
         self.tell(
             Checkpointed(
                 time=time.time(),

@@ -177,6 +177,21 @@ def test_cancelled_at_a_step_and_resumed_to_the_same_losses(tiny: str, tmp_path:
     assert first + rest == whole
 
 
+def test_the_best_step_is_what_is_saved(tiny: str, tmp_path: Path) -> None:
+    settings = {"eval.every": 3, "eval.keep_best": True, "eval.metric": "loss", "schedule": "constant"}
+    model = slimpajama.load_model(tiny)
+    model.finetune(
+        rows_of(60), "text-classification", epochs=8, batch_size=8, learning_rate=3e-2, eval_dataset=rows_of(40, 1),
+        output=tmp_path / "run", settings=settings, progress=False,
+    )  # fmt: skip
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = {e["step"]: e["metrics"]["loss"] for e in events if e["event"] == "evaluated"}
+    manifest = json.loads((tmp_path / "run" / "slimpajama.json").read_text())
+    assert manifest["steps"] == min(losses, key=losses.__getitem__)
+    assert model.evaluate(rows_of(40, 1)).metrics["loss"] == pytest.approx(min(losses.values()), rel=1e-5)
+    assert not (tmp_path / "run" / ".best").exists()
+
+
 def test_a_finished_run_is_not_overwritten(tiny: str, tuned: Path) -> None:
     with pytest.raises(slimpajama.OutputError, match="a finished run is there"):
         slimpajama.load_model(tiny).finetune(rows_of(20), "text-classification", output=tuned)
