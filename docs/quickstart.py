@@ -16,6 +16,7 @@ from rich.table import Table
 import slimpajama
 
 FOLDER = Path("runs/quickstart")
+EPOCHS = 4
 TEXTS = [
     "Came for the view, stayed for the soup. We have booked again.",
     "I kept waiting for it to get better, and then it was over.",
@@ -30,14 +31,14 @@ def main() -> None:
     began = time.monotonic()
     model = slimpajama.load_model(encoder)
     result = model.finetune(
-        dataset="builtin/reviews", task="text-classification", epochs=5, batch_size=16, learning_rate=1e-4,
+        dataset="builtin/reviews", task="text-classification", epochs=EPOCHS, batch_size=16, learning_rate=1e-4,
         output=FOLDER, overwrite=FOLDER.exists(), progress=True,
-        settings={"data.split": "train", "data.max_length": 128, "eval.data": {"source": "builtin/reviews", "split": "test"}, "eval.every": 30},
+        settings={"data.split": "train", "data.max_length": 128, "eval.data": {"source": "builtin/reviews", "split": "test"}},
     )  # fmt: skip
     trained = time.monotonic() - began
     evaluation = slimpajama.evaluate(FOLDER, "builtin/reviews", split="test")
     majority = Counter(row["gold"] for row in evaluation.predictions).most_common(1)[0][1] / len(evaluation.predictions)
-    rows = 5 * 480
+    rows = EPOCHS * 480
 
     table = Table(title="MiniLM on builtin/reviews", show_header=False)
     table.add_row(
