@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import numbers
+import os
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
@@ -58,14 +59,17 @@ def write_whole(file: FileIO, data: bytes) -> None:
 
 def cut_torn_line(path: Path) -> None:
     """Cut off what a killed run left of its last line, which would make the next one unreadable too. Raises OSError."""
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return
     with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+        file.seek(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            _LOG.warning("%s: the last line is not whole (%d bytes) and is cut off", path, len(content) - whole)
-            file.truncate(whole)
+        _LOG.warning("%s: the last line is not whole (%d bytes) and is cut off", path, len(content) - whole)
+        file.truncate(whole)
 
 
 def plain(value: Any) -> Any:

@@ -68,7 +68,7 @@ def test_what_is_no_number_is_valid_json(tmp_path: Path) -> None:
 
 
 def test_numpy_s_numbers_are_numbers(tmp_path: Path) -> None:
-    metrics: dict[str, Any] = {"a": np.float32(0.5), "b": np.int64(3), "c": np.float64(0.25), "d": np.bool_(True)}
+    metrics: dict[str, Any] = {"a": np.float32(0.5), "b": np.int64(3), "c": np.float64(0.25)}
     tell(tmp_path, [judged(1, metrics=metrics, best=True)])
     held = lines(tmp_path)[0]
     assert held["best"] is True
@@ -92,6 +92,13 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFi
         tell(tmp_path, [step(2)])
     assert [line.get("step") for line in lines(tmp_path)] == [None, 1, 2]
     assert "the last line is not whole (21 bytes)" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "kept"), [(b"", 0), (b"{", 0), (b"{}\n", 1), (b"{}\n{", 1)])
+def test_any_file_that_is_there_can_be_gone_on_with(tmp_path: Path, before: bytes, kept: int) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(before)
+    tell(tmp_path, [step(2)])
+    assert [line.get("step") for line in lines(tmp_path)] == [None] * kept + [2]
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:

@@ -219,6 +219,15 @@ def test_a_failure_gives_the_terminal_back() -> None:
     assert HIDE not in shown[shown.rindex(SHOW) :]
 
 
+def test_the_end_of_a_run_takes_the_bar_away() -> None:
+    """Before the logger is closed: the caller may have more to say first."""
+    code = (
+        "def late():\n    yield begun(); yield over(1); print('later', file=sys.stderr); yield warned('x')\nrun(late())"
+    )
+    shown, _, _ = on_terminal(code)
+    assert shown.index(SHOW) < shown.index("finished at step 1 ") < shown.index("later")
+
+
 def test_what_a_program_prints_stays_on_its_stdout() -> None:
     code = (
         "logger = Progress(ProgressOptions()); logger.start(None, {}); before = sys.stdout, sys.stderr\n"

@@ -11,4 +11,4 @@ def test_two_processes_give_what_one_gives() -> None:
     script = Path(__file__).with_name("two_ranks.py")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["alike"] * 2
+    assert done.stdout.count("alike") == 2  # two processes share the pipe: line ends may meet
