@@ -1,4 +1,4 @@
-"""What programs use: `load_model`, `finetune`, `pretrain`, `evaluate`, `predict`, `export`, `run`.
+"""What programs use: `load_model`, `finetune`, `evaluate`, `export`, `run`.
 
 `import slimpajama` shows these names. Nothing here prints, exits, or leaves process-wide state changed; errors are
 `SlimPajamaError`s with one line of text.
