@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spcore import components
 from spcore.artifact import Artifact, is_artifact, open_artifact, open_model
-from spcore.components import Registry, default_registry
+from spcore.components import Registry
 from spcore.errors import ArtifactError, DataError, OutputError, RefusalError, UserError, unknown
 from spcore.files import disk_errors, staged
 from spcore.interfaces.dataset import Row
@@ -231,7 +232,9 @@ def load_model(
     runtime: what runs it (a component's name, or {"use": name, option: value}). device: "auto", "cpu", "cuda", "cuda:1".
     Raises SourceError that says what was looked for, where, and the nearest names.
     """
-    return LanguageModelHandle(str(source), registry=registry or default_registry(), runtime=runtime, device=device)
+    return LanguageModelHandle(
+        str(source), registry=registry or components.default_registry(), runtime=runtime, device=device
+    )
 
 
 def finetune(
@@ -263,7 +266,7 @@ def run(
     cancel: Control | None = None,
 ) -> RunResult:
     """Carry out a recipe: a file, a mapping, or a `Recipe`. Raises SlimPajamaError."""
-    registry = registry or default_registry()
+    registry = registry or components.default_registry()
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, registry=registry)
     return execute(resolved, registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
 
