@@ -285,7 +285,7 @@ def recipe_tree(
     train = {"epochs": epochs, "global_batch_size": batch_size, "seed": seed}
     tree["train"] = {k: v for k, v in train.items() if v is not None}
     if learning_rate is not None:
-        tree["optimizer"] = {"use": "adamw", "lr": learning_rate}
+        tree["optimizer"] = {"lr": learning_rate}
     if eval_dataset is not None:
         tree["eval"] = {"data": data_tree(eval_dataset, name, registry, scratch)}
     return tree
