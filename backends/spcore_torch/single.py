@@ -13,7 +13,7 @@ from spcore.errors import RefusalError
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors import dropout
+from spcore.tensors import dropout, embedding
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import materialise
@@ -105,6 +105,7 @@ class SingleEngine(TorchEngine):
         self.kernel = kernels.install(module, self.compute, device)
         if device.type == "cpu":
             dropout.install(module)
+            embedding.install(module)
         super().__init__(plan, place, module, threads=options.threads)
         # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
         wanted = options.flatten == "always" or (options.flatten == "auto" and device.type == "cpu")
@@ -147,6 +148,7 @@ class SingleEngine(TorchEngine):
         """See `Engine.close`."""
         kernels.uninstall(self.module)
         dropout.uninstall(self.module)
+        embedding.uninstall(self.module)
         super().close()
 
 
