@@ -66,6 +66,10 @@ class RunError(SlimPajamaError):
     """A run could not go on."""
 
 
+class OutOfMemory(RunError):
+    """A step's microbatches do not fit into memory; nothing was changed."""
+
+
 class RunCancelled(SlimPajamaError):
     """The run was stopped on request, at a step's end; what it had reached is saved where it saves."""
 

@@ -10,13 +10,13 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.artifact import write_artifact
 from spcore.checkpoint import CheckpointStore
-from spcore.errors import RunError
+from spcore.errors import OutOfMemory, RunError
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
 from spcore.interfaces.strategy import Engine, StepReport
@@ -105,12 +105,18 @@ class Trainer:
         recipe, base = self.session.recipe, self._base_lr()
         began = time.monotonic()
         first = self.progress.step
-        for data in self.loader.steps(first, self.total):
+        steps = self.loader.steps(first, self.total)
+        while (data := next(steps, None)) is not None:
             if self.engine.agree(STOP if self.control.is_set() else 0) >= STOP:
                 return True
             at = time.monotonic()
             lr = base * self.session.schedule.factor(self.progress.step, self.total)
-            report = self.engine.train_step(data.microbatches, lr, self.progress.step)
+            try:
+                report = self.engine.train_step(data.microbatches, lr, self.progress.step)
+            except OutOfMemory as error:
+                self._halve(error, data)
+                steps = self.loader.steps(self.progress.step, self.total)
+                continue
             self._judge(report, data)
             self.progress.step += 1
             self._told(
@@ -121,6 +127,24 @@ class Trainer:
             if recipe.train.save_every and self.progress.step % recipe.train.save_every == 0:
                 self._checkpoint()
         return False
+
+    def _halve(self, error: OutOfMemory, data: StepData) -> None:
+        """Cut steps into microbatches half as large from here on, which changes nothing in their result."""
+        how, batches = self.loader.how, data.microbatches
+        rows = self.engine.agree(max(len(batch.feature_ids) for batch in batches))
+        positions = self.engine.agree(max(a.size for batch in batches for a in batch.inputs.values()))
+        if rows == 1:
+            hint = "Use a smaller data.max_length or model, or a strategy that shards the model"
+            raise RunError(f"{error.message}, though they are one feature each", hint=hint) from error
+        if how.micro_batch_size is not None:
+            self.loader.how = replace(how, micro_batch_size=rows // 2)
+            smaller = f"{rows // 2} features, not {rows}"
+        else:
+            self.loader.how = replace(how, tokens=positions // 2)
+            smaller = f"{positions // 2} padded tokens, not {positions}"
+        step = self.progress.step + 1
+        said = f"{error.message}; from step {step} on one has at most {smaller}, which changes no result"
+        self.tell(Warned(time=time.time(), message=said, step=step))
 
     def _base_lr(self) -> float:
         assert self.session.plan.optimizer is not None, "a training plan has an optimizer"
@@ -186,11 +210,15 @@ class Trainer:
             annotate_store(self.session, self.engine, self.store, self.rule)
 
     def _resume(self) -> None:
-        found = self.checkpoints.latest() if self.checkpoints else None
+        if self.checkpoints is None:
+            return
+        # One rank looks, so that all take the same, and each file is verified once.
+        latest = self.checkpoints.latest() if self.engine.place.is_writer else None
+        found = next(filter(None, self.engine.collect(latest and str(latest), everywhere=True) or []), None)
         if found is None:
             return
-        self.engine.load(found)
-        self.progress = _Progress(**json.loads((found / "progress.json").read_text()))
+        self.engine.load(Path(found))
+        self.progress = _Progress(**json.loads((Path(found) / "progress.json").read_text()))
 
     def _checkpoint(self) -> None:
         if self.checkpoints is None:

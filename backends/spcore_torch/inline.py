@@ -24,7 +24,7 @@ class Inline(Launcher):
             why = "the strategy needs a process of its own"
         else:
             return []
-        return [Refusal("launch 'inline'", why, "name a launcher that starts processes")]
+        return [Refusal("launch 'inline'", why, "use launch=local and launch.processes")]
 
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """See `Launcher.launch`. What the run raises is raised as it is."""

@@ -12,7 +12,7 @@ class _Closed(BaseModel):
 
 
 class SingleOptions(_Closed):
-    """Strategy `single`."""
+    """Strategies `single` and `ddp`."""
 
     flatten: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -26,6 +26,19 @@ class InlineOptions(_Closed):
     """Launcher `inline`."""
 
     processes: Literal[1] = Field(1, description="processes to start: one, the caller's own")
+
+
+class LocalOptions(_Closed):
+    """Launcher `local`."""
+
+    processes: int = Field(1, ge=1, description="processes to start on this machine")
+    max_restarts: int = Field(
+        0, ge=0, description="how often all are started again from the last checkpoint after one failed"
+    )
+
+
+class EnvOptions(_Closed):
+    """Launcher `env`: it has none; the environment says everything."""
 
 
 class RuntimeOptions(_Closed):

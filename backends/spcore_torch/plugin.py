@@ -12,7 +12,7 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Strategy `single`, launcher `inline`, runtime `torch`."""
+    """Strategies `single` and `ddp`, launchers `inline`, `local` and `env`, runtime `torch`."""
     return [
         Component(
             "strategy",
@@ -22,11 +22,32 @@ def spcore_components() -> list[Component]:
             options="spcore_torch.options:SingleOptions",
         ),
         Component(
+            "strategy",
+            "ddp",
+            "spcore_torch.ddp:DataParallel",
+            "Data parallel: the whole model in each process, gradients summed",
+            options="spcore_torch.options:SingleOptions",
+        ),
+        Component(
             "launcher",
             "inline",
             "spcore_torch.inline:Inline",
             "In the caller's own process",
             options="spcore_torch.options:InlineOptions",
+        ),
+        Component(
+            "launcher",
+            "local",
+            "spcore_torch.local:Local",
+            "Processes on this machine",
+            options="spcore_torch.options:LocalOptions",
+        ),
+        Component(
+            "launcher",
+            "env",
+            "spcore_torch.env:Env",
+            "Started already: by torchrun, Slurm, Kubernetes",
+            options="spcore_torch.options:EnvOptions",
         ),
         Component(
             "runtime",

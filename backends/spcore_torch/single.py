@@ -39,15 +39,11 @@ class Single(ParallelStrategy):
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        found = refusals(plan)
-        if self.options.flatten == "always" and not flattens(plan.model, plan.head):
-            why = f"family {plan.model.family!r} with a head of kind {plan.head.kind!r} cannot be fed without padding"
-            found.append(Refusal("strategy.flatten always", why, "use strategy.flatten=auto"))
-        return found
+        return [*refusals(plan), *flatten_refusals(plan, self.options)]
 
     def engine(self, plan: Plan, place: Place) -> Engine:
         """See `ParallelStrategy.engine`."""
-        return SingleEngine(plan, replace(place, device=resolve_device(plan.device)), self.options)
+        return SingleEngine(plan, place, self.options, device=resolve_device(plan.device))
 
 
 def resolve_device(name: str) -> str:
@@ -60,6 +56,14 @@ def resolve_device(name: str) -> str:
 def flattens(model: LanguageModel, head: Head) -> bool:
     """Whether microbatches can be fed as one row: the model keeps segments apart, and targets can go along."""
     return model.anatomy(head).packs and head_flattens(head)
+
+
+def flatten_refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
+    """Whether the option `flatten` can be honoured."""
+    if options.flatten != "always" or flattens(plan.model, plan.head):
+        return []
+    why = f"family {plan.model.family!r} with a head of kind {plan.head.kind!r} cannot be fed without padding"
+    return [Refusal("strategy.flatten always", why, "use strategy.flatten=auto")]
 
 
 def refusals(plan: Plan) -> list[Refusal]:
@@ -95,21 +99,28 @@ def _precision_refusals(plan: Plan, device: str) -> list[Refusal]:
 
 
 class SingleEngine(TorchEngine):
-    """The engine of `single`."""
+    """The engine of `single`, and what `ddp` runs on each rank."""
 
-    def __init__(self, plan: Plan, place: Place, options: SingleOptions) -> None:
-        device = torch.device(place.device)
+    def __init__(
+        self, plan: Plan, place: Place, options: SingleOptions, *, device: str = "cpu", data_group: Any = None
+    ) -> None:
+        place = replace(place, device=device)
+        self._build(plan, torch.device(device), alone=data_group is None)
+        super().__init__(plan, place, self.module, data_group=data_group, threads=options.threads)
+        # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
+        wanted = options.flatten == "always" or (options.flatten == "auto" and self.device.type == "cpu")
+        self.flat = wanted and flattens(plan.model, plan.head)
+
+    def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module = plan.model.build(plan.head, plan.precision.parameter)
         self.report = materialise(module, plan.model, plan.head, plan.seed, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         self.kernel = kernels.install(module, self.compute, device)
         if device.type == "cpu":
             dropout.install(module)
+        if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
             embedding.install(module)
-        super().__init__(plan, place, module, threads=options.threads)
-        # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
-        wanted = options.flatten == "always" or (options.flatten == "auto" and device.type == "cpu")
-        self.flat = wanted and flattens(plan.model, plan.head)
+        self.module = module
 
     def sweep(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None

@@ -56,6 +56,8 @@ class Launcher(ABC):
     """Kind `launcher`, made with the component's options."""
 
     processes: int = 1
+    leads: bool = True
+    """Whether the caller's process keeps the run's folder and its loggers; not where others like it are part of the same run."""
 
     @abstractmethod
     def check(self, spec: RunSpec) -> list[Refusal]:

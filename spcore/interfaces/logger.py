@@ -23,6 +23,12 @@ class Event:
         """A flat JSON object with "event": its name."""
         return {"event": self.name, **dataclasses.asdict(self)}
 
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Event:
+        """What `to_json` made, an event again."""
+        kinds = {kind.name: kind for kind in Event.__subclasses__()}
+        return kinds[content["event"]](**{name: value for name, value in content.items() if name != "event"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):

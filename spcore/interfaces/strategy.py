@@ -53,6 +53,16 @@ class Layout:
         """Ranks that see different microbatches."""
         return self.axes.get("data", 1)
 
+    def place(self, rank: int, local_rank: int) -> Place:
+        """Where a rank stands: ranks count through the last axis first. What runs on the rank says on which device."""
+        inner = 1
+        for name, size in reversed(list(self.axes.items())):
+            if name == "data":
+                break
+            inner *= size
+        data_rank = rank // inner % self.data_size
+        return Place(rank, self.world_size, local_rank, data_rank, self.data_size, is_writer=rank == 0)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -136,7 +146,11 @@ class Engine(ABC):
 
     @abstractmethod
     def train_step(self, microbatches: Sequence[Batch], lr: float, step: int) -> StepReport:
-        """Forward, backward, reduce, clip, update. microbatches: this rank's; lr: this step's; step: from 0."""
+        """Forward, backward, reduce, clip, update. microbatches: this rank's; lr: this step's; step: from 0.
+
+        Raises OutOfMemory, on every rank and with nothing changed, where the microbatches of some rank do not fit; an engine that
+        cannot undo what it has begun lets the device's own error through, which ends the run.
+        """
 
     @abstractmethod
     def eval_step(

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from spcore.errors import OutOfMemory
 from spcore.interfaces.strategy import Engine, Place, Plan, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart, LossTerm, WholeBatchLoss
 from spcore.tensors import process, rng, state
@@ -33,6 +34,13 @@ from spcore.tensors.wholebatch import backward_whole
 
 Outputs = Mapping[str, torch.Tensor]
 SweepFn = Callable[[Outputs, Batch], tuple[torch.Tensor | None, Any]]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the process, has no more memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's allocator on a CPU
 
 
 class TorchEngine(Engine):
@@ -123,11 +131,9 @@ class TorchEngine(Engine):
         """See `Engine.train_step`."""
         with self.owned():
             totals, positions = self._totals(microbatches)
-            self.zero_gradients()
-            sums, weighted = self._backward(microbatches, totals).tolist()
+            sums, weighted = self._swept(microbatches, totals).tolist()
             terms = {t: s / totals[t] if totals[t] else 0.0 for t, s in zip(self.task.terms, sums, strict=True)}
             loss = math.fsum(w / totals[t] for t, w in zip(self.task.terms, weighted, strict=True) if totals[t])
-            self.reduce_gradients()
             scale = self.scaler.scale
             norm = self.gradient_norm() / scale
             finite = math.isfinite(norm) and math.isfinite(loss)
@@ -138,6 +144,35 @@ class TorchEngine(Engine):
             return StepReport(
                 loss, terms, totals, norm, applied=finite, loss_scale=scale, nonfinite=lost, positions=positions
             )
+
+    def _swept(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
+        """Gradients summed over ranks, and the record of the step, see `_backward`. Raises OutOfMemory on every rank alike where one
+        had not enough: before anything but gradients and random draws, which are put back, has changed."""
+        before = rng.capture(self.device)
+        self.zero_gradients()
+        record, short = torch.zeros(2, len(self.task.terms), dtype=torch.float64), 0.0
+        try:
+            record = self._backward(microbatches, totals)
+        except (RuntimeError, MemoryError) as error:
+            if not self.recovers or not out_of_memory(error):
+                raise
+            short = 1.0
+        if short:  # out here, where the error's frames no longer hold what filled the memory
+            self.zero_gradients()
+        self.reduce_gradients()
+        if not isinstance(self.task, WholeBatchLoss):  # whose record is of all ranks already
+            every = self.all_reduce(torch.cat([record.flatten(), record.new_tensor([short])]))
+            record, short = every[:-1].view(2, -1), float(every[-1])
+        if short:
+            self.zero_gradients()
+            rng.restore(before, self.device)
+            raise OutOfMemory(f"{self.device}: not enough memory for the microbatches of a step")
+        return record
+
+    @property
+    def recovers(self) -> bool:
+        """Whether ranks meet again where one runs out of memory in a backward sweep: not where the sweep itself is collective."""
+        return not self.together or not isinstance(self.task, WholeBatchLoss)
 
     def fed(self, batch: Batch) -> int:
         """Positions that the module is fed for a batch, padding included."""
@@ -156,7 +191,8 @@ class TorchEngine(Engine):
         return dict(zip(self.task.terms, weights, strict=True)), int(positions)
 
     def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
-        """Gradients of a step; float64 CPU [2, terms]: the terms' sums over everything, without and with coefficients."""
+        """Gradients of this rank's part; float64 CPU [2, terms]: the terms' sums, without and with coefficients; of this rank, but
+        of everything for a loss over the whole batch."""
 
         def scaled(terms: Sequence[LossTerm]) -> tuple[torch.Tensor, torch.Tensor]:
             zero = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -174,10 +210,8 @@ class TorchEngine(Engine):
             return backward_whole(self, microbatches, scaled)
         records = self.sweep(microbatches, lambda out, batch: scaled(self.task.loss(out, batch, self.ops)), True)
         if records and self.speaks and self.has_output:
-            own = torch.stack(records).sum(0).cpu()
-        else:
-            own = torch.zeros(2, len(self.task.terms), dtype=torch.float64)
-        return self.all_reduce(own)
+            return torch.stack(records).sum(0).cpu()
+        return torch.zeros(2, len(self.task.terms), dtype=torch.float64)
 
     def zero_gradients(self) -> None:
         """Before a step."""
@@ -211,9 +245,7 @@ class TorchEngine(Engine):
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
-            self.zero_gradients()
-            self._backward(microbatches, self._totals(microbatches)[0])
-            self.reduce_gradients()
+            self._swept(microbatches, self._totals(microbatches)[0])
         for name, p in self.own_parameters().items():
             if p.grad is not None and self.place.is_writer:
                 yield name, p.grad.detach().float().cpu() / self.scaler.scale

@@ -1,0 +1,134 @@
+"""What the processes of a run and the process that started them say to each other, over loopback: JSON, a line each.
+
+A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"failed"}, {"result"}. Its last word is {"bye"}: a connection that
+ends without it is a process that died. The parent says: "stop" (finish the step, save), "abort" (another process died), "end" (leave).
+A worker whose parent is gone leaves at once, so nothing writes on behind a run that is started again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import selectors
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass
+class _Peer:
+    socket: socket.socket
+    rank: int | None = None
+    attempt: int = 0
+    leaving: bool = False
+    held: bytes = b""
+
+
+@dataclass
+class Hub:
+    """The parent's end. messages: called with (rank, attempt, message) for each, and {"lost": true} for a process that died."""
+
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    said: str | None = None
+
+    def __post_init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._server, selectors.EVENT_READ)
+        self._peers: list[_Peer] = []
+        self.address: tuple[str, int] = self._server.getsockname()[:2]
+
+    def receive(self, timeout: float) -> list[tuple[int, int, Message]]:
+        """(rank, attempt, message) of what has come, waiting for so many seconds at most."""
+        found: list[tuple[int, int, Message]] = []
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._server:
+                self._accept()
+            else:
+                found += self._read(key.data)
+        return found
+
+    def _accept(self) -> None:
+        connection, _ = self._server.accept()
+        peer = _Peer(connection)
+        self._peers.append(peer)
+        self._selector.register(connection, selectors.EVENT_READ, peer)
+
+    def _read(self, peer: _Peer) -> list[tuple[int, int, Message]]:
+        try:
+            data = peer.socket.recv(2**16)
+        except ConnectionError:  # killed with something unread
+            data = b""
+        *lines, peer.held = (peer.held + data).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        if peer.rank is None and messages:
+            hello = messages.pop(0)
+            if not hmac.compare_digest(str(hello.get("token")), self.token):
+                self._forget(peer)
+                return []
+            peer.rank, peer.attempt = hello["rank"], hello["attempt"]
+            if self.said is not None:
+                self._send(peer, self.said)
+        peer.leaving = peer.leaving or any("bye" in message for message in messages)
+        if not data:
+            self._forget(peer)
+            if peer.rank is not None and not peer.leaving:
+                messages.append({"lost": True})
+        assert peer.rank is not None or not messages, "a peer without a rank says nothing"
+        return [(peer.rank or 0, peer.attempt, message) for message in messages]
+
+    def _forget(self, peer: _Peer) -> None:
+        self._selector.unregister(peer.socket)
+        self._peers.remove(peer)
+        peer.socket.close()
+
+    def say(self, word: str, *, attempt: int | None = None) -> None:
+        """Tell all workers, of an attempt alone where one is given; else those that come later too."""
+        if attempt is None:
+            self.said = word
+        for peer in self._peers:
+            if peer.rank is not None and (attempt is None or peer.attempt == attempt):
+                self._send(peer, word)
+
+    def _send(self, peer: _Peer, word: str) -> None:
+        try:
+            peer.socket.sendall(f"{word}\n".encode())
+        except OSError:  # it is gone; that is read in its turn
+            peer.leaving = peer.leaving or word == "end"
+
+    def close(self) -> None:
+        """Close every connection."""
+        for peer in list(self._peers):
+            self._forget(peer)
+        self._selector.close()
+        self._server.close()
+
+
+class Channel:
+    """A worker's end. stop: set when the run should end at the present step's end."""
+
+    def __init__(self, address: tuple[str, int], token: str, rank: int, attempt: int) -> None:
+        self.stop = threading.Event()
+        self._socket = socket.create_connection(address)
+        self._lock = threading.Lock()
+        self.say({"rank": rank, "token": token, "attempt": attempt})
+        threading.Thread(target=self._listen, name="slimpajama-channel", daemon=True).start()
+
+    def say(self, message: Message) -> None:
+        """Send a message."""
+        with self._lock:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _listen(self) -> None:
+        with self._socket.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip() == "stop":
+                    self.stop.set()
+                else:
+                    os._exit(0 if line.strip() == "end" else 1)
+        os._exit(1)  # the parent is gone

@@ -1,0 +1,115 @@
+"""Strategy `ddp`: every process holds the whole model and works on its part of each step; gradients are summed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from spcore.errors import RefusalError
+from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
+from spcore.tensors import state
+from spcore.tensors.materialise import named_tensors
+from spcore_torch.options import SingleOptions
+from spcore_torch.reducer import Reducer
+from spcore_torch.single import SingleEngine, flatten_refusals, refusals
+
+
+class DataParallel(ParallelStrategy):
+    """Any number of processes, one axis."""
+
+    def __init__(self, options: SingleOptions) -> None:
+        self.options = options
+
+    def layout(self, world_size: int) -> Layout:
+        """All processes along the data axis."""
+        return Layout({"data": world_size})
+
+    def check(self, plan: Plan) -> list[Refusal]:
+        """See `ParallelStrategy.check`."""
+        found = [*refusals(plan), *flatten_refusals(plan, self.options)]
+        size = plan.layout.world_size
+        if plan.device not in ("auto", "cpu", "cuda"):
+            found.append(Refusal(f"device {plan.device!r}", "each process has a device of its own", "use device=cuda"))
+        if plan.global_batch_size < size:
+            why = f"{size} processes share a step, some would have nothing to do"
+            hint = f"make it {size} or more, or start fewer processes"
+            found.append(Refusal(f"train.global_batch_size {plan.global_batch_size}", why, hint))
+        return found
+
+    def engine(self, plan: Plan, place: Place) -> Engine:
+        """See `ParallelStrategy.engine`."""
+        return DataParallelEngine(plan, place, self.options)
+
+
+def device_of(plan: Plan, place: Place) -> str:
+    """A process's device: "auto" is a GPU each where there are any. Raises RefusalError where a node has too few."""
+    if plan.device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    if place.local_rank >= torch.cuda.device_count():
+        raise RefusalError(
+            f"process {place.local_rank} of this node has no GPU: torch sees {torch.cuda.device_count()}; "
+            "start fewer processes, or use device=cpu"
+        )
+    return f"cuda:{place.local_rank}"
+
+
+@contextlib.contextmanager
+def group_of(place: Place, device: str) -> Iterator[None]:
+    """The default process group: the one that is there, else one made from the environment that launchers set."""
+    if dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, rank=place.rank, world_size=place.world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class DataParallelEngine(SingleEngine):
+    """The engine of `ddp`. Every rank loads the same weights from disk and updates them alike, so none are sent."""
+
+    def __init__(self, plan: Plan, place: Place, options: SingleOptions) -> None:
+        device = device_of(plan, place)
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(group_of(place, device))
+        super().__init__(plan, place, options, device=device, data_group=dist.group.WORLD)
+        self.reducer = Reducer(self.own_parameters().values(), dist.group.WORLD)
+
+    @contextlib.contextmanager
+    def synchronising(self, last: bool) -> Iterator[None]:
+        """See `TorchEngine.synchronising`."""
+        self.reducer.arm(last)
+        yield
+
+    def reduce_gradients(self) -> None:
+        """See `TorchEngine.reduce_gradients`."""
+        self.reducer.finish()
+
+    def save(self, folder: Path) -> state.Done:
+        """Model and optimizer once, by the writer; random generators of every rank."""
+        if self.place.is_writer:
+            return super().save(folder)
+        state.save(self._state_file(folder), {}, None, self.scaler, self.random)
+        return state.Done()
+
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""
+        own = self._state_file(folder)
+        tensors, fresh = named_tensors(self.module, self.tied), dict(self.random)
+        state.load(folder / "rank-00000.safetensors", tensors, self.optimizer, self.scaler, self.random)
+        if own.is_file():
+            state.load(own, {}, None, self.scaler, self.random)
+        else:
+            self.random.update(fresh)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.reducer.close()
+        super().close()
+        self._held.close()

@@ -1,0 +1,184 @@
+"""Launcher `local`: the processes of a run on this machine, kept by torch's elastic agent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spcore import errors
+from spcore.errors import RankError, SlimPajamaError
+from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.logger import Event, Warned
+from spcore.interfaces.strategy import Refusal
+from spcore_torch.channel import Hub
+from spcore_torch.options import LocalOptions
+from spcore_torch.worker import spec_to_json
+
+POLL = 0.1
+"""Seconds between two looks at the caller's wish to stop."""
+LEAVE = 5
+"""Seconds that a process has between being told to go and being killed."""
+
+
+class Local(Launcher):
+    """Starts `processes` of them, again from the last checkpoint up to `max_restarts` times."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        self.options, self.processes = options, options.processes
+
+    def check(self, spec: RunSpec) -> list[Refusal]:
+        """Refuses what child processes cannot have: parts without an import path."""
+        found = []
+        if spec.registry.local:
+            why = (
+                f"it cannot import what was registered by hand without an import path: {', '.join(spec.registry.local)}"
+            )
+            found.append(Refusal("launch 'local'", why, "put them into a module, or use launch=inline"))
+        if self.options.max_restarts and not spec.recipe.get("train", {}).get("save_every"):
+            why = "there would be no checkpoint to go on from"
+            found.append(Refusal(f"launch.max_restarts {self.options.max_restarts}", why, "give train.save_every"))
+        return found
+
+    def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
+        """See `Launcher.launch`. Raises the child's error where it is one of ours, its cause a RankError; else RankError."""
+        with contextlib.closing(Hub()) as hub, tempfile.TemporaryDirectory(prefix="slimpajama-") as folder:
+            file = Path(folder) / "run.json"
+            content = {"spec": spec_to_json(spec), "address": hub.address, "token": hub.token, "path": sys.path}
+            file.write_text(json.dumps(content), encoding="utf-8")
+            run = _Run(hub, events)
+            agent = _Agent(self.options, file)
+            agent.start()
+            try:
+                while agent.is_alive():
+                    run.listen()
+                    if control.is_set() and hub.said is None:
+                        hub.say("stop")
+            finally:  # Ctrl-C a second time, or an error of a logger
+                hub.say("end")
+                while agent.is_alive():
+                    hub.receive(POLL)
+            run.listen()
+        if agent.broken is not None:
+            raise agent.broken
+        return run.ended(agent.exit_codes)
+
+
+@dataclass
+class _Run:
+    """What the parent knows of its processes."""
+
+    hub: Hub
+    events: Emit
+    attempt: int = 0
+    step: int | None = None
+    result: RunResult | None = None
+    failures: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def listen(self) -> None:
+        """Take in what has come."""
+        for rank, attempt, message in self.hub.receive(POLL):
+            if attempt > self.attempt:
+                self._restarted(attempt)
+            if attempt == self.attempt:
+                self._heard(rank, message)
+
+    def _restarted(self, attempt: int) -> None:
+        said = str(self.error({})).splitlines()[0] if self.failures else "a process died"
+        self.attempt, self.failures = attempt, []
+        self.events(Warned(time=time.time(), message=f"{said}; started again from the last checkpoint", step=self.step))
+
+    def _heard(self, rank: int, message: dict[str, Any]) -> None:
+        if "event" in message:
+            event = Event.from_json(message["event"])
+            self.step = getattr(event, "step", None) or self.step
+            self.events(event)
+        elif "result" in message:
+            self.result = RunResult(**message["result"])
+        elif "failed" in message or "lost" in message:
+            if "failed" in message:
+                self.failures.append((rank, message["failed"]))
+            self.hub.say("abort", attempt=self.attempt)
+
+    def ended(self, exit_codes: dict[int, int] | None) -> RunResult:
+        """The run's result. exit_codes: rank -> code of the processes that failed, None where all left in order."""
+        if exit_codes is None and self.result is not None:
+            return self.result
+        raise self.error(exit_codes or {})
+
+    def error(self, exit_codes: dict[int, int]) -> Exception:
+        """The failure that came first in cause, not in time: a rank's own, else one killed from outside, else the echo of that."""
+        own = [(rank, report) for rank, report in self.failures if not report["echo"]]
+        killed = [(rank, code) for rank, code in sorted(exit_codes.items()) if code < 0]
+        if not own and killed:
+            rank, code = killed[0]
+            hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
+            return RankError(rank, self.step, f"the process was killed by {signal.Signals(-code).name}{hint}")
+        if not (own or self.failures):
+            rank, code = next(iter(sorted(exit_codes.items())), (0, 0))
+            return RankError(rank, self.step, f"the process left with exit code {code} and said nothing")
+        rank, report = (own or self.failures)[0]
+        remote = RankError(rank, self.step, report["traceback"])
+        kind = getattr(errors, report["kind"] or "", None)
+        if not (isinstance(kind, type) and issubclass(kind, SlimPajamaError)):
+            return remote
+        error = kind.__new__(kind)
+        SlimPajamaError.__init__(error, report["message"], hint=report["hint"])
+        error.__cause__ = remote
+        return error
+
+
+class _Agent(threading.Thread):
+    """torch's agent in a thread of its own: in the caller's it would take the process's signal handlers."""
+
+    def __init__(self, options: LocalOptions, file: Path) -> None:
+        super().__init__(name="slimpajama-agent", daemon=True)
+        self.options, self.file = options, file
+        self.exit_codes: dict[int, int] | None = None
+        self.broken: BaseException | None = None
+
+    def run(self) -> None:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=self.options.processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", max_restarts=self.options.max_restarts,
+            monitor_interval=POLL, shutdown_timeout=LEAVE, logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        )  # fmt: skip
+        with _untouched():
+            try:
+                elastic_launch(config, sys.executable)("-m", "spcore_torch.worker", str(self.file))
+            except ChildFailedError as error:
+                self.exit_codes = {rank: failed.exitcode for rank, failed in error.failures.items()}
+            except BaseException as error:  # the caller's thread raises it
+                self.broken = error
+
+
+@contextlib.contextmanager
+def _untouched() -> Iterator[None]:
+    """The agent's setting of the environment and its log lines are not the caller's."""
+    name = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+    before, logger = os.environ.get(name), logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

@@ -1,0 +1,91 @@
+"""One process of a run that launcher `local` started: `python -m spcore_torch.worker RUN.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from spcore.components import RegistrySpec
+from spcore.errors import SlimPajamaError
+from spcore.interfaces.launcher import RunSpec
+from spcore.interfaces.strategy import Layout
+from spcore_torch.channel import Channel
+
+
+def spec_to_json(spec: RunSpec) -> dict[str, Any]:
+    """A run as JSON; what is alive in the parent stays there."""
+    return {
+        "recipe": dict(spec.recipe), "registry": vars(spec.registry), "axes": list(spec.layout.axes.items()), "inline": spec.inline,
+    }  # fmt: skip
+
+
+def spec_from_json(content: dict[str, Any]) -> RunSpec:
+    """What `spec_to_json` made."""
+    registry = content["registry"]
+    spec = RegistrySpec(
+        registry["entry_points"],
+        tuple((name, module) for name, module in registry["modules"]),
+        tuple(registry["blocked"]),
+    )
+    return RunSpec(content["recipe"], spec, Layout(dict(content["axes"])), content["inline"])
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An error as JSON. echo: it only says that another process is gone: it came out of a collective."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = isinstance(error, SlimPajamaError)
+    return {
+        "kind": type(error).__name__ if own else None, "message": getattr(error, "message", str(error)),
+        "hint": getattr(error, "hint", None), "traceback": "".join(traceback.format_exception(error)),
+        "echo": not own and bool(frames) and "/torch/distributed/" in frames[-1].filename.replace("\\", "/"),
+    }  # fmt: skip
+
+
+def main(file: Path) -> int:
+    """Run this process's rank. Returns the exit code."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    sys.path[:] = content["path"]
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    channel = Channel(tuple(content["address"]), content["token"], rank, attempt)
+    # A terminal sends Ctrl-C to every process of a run, a scheduler SIGTERM: the parent decides on the one, all alike on the other.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: channel.stop.set())
+    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="%(levelname)s: %(message)s")
+    try:
+        from spcore.session import run_rank
+
+        _share_processors(int(os.environ["LOCAL_WORLD_SIZE"]))
+        spec = spec_from_json(content["spec"])
+        place = spec.layout.place(rank, local_rank)
+        result = run_rank(spec, place, lambda event: channel.say({"event": event.to_json()}), channel.stop)
+    except BaseException as error:  # whatever it is, the parent shows it as this rank's
+        channel.say({"failed": failure(error)})
+        channel.say({"bye": 1})
+        return 1
+    if place.is_writer:
+        channel.say({"result": {**vars(result), "metrics": dict(result.metrics)}})
+    channel.say({"bye": 1})
+    return 0
+
+
+def _share_processors(processes: int) -> None:
+    """A fair part of the processors for each process of this node, unless the environment says how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+if __name__ == "__main__":
+    os.dup2(2, 1)  # what plugins print is not the run's result
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking gloo's and nccl's threads down in order aborts now and then
