@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +25,7 @@ from spcore.interfaces.task import Batch, BoundTask, Feature
 
 EVALUATION_EPOCH = 2**32 - 1
 FILLER = -1
+Made = TypeVar("Made")
 Group = tuple[int, ...]
 """Positions in the store that share a sequence: one, or a pack of several; (FILLER,) for filler."""
 
@@ -155,8 +160,9 @@ class TrainLoader:
         global_batch_size: int,
         seed: int,
         pack: int | None,
+        workers: int = 0,
     ) -> None:
-        self.store, self.place, self.how, self.pack = store, place, how, pack
+        self.store, self.place, self.how, self.pack, self.workers = store, place, how, pack, workers
         self.counts = store.counts
         self.global_batch_size, self.seed = global_batch_size, seed
         self.collator = Collator(store, task, how.rule, seed)
@@ -181,18 +187,40 @@ class TrainLoader:
 
     def steps(self, start: int, stop: int) -> Iterator[StepData]:
         """Steps start <= step < stop."""
+        return ahead(self._jobs(start, stop), self.workers)
+
+    def _jobs(self, start: int, stop: int) -> Iterator[Callable[[], StepData]]:
         epoch, first = 0, 0
         while first < stop:
             count = self.steps_in(epoch)
             if first + count > start:
                 groups = self.groups(epoch)
                 for n in range(max(0, start - first), min(count, stop - first)):
-                    yield self._step(groups, n, count, epoch)
+                    yield partial(self._step, groups, n, count, epoch)
             epoch, first = epoch + 1, first + count
 
     def _step(self, groups: list[Group], n: int, count: int, epoch: int) -> StepData:
         chosen = groups[n * self.global_batch_size : (n + 1) * self.global_batch_size]
         return step_data(self.collator, chosen, self.how, self.place.data_rank, epoch, epoch + (n + 1) / count)
+
+
+def ahead(jobs: Iterable[Callable[[], Made]], workers: int) -> Iterator[Made]:
+    """What jobs give, in their order, made in so many threads as many jobs ahead; 0: in the caller's, when asked for. Jobs draw from
+    generators of their own, so what they give does not depend on it."""
+    if not workers:
+        yield from (job() for job in jobs)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="slimpajama-loading")
+    try:
+        begun: deque[Future[Made]] = deque()
+        for job in jobs:
+            begun.append(pool.submit(job))
+            if len(begun) > workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def step_data(collator: Collator, groups: list[Group], how: Cut, rank: int, epoch: int, progress: float) -> StepData:

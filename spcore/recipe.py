@@ -83,6 +83,9 @@ class TrainSettings(_Closed):
     seed: int = Field(0, ge=0, lt=2**32, description="of data order, augmentation, new parameters and dropout")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: none are kept")
     keep: int = Field(2, ge=1, description="checkpoints to keep")
+    workers: int = Field(
+        0, ge=0, le=64, description="threads that make batches ahead; 0: none; no result depends on it"
+    )
     deterministic: bool = Field(False, description="refuse kernels that have no deterministic form")
     nonfinite: Literal["stop", "skip"] = Field("stop", description="what a loss or gradient that is not finite does")
 

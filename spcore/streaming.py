@@ -4,14 +4,15 @@ size; every rank reads all of them and takes its part of each step, so that a st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from spcore.errors import DataError
 from spcore.features import Counts, FeatureStore, numbered
 from spcore.interfaces.dataset import Row, Source
 from spcore.interfaces.strategy import Place
 from spcore.interfaces.task import BoundTask, Feature
-from spcore.loading import Collator, Cut, StepData, packed, step_data
+from spcore.loading import Collator, Cut, StepData, ahead, packed, step_data
 
 SHARDS = 16
 """Logical shards of a stream."""
@@ -31,22 +32,27 @@ class StreamLoader:
         seed: int,
         pack: int | None,
         limit: int | None,
+        workers: int = 0,
     ) -> None:
         self.source, self.task, self.place, self.how = source, task, place, how
-        self.global_batch_size, self.seed, self.pack, self.limit = global_batch_size, seed, pack, limit
+        self.global_batch_size, self.seed, self.pack = global_batch_size, seed, pack
+        self.limit, self.workers = limit, workers
         self.counts = Counts()
 
     def steps(self, start: int, stop: int) -> Iterator[StepData]:
         """Steps start <= step < stop. A later start reads what comes before it and lets it go: the position is then exact. At its
         end the stream begins anew. Raises DataError where it gives no usable row."""
         self.counts = Counts()
+        return ahead(self._jobs(start, stop), self.workers)
+
+    def _jobs(self, start: int, stop: int) -> Iterator[Callable[[], StepData]]:
         step, epoch = 0, 0
         while step < stop:
             found = False
             for features, groups in self._chosen():
                 found = True
                 if step >= start:
-                    yield self._step(features, groups, epoch)
+                    yield partial(self._step, features, groups, epoch)
                 step += 1
                 if step == stop:
                     return

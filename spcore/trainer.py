@@ -68,6 +68,7 @@ class Trainer:
             "global_batch_size": plan.global_batch_size,
             "seed": plan.seed,
             "pack": plan.pack,
+            "workers": settings.workers,
         }
         self.loader: TrainLoader | StreamLoader
         if store is None:  # a stream: `assemble` has seen to it that steps are given
