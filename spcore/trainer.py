@@ -20,7 +20,7 @@ from spcore.errors import OutOfMemory, RunError
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
 from spcore.interfaces.strategy import Engine, StepReport
-from spcore.interfaces.task import Annotates, EvalPart
+from spcore.interfaces.task import Annotates, Batch, EvalPart
 from spcore.loading import Cut, StepData, TrainLoader, evaluation_batches
 from spcore.session import check_metric
 from spcore.streaming import StreamLoader
@@ -60,7 +60,6 @@ class Trainer:
         self._emit, self.control = emit, control
         plan, settings = session.plan, session.recipe.train
         rule = session.strategy.batch_rule(plan)
-        self.rule = rule
         how = Cut(plan.micro_batch_size, plan.micro_batch_tokens, engine.place.data_size, rule)
         sizes: Any = {
             "place": engine.place,
@@ -180,9 +179,10 @@ class Trainer:
         """Evaluate on `eval.data`; every rank takes part, the writer has the figures."""
         assert self.evaluation is not None
         at = time.monotonic()
-        metrics = evaluate_store(self.session, self.engine, self.evaluation)
+        part = evaluation(self.session, self.engine, self.evaluation)
         better = False
-        if metrics is not None:
+        if part is not None:
+            metrics = self.session.bound.metrics(part)
             check_metric(self.session, metrics)
             self.progress.metrics = metrics
             better = self._better(metrics)
@@ -208,7 +208,7 @@ class Trainer:
         """Figures of the untrained model, for tasks that need them."""
         if isinstance(self.session.bound, Annotates):
             assert self.store is not None, "`assemble` refuses streams for such tasks"
-            annotate_store(self.session, self.engine, self.store, self.rule)
+            annotate_store(self.session, self.engine, self.store)
 
     def _resume(self) -> None:
         if self.checkpoints is None:
@@ -299,29 +299,25 @@ class Trainer:
             self._emit(event)
 
 
-def evaluate_store(session: Session, engine: Engine, store: FeatureStore) -> dict[str, float] | None:
-    """Metrics of the engine's model over a store; None on ranks that are not the writer."""
-    rule = session.strategy.batch_rule(session.plan)
-    batches = list(
-        evaluation_batches(
-            store, session.bound, place=engine.place, tokens=session.recipe.eval.batch_tokens, rule=rule,
-            seed=session.plan.seed, augment=True,
-        )
-    )  # fmt: skip
-    parts = engine.collect(engine.eval_step(batches))
-    return None if parts is None else session.bound.metrics(merge_parts(parts))
+def evaluation(session: Session, engine: Engine, store: FeatureStore) -> EvalPart | None:
+    """One pass of `reduce` over a store, all ranks' parts together; None on ranks that are not the writer."""
+    parts = engine.collect(engine.eval_step(_batches(session, engine, store, augment=True)))
+    return None if parts is None else merge_parts(parts)
 
 
-def annotate_store(session: Session, engine: Engine, store: FeatureStore, rule: Any) -> None:
+def annotate_store(session: Session, engine: Engine, store: FeatureStore) -> None:
     """One pass of `annotate` over a store; the figures become arrays of its features on every rank."""
-    batches = list(
+    part = engine.eval_step(_batches(session, engine, store, augment=False), method="annotate")
+    store.annotate(merge_parts(engine.collect(part, everywhere=True) or []).rows)
+
+
+def _batches(session: Session, engine: Engine, store: FeatureStore, *, augment: bool) -> list[Batch]:
+    rule, tokens = session.strategy.batch_rule(session.plan), session.recipe.eval.batch_tokens
+    return list(
         evaluation_batches(
-            store, session.bound, place=engine.place, tokens=session.recipe.eval.batch_tokens, rule=rule,
-            seed=session.plan.seed, augment=False,
+            store, session.bound, place=engine.place, tokens=tokens, rule=rule, seed=session.plan.seed, augment=augment
         )
-    )  # fmt: skip
-    parts = engine.collect(engine.eval_step(batches, method="annotate"), everywhere=True)
-    store.annotate(merge_parts(parts or []).rows)
+    )
 
 
 def merge_parts(parts: Sequence[EvalPart | None]) -> EvalPart:

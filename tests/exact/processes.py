@@ -1,0 +1,134 @@
+"""Processes that are started once and measure one run after another, together: what a run does on N processes, for the price of its
+steps alone. Run as a script it is one of them.
+
+    with Processes(2) as two:
+        two.measure(recipe)          # what `measure` gives on the writer
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+def registry_of() -> Any:
+    """The installed plugins and the fakes."""
+    import spcore.testing.plugin
+    from spcore.components import Registry
+
+    registry = Registry()
+    registry.register(spcore.testing.plugin, name="fakes")
+    return registry
+
+
+def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str | None = None) -> dict[str, Any]:
+    """Carry out a recipe on this rank. On the writer: "steps" [{loss, terms, grad_norm, tokens}], "rows": the features of each step,
+    "metrics", "predictions": the rows of an evaluation by feature. gradients: a file for those of the first step."""
+    from spcore.interfaces.logger import Event, Step
+    from spcore.recipe import load_recipe
+    from spcore.session import assemble, run_rank, run_spec
+    from spcore.trainer import Trainer, evaluation
+
+    registry = registry_of()
+    session = assemble(load_recipe(tree, {}, registry=registry), registry, world_size=size)
+    place = session.plan.layout.place(rank, rank)
+    events: list[Event] = []
+    result = run_rank(run_spec(session), place, events.append, threading.Event())
+    engine = session.strategy.engine(session.plan, place)
+    stream = session.train.length is None
+    store = None if stream else session.features(session.train)
+    shown = None if session.eval is None else session.features(session.eval)
+    trainer = Trainer(session, engine, store, shown, events.append, threading.Event())
+    steps = list(trainer.loader.steps(0, trainer.total))
+    if not stream:
+        trainer._annotate()
+    found = dict(engine.gradients(steps[0].microbatches)) if gradients else {}  # type: ignore[attr-defined]
+    if gradients and place.is_writer:
+        np.savez(gradients, **{name: tensor.numpy() for name, tensor in found.items()})
+    part = None if shown is None else evaluation(session, engine, shown)
+    engine.close()
+    told = [
+        {"loss": e.loss, "terms": dict(e.terms), "grad_norm": e.grad_norm, "tokens": e.tokens, "rows": e.rows}
+        for e in events
+        if isinstance(e, Step)
+    ]
+    predictions = [{name: np.asarray(v).tolist() for name, v in row.items()} for row in part.rows] if part else []
+    return {
+        "steps": told, "rows": [step.feature_ids for step in steps], "metrics": dict(result.metrics), "predictions": predictions,
+    }  # fmt: skip
+
+
+class Processes:
+    """So many processes of one gloo group."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._folder = tempfile.TemporaryDirectory()
+        command = [sys.executable, str(Path(__file__).resolve()), str(Path(self._folder.name) / "meeting"), str(size)]
+        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._errors = [Path(self._folder.name) / f"{rank}.err" for rank in range(size)]
+        self._workers = []
+        for rank, errors in enumerate(self._errors):
+            with errors.open("w") as file:
+                self._workers.append(
+                    subprocess.Popen(
+                        [*command, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
+                        env={**os.environ, "PYTHONPATH": path},
+                    )
+                )  # fmt: skip
+
+    def measure(self, tree: dict[str, Any], gradients: str | None = None) -> dict[str, Any]:
+        """See `measure`; of the writer."""
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(json.dumps([tree, gradients]) + "\n")
+            worker.stdin.flush()
+        answers = []
+        for worker, errors in zip(self._workers, self._errors, strict=True):
+            assert worker.stdout is not None
+            line = worker.stdout.readline()
+            assert line, f"a process died: {errors.read_text()[-3000:]}"
+            answers.append(json.loads(line))
+        assert all(answer["rows"] == answers[0]["rows"] for answer in answers), "ranks disagree about a step's rows"
+        result: dict[str, Any] = answers[0]
+        return result
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.communicate()
+        self._folder.cleanup()
+
+
+def main(meeting: str, size: int, rank: int) -> None:
+    """Serve requests from stdin until it ends."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        tree, gradients = json.loads(line)
+        out.write(json.dumps(measure(tree, rank, size, gradients)) + "\n")
+        out.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,54 @@
+"""Runs whose results must not depend on how they are laid out. A strategy that comes later is a line of LAYOUTS, a task a line of
+TASKS."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch_backend import tiny_bert
+
+LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
+"""Strategy and processes; each is compared with `single` in one."""
+CUTS = [32, 16, 8]
+"""Features of a microbatch, of 32 in a step."""
+_WORDS = [f"w{n}" for n in range(60)]
+
+
+def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
+    """A tiny BERT under classes that weigh from a fiftieth to fifty, on texts of one to twenty words."""
+    model = folder / "model"
+    if not model.exists():
+        tiny_bert.write(model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        lines = [
+            {
+                "text": " ".join(_WORDS[(n * 7 + i * i) % 60] for i in range(1 + n * n % 20)),
+                "label": "abc"[n * n % 7 % 3],
+            }
+            for n in range(200)
+        ]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "model": {"source": str(model)},
+        "task": {"use": "text-classification", "class_weights": {"a": 0.02, "b": 50.0, "c": 1.0}},
+        "data": {"source": str(folder / "rows.jsonl"), "limit": rows},
+        "eval": {"data": {"source": str(folder / "rows.jsonl"), "split": "train[-5:]"}},
+        "optimizer": {"use": "adamw", "lr": 1e-3},
+    }
+
+
+def fake(task: str, data: str = "map") -> dict[str, Any]:
+    """A task of the fakes under their model."""
+    shown = {"data": {"use": "fake", "split": "validation"}} if data == "map" else {}
+    return {
+        "model": {"use": "fake", "hidden": 32}, "task": task, "data": {"use": "fake", "rows": 72, "style": data},
+        "eval": shown, "optimizer": {"use": "adamw", "lr": 1e-2},
+    }  # fmt: skip
+
+
+def laid(tree: dict[str, Any], strategy: str, processes: int, **train: Any) -> dict[str, Any]:
+    """A run on a layout. The processes are there already, so the launcher is asked for nothing."""
+    launch = {"use": "local", "processes": processes}
+    settings = {"epochs": None, "steps": 4, "global_batch_size": 32, "seed": 5, **train}
+    return {**tree, "strategy": strategy, "launch": launch, "train": settings, "device": "cpu", "loggers": []}
