@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore import components
-from spcore.artifact import Artifact, is_artifact, open_artifact, open_model
+from spcore.artifact import Artifact, copy_model, is_artifact, open_artifact, open_model
 from spcore.components import Registry
 from spcore.errors import ArtifactError, DataError, OutputError, RefusalError, UserError, unknown
-from spcore.files import disk_errors, staged
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -158,14 +157,9 @@ class LanguageModelHandle:
         artifact = self.artifact()
         if target == artifact.folder:
             return target
-        if target.exists() and any(target.iterdir()) and not overwrite and not is_artifact(target):
+        if target.is_dir() and any(target.iterdir()) and not overwrite and not is_artifact(target):
             raise OutputError(f"{target}: not empty, and no saved model", hint="Give another folder, or overwrite=True")
-        with staged(target) as work:
-            copy_artifact(artifact.folder, work)
-            with disk_errors(target):
-                from spcore.artifact import publish
-
-                publish(work, target)
+        copy_model(artifact.folder, target)
         return target
 
     def export(self, runtime: str, *, output: str | Path | None = None, **options: Any) -> PrepareReport:
@@ -351,11 +345,3 @@ def _create_runtime(registry: Registry, runtime: str | Mapping[str, Any]) -> Run
     model = registry.options_model("runtime", name)
     created: Runtime = registry.create("runtime", name, model.model_validate(options) if model else None)
     return created
-
-
-def copy_artifact(source: Path, target: Path) -> None:
-    """Copy a saved model's own files: not checkpoints, logs or recipes of the run around it."""
-    manifest = json.loads((source / "slimpajama.json").read_text(encoding="utf-8"))
-    for name in manifest["files"]:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, target / name)

@@ -1,24 +1,49 @@
 """A saved model on disk: a Hugging Face folder that other tools open, plus `slimpajama.json`.
 
 slimpajama.json says what the folder is: format version, task with its state and options, labels, metrics, recipe, data
-fingerprints, versions, and for each component used its plugin and version. It is written last, so a folder that has it is
-whole. Nothing is ever unpickled from a folder.
+fingerprints, versions, for each component used its plugin and version, and every file's size and sha256. It comes last, so a
+folder that has it is whole. Files are checked when a saved model is opened, weights while they are read. Nothing is ever
+unpickled from a folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
+import logging
+import os
 import platform
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.components import Registry
-from spcore.errors import ArtifactError, ComponentError
-from spcore.files import staged, sync_file, sync_folder, write_text
+from spcore.errors import ArtifactError, ComponentError, OutputError
+from spcore.files import (
+    LEFTOVERS,
+    LOCK,
+    digest,
+    disk_errors,
+    fault,
+    locked,
+    newer_format,
+    put_text,
+    read_sealed,
+    reason,
+    remove,
+    replace_folder,
+    restore,
+    sealed_files,
+    sealed_text,
+    staged,
+    sync_folder,
+    sync_tree,
+)
 from spcore.interfaces.task import BoundTask, Limits, Task
 
 if TYPE_CHECKING:
@@ -29,6 +54,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "slimpajama.json"
+CONFIG = "config.json"
+RUN = "run.json"
+"""What a run's folder has from its first moment (see `spcore.running`)."""
+TEXTS = ("README.md", "report.json")
+"""Files for people, who may edit them: a difference is told, not refused."""
+log = logging.getLogger("slimpajama.artifact")
 
 
 @dataclass
@@ -62,32 +93,74 @@ class Artifact:
 
 def is_artifact(source: str | Path) -> bool:
     """Whether a folder is a saved model of ours."""
+    with contextlib.suppress(OSError):
+        restore(Path(source))
     return (Path(source) / MANIFEST).is_file()
 
 
 def open_artifact(folder: str | Path, registry: Registry) -> Artifact:
-    """Open a saved model. Raises ArtifactError."""
+    """Open a saved model whose files are all there and, weights aside, undamaged. Raises ArtifactError that names the file."""
     folder = Path(folder).absolute()
-    file = folder / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise ArtifactError(f"{file}: has no format number: not written by slimpajama")
-    if manifest["format"] > FORMAT:
-        raise ArtifactError(
-            f"{file}: format {manifest['format']}, this version reads up to {FORMAT}", hint="Install a newer slimpajama"
-        )
+    if not is_artifact(folder):
+        raise ArtifactError(f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished")
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     return Artifact(folder, open_model(str(folder), registry, manifest.get("model")), manifest)
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """slimpajama.json of a saved model. Raises ArtifactError."""
+    file = folder / MANIFEST
+    try:
+        manifest = read_sealed(file)
+        newer = newer_format(manifest, FORMAT)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {error}") from error
+    if newer:
+        raise ArtifactError(f"{file}: {newer}", hint="Install a newer slimpajama")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], *, weights: bool = False) -> None:
+    """Check the files of a saved model; of weights the size alone, unless asked: `verified` sees to them as they are read. Raises
+    ArtifactError that names the file."""
+    files = manifest.get("files")
+    for name, entry in files.items() if isinstance(files, dict) else ():  # 0.1's first models have a list of names
+        wrong = fault(folder / name, entry, read=weights or not name.endswith(".safetensors"))
+        if wrong and name in TEXTS:
+            log.warning("%s: %s; that changes no answer", folder / name, wrong)
+        elif wrong:
+            hint = f'Save it again; if it was changed on purpose, take "files" and "checksum" out of {MANIFEST}'
+            raise ArtifactError(f"{folder / name}: {wrong}", hint=hint)
+
+
+@contextlib.contextmanager
+def verified(file: Path) -> Iterator[None]:
+    """Round the reading of a weight file: on leaving, it is what the slimpajama.json beside it says, where there is one. The
+    checksum is made in a thread while the caller reads, and costs him little. Raises ArtifactError."""
+    folder = file.parent
+    files = read_manifest(folder).get("files") if (folder / MANIFEST).is_file() else None
+    if not isinstance(files, dict):
+        yield
+        return
+    entry = files.get(file.name)
+    wrong = fault(file, entry, read=False)
+    if entry is None or wrong:
+        raise ArtifactError(f"{file}: {wrong}")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(digest, file)
+        yield
+    if found.result() != entry["sha256"]:
+        raise ArtifactError(f"{file}: its checksum is not the one in {MANIFEST}: the file is damaged")
+
+
 def open_model(source: str, registry: Registry, part: Mapping[str, Any] | None = None) -> LanguageModel:
-    """Open a model source with the component that made it, else with the one that claims it."""
+    """Open a model source with the component that made it, else with the one that claims it. Raises ArtifactError for the folder
+    of a run that has not saved its model."""
+    if (Path(source) / RUN).is_file() and not is_artifact(source):
+        raise ArtifactError(
+            f"{source}: a run that is not finished; it has no model yet", hint="Start it again to finish it"
+        )
     name = (part or {}).get("use") or registry.claiming("model", source).name
     options = registry.options_model("model", name)
     scheme = source.partition(":")[0]
@@ -108,8 +181,8 @@ def write_artifact(
     step: int,
     report: Mapping[str, Any],
 ) -> None:
-    """Write a saved model, whole or not at all. Called on every rank; only the writer writes. Files go to a temporary folder
-    and are moved in one by one, `slimpajama.json` last; what was there by that name is replaced."""
+    """Write a saved model, whole or not at all. Called on every rank; only the writer writes. folder: of its own, where it takes
+    the place of what was there at once; or the run's, where slimpajama.json comes last. Raises OutputError."""
     from spcore.tensors.files import save_safetensors
 
     if not writer:
@@ -117,29 +190,80 @@ def write_artifact(
             pass
         return
     model, head = session.plan.model, session.plan.head
-    with staged(folder) as work:
+    run = session.recipe.output is not None and folder == Path(session.recipe.output)
+    folder = folder.resolve()
+    with staged(folder, inside=run) as work:
         save_safetensors(weights, work)
-        model.save_config(work, head)
+        with disk_errors(work / CONFIG):
+            model.save_config(work, head)
         model.processor.save(work)
         manifest = describe_run(session, metrics, step)
-        (work / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False))
-        (work / "README.md").write_text(model_card(manifest))
-        files = sorted([*(p.name for p in work.iterdir()), MANIFEST])
-        (work / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False))
+        put_text(work / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
+        put_text(work / "README.md", model_card(manifest))
+        put_text(work / MANIFEST, sealed_text({**manifest, "files": sealed_files(work)}))
         publish(work, folder)
-    if session.recipe.output and folder == Path(session.recipe.output):
-        write_text(folder / "recipe.yaml", session.recipe.to_yaml())
+
+
+def copy_model(source: Path, folder: Path, *, run: bool = False) -> None:
+    """Copy a saved model's own files, not the checkpoints and logs of a run around it. folder: takes the model in place of what
+    was there at once; or, `run`, the folder of the run that made it, whose files become links. Raises ArtifactError, OutputError."""
+    manifest = read_manifest(source)
+    check_files(source, manifest, weights=not run)
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; a model is a folder")
+    with staged(folder, inside=run) as work:
+        for name in dict.fromkeys((*manifest["files"], MANIFEST)):
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(source / name, work / name) if run else shutil.copyfile(source / name, work / name)
+        publish(work, folder)
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Move a finished folder's files into `folder`, the manifest last, everything synced before."""
-    for path in work.iterdir():
-        sync_file(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in sorted(work.iterdir(), key=lambda p: p.name == MANIFEST):
-        path.replace(folder / path.name)
-    sync_folder(folder)
+    """Put a finished model, staged beside or inside `folder`, in its place. From beside it takes the whole folder's place at once,
+    with what else was there. From inside its files are moved: config.json next to last, without which nobody opens a model, then
+    slimpajama.json. Raises OutputError."""
+    sync_tree(work)
+    with disk_errors(folder):
+        if work.parent != folder:
+            with locked(folder) if (folder / RUN).is_file() else contextlib.nullcontext():
+                _keep_others(folder, work)
+                replace_folder(work, folder)
+            return
+        for name in (MANIFEST, CONFIG):
+            (folder / name).unlink(missing_ok=True)
+        sync_folder(folder)
+        for path in sorted(work.iterdir(), key=lambda p: (p.name == MANIFEST, p.name == CONFIG)):
+            if path.name in (MANIFEST, CONFIG):
+                sync_folder(folder)
+            remove(folder / path.name)
+            path.rename(folder / path.name)
+        sync_folder(folder)
+
+
+def _keep_others(folder: Path, work: Path) -> None:
+    """Link what lies in `folder`, and is not the model there, into `work`."""
+    if not folder.is_dir():
+        return
+    names = (*read_manifest(folder)["files"], MANIFEST) if (folder / MANIFEST).is_file() else ()
+    model = {LOCK, *(name.partition("/")[0] for name in names)}
+    for path in folder.iterdir():
+        if path.name in model or path.name.startswith(LEFTOVERS) or (work / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, work / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, work / path.name)
+    sync_tree(work)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Another name for a file, or a copy where the file system has no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        log.debug("%s: copied, not linked: %s", target, reason(error))
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def describe_run(session: Session, metrics: Mapping[str, float], step: int) -> dict[str, Any]:

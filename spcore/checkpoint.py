@@ -8,17 +8,36 @@ the new one is whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from spcore import __version__
 from spcore.errors import CheckpointError
-from spcore.files import digest, disk_errors, sync_file, sync_folder
+from spcore.files import (
+    WRITING,
+    alone,
+    clear,
+    disk_errors,
+    fault,
+    make_folder,
+    newer_format,
+    put_text,
+    read_sealed,
+    reason,
+    remove,
+    replace_folder,
+    restore_all,
+    sealed_files,
+    sealed_text,
+    sync_file,
+    sync_folder,
+)
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 log = logging.getLogger("slimpajama.checkpoint")
 
 
@@ -29,26 +48,33 @@ class CheckpointStore:
         self.folder, self.keep = folder, keep
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Where the checkpoint of a step is written."""
         return self.folder / f"step-{step:08d}"
 
-    def steps(self) -> list[int]:
-        """Steps that have a folder, in order of step (whatever the width of the number)."""
+    def _found(self) -> list[tuple[int, Path]]:
+        """(step, folder) in order of step, whatever the width of the number."""
         if not self.folder.is_dir():
             return []
-        found = (re.fullmatch(r"step-(\d+)", p.name) for p in self.folder.iterdir() if p.is_dir())
-        return sorted(int(m.group(1)) for m in found if m)
+        named = ((re.fullmatch(r"step-(\d+)", p.name), p) for p in self.folder.iterdir() if p.is_dir())
+        return sorted((int(match.group(1)), path) for match, path in named if match)
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, in order."""
+        return [step for step, _ in self._found()]
 
     def latest(self) -> Path | None:
         """The last whole checkpoint; damaged ones are named in the log and passed over. None where there is none.
 
-        Raises CheckpointError where there are checkpoints but none is whole.
+        Raises CheckpointError where there are checkpoints but none is whole, and for one of a newer format.
         """
+        restore_all(self.folder)
         problems = []
-        for step in reversed(self.steps()):
+        for _, path in reversed(self._found()):
             try:
-                verify(self.path(step))
-                return self.path(step)
+                verify(path)
+                return path
+            except NewerCheckpoint:
+                raise
             except CheckpointError as error:
                 problems.append(error.message)
                 log.warning("%s", error.message)
@@ -61,60 +87,66 @@ class CheckpointStore:
     @contextlib.contextmanager
     def writing(self, step: int, writer: bool) -> Iterator[Path]:
         """A folder to write step's state into; on leaving, the writer makes it whole and prunes. The name of the temporary
-        folder is the same on every rank."""
-        work = self.folder / f".writing-{step:08d}"
-        with disk_errors(work):
-            if writer:
-                shutil.rmtree(work, ignore_errors=True)
-                work.mkdir(parents=True)
+        folder is the same on every rank. Raises OutputError."""
+        work = self.folder / f"{WRITING}{step:08d}"
+        if not writer:
+            with disk_errors(work):
+                yield work
+            return
+        make_folder(self.folder)
+        with alone(self.folder), disk_errors(work):
+            clear(self.folder)
+            work.mkdir()
             try:
                 yield work
-                if writer:
-                    self._finish(work, step)
+                self._finish(work, step)
             except BaseException:
-                if writer:
-                    shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(work, ignore_errors=True)
                 raise
+            self._prune(step)
 
     def _finish(self, work: Path, step: int) -> None:
-        files = {}
-        for path in sorted(p for p in work.rglob("*") if p.is_file()):
-            sync_file(path)
-            files[path.relative_to(work).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest(path)}
-        manifest = work / "manifest.json"
-        manifest.write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-        sync_file(manifest)
+        """The manifest comes last: what has one is whole."""
+        files = sealed_files(work)
+        content = {"format": FORMAT, "version": __version__, "step": step, "files": files}
+        put_text(work / MANIFEST, sealed_text(content))
+        sync_file(work / MANIFEST)
         sync_folder(work)
-        target, aside = self.path(step), self.folder / f".replaced-{step:08d}"
-        shutil.rmtree(aside, ignore_errors=True)
-        if target.exists():
-            target.rename(aside)
-        work.rename(target)
-        sync_folder(self.folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        upto = [
-            s for s in self.steps() if s <= step
-        ]  # later ones were passed over as damaged; they must not count as kept
-        for old in upto[: -self.keep]:
-            shutil.rmtree(self.path(old))
+        replace_folder(work, self.path(step))
+
+    def _prune(self, step: int) -> None:
+        """Delete old ones. Those of later steps were passed over as damaged: they must not count as kept."""
+        upto = [path for at, path in self._found() if at <= step and path != self.path(step)]
+        for old in upto[: max(0, len(upto) + 1 - self.keep)]:
+            try:
+                remove(old)
+            except OSError as error:  # the new one is whole: no reason to end a run
+                log.warning("%s: an old checkpoint that cannot be deleted: %s", old, reason(error))
+
+
+class NewerCheckpoint(CheckpointError):
+    """A checkpoint of a format that this version does not read: passing over it would lose it."""
 
 
 def verify(folder: Path) -> None:
     """Check a checkpoint against its manifest. Raises CheckpointError that names the file."""
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     try:
-        content = json.loads(manifest.read_text())
+        content = read_sealed(manifest)
+        newer = newer_format(content, FORMAT)
     except FileNotFoundError:
         raise CheckpointError(f"{manifest}: missing; the checkpoint is not whole") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else content
-        raise CheckpointError(f"{manifest}: format {found!r}, this version reads {FORMAT}")
-    for name, entry in content["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            size = path.stat().st_size if path.is_file() else "missing"
-            raise CheckpointError(f"{path}: {size} bytes, the manifest says {entry['bytes']}")
-        if digest(path) != entry["sha256"]:
-            raise CheckpointError(f"{path}: its checksum is not the manifest's: the file is damaged")
+    if newer:
+        raise NewerCheckpoint(f"{manifest}: {newer}", hint="Install that version, or start anew with --overwrite")
+    files = content.get("files")
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{manifest}: names no files: the file is damaged")
+    for name, entry in files.items():
+        if wrong := fault(folder / name, entry):
+            raise CheckpointError(f"{folder / name}: {wrong}")
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files and path != manifest:
+            raise CheckpointError(f"{path}: not in the manifest, which must be written last")

@@ -1,29 +1,51 @@
 """Runs: a recipe carried out in its folder. Locks the folder, decides between a new run, a resumed one and a refusal, tells the
 loggers, and starts the launcher.
+
+A run's folder has `recipe.yaml`, the resolved recipe, and `run.json`: its format, and fingerprints of the data and the tokenizer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from spcore.artifact import MANIFEST
+from spcore import __version__
+from spcore.artifact import MANIFEST, RUN
 from spcore.components import Registry
-from spcore.errors import OutputError
-from spcore.files import locked, write_text
+from spcore.errors import OutputError, SlimPajamaError
+from spcore.files import (
+    LEFTOVERS,
+    LOCK,
+    clear,
+    disk_errors,
+    locked,
+    newer_format,
+    read_sealed,
+    remove,
+    sealed_text,
+    write_text,
+)
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.logger import Event, Logger, RunEnded
-from spcore.recipe import Recipe
-from spcore.recipe_files import Text
+from spcore.recipe import Recipe, load_recipe
 from spcore.session import Session, assemble, create, run_spec
 
 OnEvent = Callable[[Event], None]
+FORMAT = 1
+SAVED = "recipe.yaml"
+_PRINTS = {"data": "the data", "eval.data": "the evaluation data", "tokenizer": "the model's tokenizer"}
+FREE = {
+    "output", "loggers", "launch", "device", "eval.batch_tokens", "train.micro_batch_size", "train.micro_batch_tokens",
+    "train.save_every", "train.keep", "train.nonfinite", "train.workers",
+}  # fmt: skip
+"""What may differ when a run goes on, beside the strategy's options: it does not change what is learned. So may where data lies,
+as long as it is the same data, and evaluation, where it does not choose the step that is saved."""
+log = logging.getLogger("slimpajama.running")
 
 
 def execute(
@@ -39,6 +61,8 @@ def execute(
     Raises whatever `assemble` refuses, OutputError for a folder that cannot be used, RankError for a process that failed.
     """
     session = assemble(recipe, registry)
+    if not session.launcher.leads:  # another process of the same run does
+        return _launch(session, on_event or _told_nobody, cancel or threading.Event())
     with _folder(session, overwrite), _loggers(session) as loggers:
 
         def emit(event: Event) -> None:
@@ -48,6 +72,10 @@ def execute(
                 on_event(event)
 
         return _launch(session, emit, cancel or threading.Event())
+
+
+def _told_nobody(event: Event) -> None:
+    """Where nobody listens."""
 
 
 def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:
@@ -75,7 +103,10 @@ def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:
     try:
         result = session.launcher.launch(run_spec(session), watched, cancel)
     except BaseException as error:
-        ended("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        try:
+            ended("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        except SlimPajamaError as other:  # a full disk fails the logger too; what ended the run is what is raised
+            log.warning("%s", other.message)
         raise
     ended("cancelled" if result.cancelled else "finished")
     return result
@@ -96,48 +127,90 @@ def _loggers(session: Session) -> Iterator[list[Logger]]:
 
 @contextlib.contextmanager
 def _folder(session: Session, overwrite: bool) -> Iterator[None]:
-    """Hold the run's folder; it then has `recipe.yaml`, the resolved recipe."""
+    """Hold the run's folder, put in order what a crash left there, and say in it what runs there."""
     recipe = session.recipe
     if recipe.output is None:
         yield
         return
     folder = Path(recipe.output)
     with locked(folder):
-        _prepare(folder, recipe, overwrite)
-        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        with disk_errors(folder):
+            _prepare(folder, session, overwrite)
+            clear(folder)
+            clear(folder / "checkpoints")
+        write_text(folder / SAVED, recipe.to_yaml())
+        write_text(folder / RUN, sealed_text(_facts(session)))
         yield
 
 
-def _prepare(folder: Path, recipe: Recipe, overwrite: bool) -> None:
+def _facts(session: Session) -> dict[str, Any]:
+    """What run.json says."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "data": session.train.fingerprint,
+        "eval.data": session.eval.fingerprint if session.eval is not None else None,
+        "tokenizer": session.plan.model.processor.fingerprint,
+    }
+
+
+def _prepare(folder: Path, session: Session, overwrite: bool) -> None:
     """A new folder is used, an unfinished run of the same recipe goes on, anything else is refused or overwritten."""
-    there = [p for p in folder.iterdir() if p.name != ".lock"]
+    there = [p for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(LEFTOVERS)]
     if not there:
         return
-    saved = folder / "recipe.yaml"
+    saved = folder / SAVED
     if not saved.is_file():
         raise OutputError(f"{folder}: not empty, and no run's folder", hint="Give another output")
     if overwrite:
-        for path in there:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # The recipe goes last: what a crash leaves is still a run's folder, and no model.
+        for path in sorted(there, key=lambda p: (p.name == SAVED, p.name != MANIFEST)):
+            remove(path)
         return
+    facts, known = _facts(session), _known(folder)
+    changed = [name for name, value in facts.items() if name in _PRINTS and known.get(name, value) != value]
+    difference = _changed(load_recipe(saved, registry=session.registry), session.recipe, known, changed)
+    hint = "Give another output, or --overwrite"
     if (folder / MANIFEST).is_file():
-        raise OutputError(f"{folder}: a finished run is there", hint="Give another output, or --overwrite")
-    difference = _difference(Text.read(saved).tree, json.loads(json.dumps(recipe.to_json())))
+        also = f", of another recipe: {difference}" if difference else ""
+        raise OutputError(f"{folder}: a finished run is there{also}", hint=hint)
     if difference:
-        raise OutputError(
-            f"{folder}: an unfinished run of another recipe is there: {difference}",
-            hint="Give another output, or --overwrite",
-        )
+        raise OutputError(f"{folder}: an unfinished run of another recipe is there: {difference}", hint=hint)
 
 
-def _difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first place where two recipes differ, loggers and output aside: they do not change the result."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            if not path and key in ("loggers", "output"):
-                continue
-            found = _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
+def _known(folder: Path) -> dict[str, Any]:
+    """run.json of a folder; {} where it has none. Raises OutputError for one that is damaged, or of a newer version."""
+    file = folder / RUN
+    try:
+        known = read_sealed(file)
+        newer = newer_format(known, FORMAT)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise OutputError(f"{file}: cannot be read: {error}", hint="Give another output, or --overwrite") from error
+    if newer:
+        raise OutputError(f"{file}: {newer}", hint="Install that version, or give another output")
+    return known
+
+
+def _changed(old: Recipe, new: Recipe, known: Mapping[str, Any], changed: list[str]) -> str | None:
+    """The first thing that makes two runs different, None where one can go on as the other."""
+    free = set(FREE)
+    if not (old.eval.keep_best or new.eval.keep_best):
+        free.add("eval")
+        changed = [name for name in changed if name != "eval.data"]
+    free |= {f"{name}.source" for name in ("data", "eval.data") if name in known and name not in changed}
+    found = _difference(old.to_json(), new.to_json(), free)
+    if found is None and changed:
+        found = f"{_PRINTS[changed[0]]} has changed since"
+    return found
+
+
+def _difference(old: Any, new: Any, free: Set[str], path: str = "") -> str | None:
+    """The first place where two recipes differ in what is not free."""
+    if path in free or (path.startswith("strategy.") and path != "strategy.use"):
         return None
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = (_difference(old.get(k), new.get(k), free, f"{path}.{k}" if path else k) for k in {**old, **new})
+        return next(filter(None, found), None)
     return None if old == new else f"{path} is {old!r} there, {new!r} here"

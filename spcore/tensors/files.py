@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from spcore.artifact import verified
 from spcore.errors import ArtifactError, OutputError
+from spcore.files import disk_errors, put_text, reason
 
 SHARD_BYTES = 5 * 10**9
 WEIGHTS = "model.safetensors"
@@ -35,7 +39,8 @@ def save_safetensors(
         held, total = held + size, total + size
     done.append(_write_shard(folder, len(done), shard))
     if len(done) == 1:
-        done[0][0].rename(folder / WEIGHTS)
+        with disk_errors(folder / WEIGHTS):
+            done[0][0].rename(folder / WEIGHTS)
         return [WEIGHTS]
     return _index(folder, done, total)
 
@@ -51,11 +56,12 @@ def _index(folder: Path, shards: list[tuple[Path, list[str]]], total: int) -> li
     places: dict[str, str] = {}
     for n, (path, names) in enumerate(shards, 1):
         target = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
-        path.rename(folder / target)
+        with disk_errors(folder / target):
+            path.rename(folder / target)
         assert not places.keys() & set(names), "a name is given twice"
         places.update(dict.fromkeys(names, target))
     content = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(content, indent=1, sort_keys=True))
+    put_text(folder / INDEX, json.dumps(content, indent=1, sort_keys=True))
     return [*sorted(set(places.values())), INDEX]
 
 
@@ -72,16 +78,24 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: Map
         seen.add(value.untyped_storage().data_ptr())
         storable[name] = value
     try:
-        save_file(storable, file, metadata=dict(metadata))
+        with disk_errors(file):
+            save_file(storable, file, metadata=dict(metadata))
     except SafetensorError as error:
-        raise OutputError(f"{file}: cannot be written: {error}") from error
+        raise OutputError(f"{file}: cannot be written: {_why(error)}") from error
+
+
+def _why(error: SafetensorError) -> str:
+    """The system's reason, which safetensors has in its text ("... (os error 28)")."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return reason(OSError(int(number[1]), os.strerror(int(number[1])))) if number else str(error)
 
 
 def load_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Stream (name, CPU tensor) of a safetensors file, or of a folder with one file or with shards. Raises ArtifactError."""
+    """Stream (name, CPU tensor) of a safetensors file, or of a folder with one file or with shards. A file of a saved model is
+    checked against its checksum by the time its last tensor is through. Raises ArtifactError."""
     for file in _files(path) if path.is_dir() else [path]:
         try:
-            with safe_open(file, framework="pt") as opened:
+            with verified(file), safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 -- no mapping
                     yield name, opened.get_tensor(name)
         except SafetensorError as error:

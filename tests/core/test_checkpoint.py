@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from spcore import __version__
 from spcore.checkpoint import CheckpointStore, verify
 from spcore.errors import CheckpointError, OutputError
 
@@ -47,12 +48,19 @@ def test_a_checkpoint_and_its_manifest(store: CheckpointStore) -> None:
 def test_the_manifest_is_written_last_and_after_the_files_are_synced(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    monkeypatch.setattr("spcore.checkpoint.sync_file", lambda path: seen.append((path.name, store.path(7).exists())))
-    monkeypatch.setattr("spcore.checkpoint.sync_folder", lambda path: seen.append((path.name, store.path(7).exists())))
+    seen: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        seen.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, store.path(7).exists()))
+
+    store.folder.mkdir()
+    monkeypatch.setattr(os, "fsync", fsync)
     write(store, 7)
     assert sorted(seen[:2]) == [("0.safetensors", False), ("progress.json", False)]
-    assert seen[2:] == [("manifest.json", False), (".writing-00000007", False), ("checkpoints", True)], (
+    work = (".writing-00000007", False)
+    assert seen[2:] == [("shards", False), work, ("manifest.json", False), work, ("checkpoints", True)], (
         "in place only when whole"
     )
 
@@ -67,13 +75,29 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest of zeros": (lambda f: (f / "manifest.json").write_bytes(bytes(64)), "manifest.json: cannot be read"),
     "manifest of another shape": (
         lambda f: (f / "manifest.json").write_text("[]"),
-        "manifest.json: format [], this version reads 1",
+        "manifest.json: cannot be read: found list, expected an object",
     ),
-    "a newer format": (
-        lambda f: (f / "manifest.json").write_text('{"format": 9}'),
-        "manifest.json: format 9, this version reads 1",
+    "manifest without a format": (
+        lambda f: (f / "manifest.json").write_text('{"step": 9}'),
+        "manifest.json: cannot be read: format None: not written by slimpajama",
     ),
-    "file missing": (lambda f: (f / "progress.json").unlink(), "progress.json: missing bytes, the manifest says 13"),
+    "manifest without files": (
+        lambda f: (f / "manifest.json").write_text('{"format": 1, "files": {}}'),
+        "manifest.json: names no files",
+    ),
+    "manifest of half an entry": (
+        lambda f: (f / "manifest.json").write_text('{"format": 1, "files": {"progress.json": {"bytes": 13}}}'),
+        "progress.json: the manifest does not say what it should be",
+    ),
+    "manifest changed": (
+        lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text().replace(": 13", ": 14")),
+        "manifest.json: cannot be read: its checksum is not its content's",
+    ),
+    "a file that came after the manifest": (
+        lambda f: (f / "late").write_text(""),
+        "late: not in the manifest, which must be written last",
+    ),
+    "file missing": (lambda f: (f / "progress.json").unlink(), "progress.json: missing, the manifest says 13 bytes"),
     "file torn": (lambda f: (f / "progress.json").write_text("{"), "progress.json: 1 bytes, the manifest says 13"),
     "file damaged": (
         lambda f: (f / "shards/0.safetensors").write_text("weightz 300"),
@@ -101,6 +125,29 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
         CheckpointError, match=r"^no whole checkpoint in .*step-00000300.*\. Start anew with --overwrite$"
     ):
         store.latest()
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_not_passed_over(store: CheckpointStore) -> None:
+    write(store, 200)
+    manifest = write(store, 300) / "manifest.json"
+    manifest.write_text('{"format": 9, "version": "4.2"}')
+    with pytest.raises(CheckpointError) as caught:
+        store.latest()
+    assert str(caught.value) == (
+        f"{manifest}: format 9, written by slimpajama 4.2; this is {__version__}, which reads up to format 1. "
+        "Install that version, or start anew with --overwrite"
+    )
+
+
+def test_zeros_before_a_step_do_not_count(store: CheckpointStore) -> None:
+    store.keep = 9
+    for step, name in ((9_900, "step-9900"), (10_000, "step-10000"), (800, "step-000000000800")):
+        write(store, step).rename(store.folder / name)
+    assert store.steps() == [800, 9_900, 10_000]
+    assert store.latest() == store.folder / "step-10000"
+    store.keep = 2
+    write(store, 10_100)
+    assert names(store) == ["step-00010100", "step-10000"]
 
 
 def test_the_latest_is_the_highest_step_not_the_last_name(tmp_path: Path) -> None:
@@ -160,6 +207,7 @@ def test_a_killed_write_is_no_checkpoint_and_is_cleared_away(store: CheckpointSt
     script = """
 import os, sys
 from pathlib import Path
+from spcore import __version__
 from spcore.checkpoint import CheckpointStore
 with CheckpointStore(Path(sys.argv[1]), 3).writing(200, writer=True) as work:
     (work / "half").write_text("x")
@@ -223,6 +271,7 @@ def test_a_write_that_the_system_cuts_short_leaves_the_old_checkpoint(store: Che
     script = """
 import resource, signal, sys
 from pathlib import Path
+from spcore import __version__
 from spcore.checkpoint import CheckpointStore
 from spcore.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
