@@ -194,8 +194,7 @@ def write_artifact(
     folder = folder.resolve()
     with staged(folder, inside=run) as work:
         save_safetensors(weights, work)
-        with disk_errors(work / CONFIG):
-            model.save_config(work, head)
+        model.save_config(work, head)
         model.processor.save(work)
         manifest = describe_run(session, metrics, step)
         put_text(work / "report.json", json.dumps(report, indent=2, ensure_ascii=False))

@@ -98,7 +98,8 @@ class CheckpointStore:
             clear(self.folder)
             work.mkdir()
             try:
-                yield work
+                with disk_errors(work):  # in here it can still see which file was being written
+                    yield work
                 self._finish(work, step)
             except BaseException:
                 shutil.rmtree(work, ignore_errors=True)

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -42,11 +43,29 @@ def reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def disk_errors(what: Path) -> Iterator[None]:
-    """Translate an OSError about `what`, or about the file that the error names, into an OutputError of one line."""
+    """Translate an error of the system about `what`, a file or a folder that is written to, into an OutputError of one line that
+    names the file."""
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"{error.filename or what}: cannot be written: {reason(error)}") from error
+    except Exception as error:  # libraries in Rust raise what they like; what is not the system's goes on as it is
+        found = _of_system(error)
+        if found is None:
+            raise
+        raise OutputError(f"{found.filename or _newest(what)}: cannot be written: {reason(found)}") from error
+
+
+def _of_system(error: Exception) -> OSError | None:
+    """An OSError as it is, and as Rust's libraries tell it: "No space left on device (os error 28)"."""
+    if isinstance(error, OSError):
+        return error
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+
+
+def _newest(what: Path) -> Path:
+    """The file last written to in a folder: the system names none where a write fails."""
+    files = [p for p in what.iterdir() if p.is_file()] if what.is_dir() else []
+    return max(files, key=lambda p: p.stat().st_mtime_ns, default=what)
 
 
 def sync_file(path: Path) -> None:
@@ -196,7 +215,8 @@ def staged(folder: Path, *, inside: bool = False) -> Iterator[Path]:
         try:
             for entry in list(work.iterdir()):
                 remove(entry)
-            yield work
+            with disk_errors(work):  # in here it can still see which file was being written
+                yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

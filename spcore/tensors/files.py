@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spcore.artifact import verified
-from spcore.errors import ArtifactError, OutputError
-from spcore.files import disk_errors, put_text, reason
+from spcore.errors import ArtifactError
+from spcore.files import disk_errors, put_text
 
 SHARD_BYTES = 5 * 10**9
 WEIGHTS = "model.safetensors"
@@ -77,17 +75,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], file: Path, metadata: Map
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
         storable[name] = value
-    try:
-        with disk_errors(file):
-            save_file(storable, file, metadata=dict(metadata))
-    except SafetensorError as error:
-        raise OutputError(f"{file}: cannot be written: {_why(error)}") from error
-
-
-def _why(error: SafetensorError) -> str:
-    """The system's reason, which safetensors has in its text ("... (os error 28)")."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return reason(OSError(int(number[1]), os.strerror(int(number[1])))) if number else str(error)
+    with disk_errors(file):
+        save_file(storable, file, metadata=dict(metadata))
 
 
 def load_safetensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
