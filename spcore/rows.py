@@ -6,16 +6,29 @@ set.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from spcore.errors import DataError, RecipeError, unknown
 from spcore.features import fingerprint
-from spcore.interfaces.dataset import Column, Dataset, Row, Schema, Source
+from spcore.interfaces.dataset import Column, Dataset, ReadReport, Row, Schema, Source
 from spcore.interfaces.task import Role
 
 _SPLIT = re.compile(r"^(?P<name>[^\[\]]*)(?:\[(?P<low>\d+%?)?:(?P<high>\d+%?)?\])?$")
+
+MISSING = frozenset("#N/A #NA <NA> N/A NA NULL NaN None n/a nan null -NaN -nan 1.#IND -1.#IND 1.#QNAN -1.#QNAN".split())
+"""What programs write where a value is missing: the words that pandas reads so, as they are spelt here."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: None, NaN, blank, or one of MISSING."""
+    if isinstance(value, str):
+        text = value.strip()
+        return not text or text in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class RoleSource(Source):
@@ -46,6 +59,10 @@ class RoleSource(Source):
     def row_number(self, i: int) -> int:
         """The source's own row number of a position here."""
         return int(self._ids[i]) if self._ids is not None else int(i)
+
+    def place(self, row: int) -> str:
+        """Where a row of this view stands in the data."""
+        return self.source.place(self.row_number(row))
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """Rows of a logical shard; `limit` is shared out evenly."""
@@ -89,37 +106,66 @@ def open_rows(
     source that is open already. Raises DataError for a role that no column serves, RecipeError for a wrong split."""
     name, part = _parse_split(split)
     source = known or dataset.open(name)
-    mapping = map_roles(source.schema, roles, columns, targets=targets)
+    mapping = map_roles(source.schema, roles, columns, targets=targets, report=source.report)
     ids = None
     if part is not None:
         if source.length is None:
             raise RecipeError(f"data.split {split!r}: a streamed source has no length to take a part of")
         ids = _part(source.length, part, seed)
-    return RoleSource(source, mapping, ids, limit)
+    view = RoleSource(source, mapping, ids, limit)
+    _refuse_objects(view, roles)
+    return view
+
+
+def _refuse_objects(view: RoleSource, roles: Sequence[Role]) -> None:
+    """Raise DataError for labels that are objects, or lists in some rows only: it names the first row."""
+    for role in roles:
+        column = view.schema.columns.get(role.name)
+        if role.kind != "label" or column is None or column.kind != "object" or view.length is None:
+            continue
+        kinds: set[type] = set()
+        for n in range(view.length):
+            value = view.read([n])[0][role.name]
+            kinds |= {type(value)} - {type(None)}
+            if isinstance(value, dict) or (list in kinds and len(kinds) > 1):
+                what = "an object" if isinstance(value, dict) else "a list in some rows and none in others"
+                raise DataError(
+                    f"{view.place(n)}: column {view.columns[role.name]!r} holds {what}; labels are texts, numbers, or lists"
+                )
 
 
 def map_roles(
-    schema: Schema, roles: Sequence[Role], given: Mapping[str, str], *, targets: bool = True
+    schema: Schema,
+    roles: Sequence[Role],
+    given: Mapping[str, str],
+    *,
+    targets: bool = True,
+    report: ReadReport | None = None,
 ) -> dict[str, str]:
-    """role -> column: as given, else as the source says, else the first of the role's guesses that is free."""
+    """role -> column: as given, else as the source says, else the first of the role's guesses that is free. report: of the
+    source, whose files and remarks an error names. Raises RecipeError, DataError."""
+    where = f"{report.files[0]['path']}:1: " if report and report.files else ""
     for name in given:
         if name not in {r.name for r in roles}:
             raise RecipeError(f"data.columns: {unknown('column of the task', name, [r.name for r in roles])}")
     mapping: dict[str, str] = {}
-    names = {column.lower(): column for column in schema.columns}
+    names = {column.lower(): column for column in reversed(list(schema.columns))}
+    names |= {column: column for column in schema.columns}
     for role in roles:
         if role.name in given:
             if given[role.name] not in schema.columns:
-                raise DataError(f"data.columns.{role.name}: {unknown('column', given[role.name], schema.columns)}")
+                raise DataError(
+                    f"{where}data.columns.{role.name}: {unknown('column', given[role.name], schema.columns)}"
+                )
             mapping[role.name] = given[role.name]
         elif schema.column_map.get(role.name) in schema.columns:
             mapping[role.name] = schema.column_map[role.name]
     for role in roles:
         if role.name not in mapping and not (schema.column_map and not role.required):
             free = [
-                names[g.lower()]
+                column
                 for g in (role.name, *role.guesses)
-                if names.get(g.lower()) not in (None, *mapping.values())
+                if (column := names.get(g, names.get(g.lower()))) not in (None, *mapping.values())
             ]
             if free:
                 mapping[role.name] = free[0]
@@ -129,8 +175,9 @@ def map_roles(
             mapping[missing[0].name] = only
             return mapping
         names_found = ", ".join(schema.columns) or "none"
+        said = "".join(f" ({line})" for line in report.remarks[:2]) if report else ""
         raise DataError(
-            f"no column for {', '.join(repr(r.name) for r in missing)}: the data has {names_found}",
+            f"{where}no column for {', '.join(repr(r.name) for r in missing)}: the data has {names_found}{said}",
             hint=f"Say which: data.columns.{missing[0].name}=COLUMN",
         )
     return mapping

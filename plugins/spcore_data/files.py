@@ -15,7 +15,7 @@ from spcore_data.formats import FORMATS, Part, read_part
 from spcore_data.header import typed
 from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
-from spcore_data.table import TableSource, table_of
+from spcore_data.table import Origin, TableSource, place_in, table_of
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -82,44 +82,88 @@ class Files(Dataset):
 
 def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> TableSource:
     """Files of one split, one after another. remarks: made already. Raises DataError."""
-    parts, dropped, digests, remarks = [], {}, [], list(remarks)
+    parts, origins, dropped, digests, remarks = [], [], {}, [], list(remarks)
     for path in paths:
         content = read_content(path)
         part = read_part(content, options)
         parts.append(part)
+        origins.append(Origin(str(path), part.facts["rows"], part.lines))
         digests.append(content.digest)
         remarks += part.remarks
         for reason, lines in part.dropped.items():
             dropped[reason if len(paths) == 1 else f"{path.name}: {reason}"] = lines
     subject = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    table, encoded = _joined(parts, subject, remarks)
+    _same_spelling(parts, remarks)
+    table, encoded = _joined(parts, subject, origins, remarks)
+    _tell_capitals(table.column_names, subject, remarks)
     declared = {name: labels for part in parts for name, labels in part.declared.items()}
-    report = ReadReport(table.num_rows + sum(map(len, dropped.values())), dropped, tuple(remarks))
+    read = table.num_rows + sum(map(len, dropped.values()))
+    report = ReadReport(read, dropped, tuple(remarks), tuple(part.facts for part in parts))
     key = fingerprint(digests, options.model_dump(exclude={"source", "name"}))
-    return TableSource(table, key, report=report, declared=declared, encoded=encoded)
+    return TableSource(table, key, report=report, declared=declared, encoded=encoded, origins=origins)
 
 
-def _joined(parts: list[Part], subject: str, remarks: list[str]) -> tuple[pa.Table, dict[str, str]]:
+def _columns(part: Part) -> list[str]:
+    if part.table is not None:
+        return list(part.table.column_names)
+    return list(dict.fromkeys(name for row in part.rows or () for name in row))
+
+
+def _same_spelling(parts: list[Part], remarks: list[str]) -> None:
+    """Columns whose names differ from the first file's in capitals only, under the first file's names."""
+    known = {name.lower(): name for name in reversed(_columns(parts[0]))}
+    for part in parts[1:]:
+        own = _columns(part)
+        other = {n: known[n.lower()] for n in own if n not in known.values() and n.lower() in known}
+        other = {name: taken for name, taken in other.items() if taken not in own}
+        if not other:
+            continue
+        if part.table is not None:
+            part.table = part.table.rename_columns([other.get(name, name) for name in own])
+        elif part.rows is not None:
+            part.rows = [{other.get(name, name): value for name, value in row.items()} for row in part.rows]
+        said = ", ".join(f"{name!r} is read as {taken!r}" for name, taken in other.items())
+        remarks.append(f"{Path(part.facts['path']).name}: {said}, as the first file spells it")
+
+
+def _tell_capitals(names: list[str], subject: str, remarks: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            remarks.append(
+                f"{subject}: columns {seen[name.lower()]!r} and {name!r} differ in capitals only; they are two"
+            )
+        seen.setdefault(name.lower(), name)
+
+
+def _joined(
+    parts: list[Part], subject: str, origins: list[Origin], remarks: list[str]
+) -> tuple[pa.Table, dict[str, str]]:
     """The parts as one table, and which of its columns are encoded. Files with different columns make a remark."""
-    columns = [tuple(p.table.column_names) for p in parts if p.table is not None]
-    if len(set(columns)) > 1:
-        remarks.append(
-            f"{subject}: the files do not all have the same columns; what a file lacks is missing in its rows"
-        )
+    every = list(dict.fromkeys(name for part in parts for name in _columns(part)))
+    for part in parts:
+        if lacking := [name for name in every if name not in _columns(part)]:
+            name = Path(part.facts["path"]).name
+            remarks.append(
+                f"{name}: has no {', '.join(map(repr, lacking))}, which other files have; missing in its rows"
+            )
     if all(part.table is not None for part in parts):
         try:
             table = pa.concat_tables([p.table for p in parts], promote_options="permissive")
-            return (typed(table) if all(p.cells for p in parts) else table), {}
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             pass  # columns of different types: through rows, where they become text
-    rows = [row for p in parts for row in (p.rows if p.rows is not None else _rows(p))]
-    table, encoded, said = table_of(rows, subject)
+        else:
+            if not all(p.cells for p in parts):
+                return table, {}
+            return typed(table, lambda row: place_in(origins, row), remarks), {}
+    rows = [row for p, o in zip(parts, origins, strict=True) for row in (p.rows if p.rows is not None else _rows(p, o))]
+    table, encoded, said = table_of(rows, subject, origins)
     remarks += said
     return table, encoded
 
 
-def _rows(part: Part) -> list[dict[str, object]]:
+def _rows(part: Part, origin: Origin) -> list[dict[str, object]]:
     assert part.table is not None, "a part has rows or a table"
-    table = typed(part.table) if part.cells else part.table
+    table = typed(part.table, lambda row: place_in([origin], row), []) if part.cells else part.table
     source = TableSource(table, "")
     return source.read(range(table.num_rows))

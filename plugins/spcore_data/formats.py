@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pyarrow.parquet
 
 from spcore.errors import DataError
 from spcore.interfaces.dataset import Row
-from spcore_data.content import Content, bare_suffix
-from spcore_data.delimited import EMPTY, guess_delimiter, read_delimited
+from spcore_data.content import Content, bare_suffix, lines_of
+from spcore_data.cutting import EMPTY, guess_delimiter
+from spcore_data.delimited import read_delimited
 from spcore_data.header import find_header
 from spcore_data.options import FilesOptions
 
@@ -26,6 +28,7 @@ FORMATS = {
     ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".txt": "text", ".text": "text",
 }  # fmt: skip
 _STREAM = b"\xff\xff\xff\xff"
+_MAGIC = (b"PAR1", b"ARROW1", _STREAM)
 _DELIMITED_ONLY = ("delimiter", "quoting", "header", "names")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -33,14 +36,17 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 @dataclass
 class Part:
     """What a file gave: a table, or rows where Arrow's types might change them. cells: the table holds a delimited file's
-    cells as text. dropped: reason -> line numbers. declared: label names that the file states, by column."""
+    cells as text. lines: the line each row begins on, None where there are none. dropped: reason -> line numbers. declared:
+    label names that the file states, by column. facts: for `ReadReport.files`."""
 
     table: pa.Table | None = None
     rows: list[Row] | None = None
     cells: bool = False
+    lines: Sequence[int] | None = None
     dropped: dict[str, list[int]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_part(content: Content, options: FilesOptions) -> Part:
@@ -53,13 +59,27 @@ def read_part(content: Content, options: FilesOptions) -> Part:
                 raise DataError(
                     f"{content.path}: `{name}` is for CSV and TSV, and this is {kind}", hint=f"Leave {name} out"
                 )
-    if kind not in ("parquet", "arrow") and options.format != "text":
-        content.refuse_html()
+    if options.format != "text" and not content.data.startswith(_MAGIC):
+        content.refuse_page()
     part = _READERS[kind](content, options)
-    part.remarks = [*remarks, *part.remarks]
-    if not (part.table.num_rows if part.table is not None else part.rows):
+    binary = kind in ("parquet", "arrow")
+    part.remarks = [*remarks, *([] if binary else content.remarks), *part.remarks]
+    rows = part.table.num_rows if part.table is not None else len(part.rows or ())
+    if not rows:
         raise DataError(f"{content.path}:1: no rows")
+    part.facts = {
+        "path": str(content.path), "format": kind, "compression": content.compression,
+        **({} if binary else {"encoding": content.encoding.removesuffix("-sig"), "line_ends": _line_ends(content.text)}),
+        **part.facts, "rows": rows,
+    }  # fmt: skip
     return part
+
+
+def _line_ends(text: str) -> str:
+    """How lines end: "LF", "CRLF", "CR", or what there is of these."""
+    both, feeds, returns = text.count("\r\n"), text.count("\n"), text.count("\r")
+    found = {"CRLF": both, "LF": feeds - both, "CR": returns - both}
+    return ", ".join(name for name, count in found.items() if count) or "none"
 
 
 def recognise(content: Content) -> tuple[str, list[str]]:
@@ -79,9 +99,25 @@ def recognise(content: Content) -> tuple[str, list[str]]:
         hint = f"{content.path.name}: read as plain text, but every line has {next(iter(tabs))} tabs (format: tsv reads columns)"
         return "text", [hint] if len(tabs) == 1 and next(iter(tabs)) else []
     if by_name is not None:
-        return by_name, []
+        return _really(content.text, by_name, content.path.name)
     found = _by_first_lines(lines)
     return found, [f"{content.path.name}: its name tells no format; read as {found}"]
+
+
+def _really(text: str, by_name: str, name: str) -> tuple[str, list[str]]:
+    """CSV or TSV, as the name says, or JSON under such a name."""
+    start = text.lstrip()
+    kind = _json_or_lines(text, "json") if start.startswith(("{", "[{", "[\n")) else by_name
+    if kind == "json" and not _is_json(text):
+        kind = by_name
+    return kind, [] if kind == by_name else [f"{name}: is named {by_name} and read as {kind}, which it holds"]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _by_first_lines(lines: list[str]) -> str:
@@ -116,18 +152,23 @@ def _delimited(tab: bool) -> Callable[[Content, FilesOptions], Part]:
         found = read_delimited(content.text, content.path, tab, options)
         cells = (pa.array(column, pa.string()) for column in zip(*found.rows, strict=True))
         table = pa.table(dict(zip(found.names, cells, strict=True)))
-        return Part(table=table, cells=True, dropped=found.dropped, remarks=found.remarks)
+        return Part(
+            table=table,
+            cells=True,
+            lines=array("Q", found.lines),
+            dropped=found.dropped,
+            remarks=found.remarks,
+            facts=found.facts,
+        )
 
     return read
 
 
 def _jsonl(content: Content, options: FilesOptions) -> Part:
-    part = Part(rows=[])
+    numbers = array("Q")
+    part = Part(rows=[], lines=numbers)
     assert part.rows is not None
-    lines = content.text.split("\n")
-    if not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(content.text), 1):
         if not line.strip():
             part.dropped.setdefault(EMPTY, []).append(number)
             continue
@@ -135,6 +176,7 @@ def _jsonl(content: Content, options: FilesOptions) -> Part:
         if not isinstance(row, dict):
             raise DataError(f"{content.path}:{number}: found {_json_name(row)}, expected an object of column: value")
         part.rows.append(row)
+        numbers.append(number)
     return part
 
 
@@ -159,13 +201,26 @@ def _json(content: Content, options: FilesOptions) -> Part:
 def _parsed(text: str, path: Path, line: int | None) -> Any:
     """JSON. line: of the text in its file, None where the text is the file. Raises DataError."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         where = f"{path}:{line or error.lineno}"
         raise DataError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    except _Twice as error:
+        raise DataError(f"{path}:{line or 1}: column {error.args[0]!r} is there twice in one object") from None
     except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
         raise DataError(f"{path}:{line or 1}: JSON that cannot be read: {error}") from None
     return _mended(value) if _SURROGATE.search(text) else value
+
+
+class _Twice(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Twice(next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1))
+    return found
 
 
 def _mended(value: Any) -> Any:
@@ -219,13 +274,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _text(content: Content, options: FilesOptions) -> Part:
-    lines = content.text.replace("\r\n", "\n").split("\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = lines_of(content.text)
+    kept = array("Q", [n for n, line in enumerate(lines, 1) if line.strip()])
     empty = [n for n, line in enumerate(lines, 1) if not line.strip()]
-    kept = [line for line in lines if line.strip()]
-    table = pa.table({"text": pa.array(kept, pa.string())})
-    return Part(table=table, dropped={EMPTY: empty} if empty else {})
+    table = pa.table({"text": pa.array([lines[n - 1] for n in kept], pa.string())})
+    return Part(table=table, lines=kept, dropped={EMPTY: empty} if empty else {})
 
 
 _READERS: Mapping[str, Callable[[Content, FilesOptions], Part]] = {

@@ -12,10 +12,10 @@ import pyarrow as pa
 from spcore.errors import DataError, SourceError, unknown
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import ReadReport
-from spcore_data.content import bare_suffix, read_content
+from spcore_data.content import bare_suffix, lines_of, read_content
 from spcore_data.glue_tasks import TASKS, GlueTask, matched
 from spcore_data.splits import default_split, missing_path, split_of
-from spcore_data.table import TableSource
+from spcore_data.table import Origin, TableSource
 
 _OWN = {"mrpc": r"msr_paraphrase", "cola": r"(in|out_of)_domain"}
 """How files are called that do not begin with their split or their task."""
@@ -61,30 +61,34 @@ def _splits(folder: Path, name: str) -> dict[str, list[Path]]:
 def _read(paths: list[Path], name: str, task: GlueTask) -> TableSource:
     columns: dict[str, list[Any]] = {column: [] for column in task.columns}
     dropped: dict[str, list[int]] = {}
-    digests = []
+    digests, origins = [], []
     for path in paths:
         content = read_content(path)
-        content.refuse_html()
+        content.refuse_page()
         digests.append(content.digest)
-        _read_file(content.text, path, task, columns, dropped)
+        lines = _read_file(content.text, path, task, columns, dropped)
+        origins.append(Origin(str(path), len(lines), lines))
     rows = len(columns["label"])
     if not rows:
         raise DataError(f"{paths[0]}:1: no rows of glue {name!r}")
     kinds = {"label": pa.int64() if task.labels else pa.float64()}
     table = pa.table({c: pa.array(values, kinds.get(c, pa.string())) for c, values in columns.items()})
     several = f"glue {name!r}: {len(paths)} files are read one after another: {', '.join(p.name for p in paths)}"
-    report = ReadReport(rows + sum(map(len, dropped.values())), dropped, (several,) if len(paths) > 1 else ())
+    files = tuple({"path": o.path, "format": "tsv", "quoting": "none", "rows": o.rows} for o in origins)
+    report = ReadReport(rows + sum(map(len, dropped.values())), dropped, (several,) if len(paths) > 1 else (), files)
     declared = {"label": task.labels} if task.labels else {}
-    return TableSource(table, fingerprint(digests, name), report=report, declared=declared, advice=task.advice())
+    key = fingerprint(digests, name)
+    return TableSource(table, key, report=report, declared=declared, advice=task.advice(), origins=origins)
 
 
 def _read_file(
     text: str, path: Path, task: GlueTask, columns: dict[str, list[Any]], dropped: dict[str, list[int]]
-) -> None:
-    lines = text.replace("\r\n", "\n").split("\n")
+) -> list[int]:
+    """Add a file's rows to `columns`; the line of each."""
+    lines, kept = lines_of(text), []
     where, header = _positions(lines[0].split("\t"), path, task)
     for number, line in enumerate(lines, 1):
-        if (header and number == 1) or (not line.strip() and number == len(lines)):
+        if header and number == 1:
             continue
         fields = line.split("\t")
         if not line.strip():
@@ -96,6 +100,8 @@ def _read_file(
             for column in task.texts:
                 columns[column].append(fields[where[column]])
             columns["label"].append(label)
+            kept.append(number)
+    return kept
 
 
 def _positions(first: list[str], path: Path, task: GlueTask) -> tuple[dict[str, int], bool]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from spcore.rows import MISSING
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _IDENTIFIER = re.compile(r"[^\W\d][\w.#/-]*( [\w.#/-]+){0,2}")
@@ -19,7 +21,10 @@ _KNOWN = TEXTS | frozenset(
 )
 _ROWS = 500
 _INTEGERS = r"^-?(0|[1-9][0-9]{0,17})$"
-_NUMBERS = r"^-?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+_NUMBERS = r"^-?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|^-?[Ii]nf(inity)?$"
+_WRITTEN = r"^[-+$€£ ]*[0-9][0-9., '\x{a0}]*%?$"
+"""Numbers as people write them: with separators of thousands, a decimal comma, a unit."""
+_WORDS = pa.array(sorted(MISSING | {"NAN", "Nan"}))
 
 
 def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
@@ -63,23 +68,35 @@ def names_without_header(rows: Sequence[Sequence[str]], width: int) -> list[str]
     return names
 
 
-def typed(table: pa.Table) -> pa.Table:
-    """Columns of text that hold nothing but numbers, as numbers; empty cells and NaN in them are missing. Columns that are
-    texts by their name stay."""
-    columns = {
-        name: column if name.lower() in TEXTS else _typed(column)
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
+def typed(table: pa.Table, place: Callable[[int], str], remarks: list[str]) -> pa.Table:
+    """Columns of text that hold nothing but numbers, as numbers; empty cells, NaN and the like in them are missing. Columns
+    that are texts by their name stay. place: of a row, for remarks on columns that are numbers but for a few cells."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        columns[name] = column
+        if name.lower() not in TEXTS:
+            columns[name], odd, why = _typed(column)
+            if why is not None:
+                cell = column[odd].as_py().strip()
+                remarks.append(f"column {name!r} is read as text: {why.format(repr(cell[:40]), place(odd))}")
     return pa.table(columns)
 
 
-def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _typed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int, str | None]:
+    """The column, and for one that nearly holds numbers the first row that is none, and what to say about it."""
     cells = pc.utf8_trim_whitespace(column)
-    empty = pc.or_(pc.equal(cells, ""), pc.equal(pc.ascii_lower(cells), "nan"))
+    empty = pc.or_(pc.equal(cells, ""), pc.is_in(cells, value_set=_WORDS))
     filled = pc.drop_null(pc.if_else(empty, None, cells))
     if not len(filled):
-        return column
+        return column, 0, None
     for pattern, kind in ((_INTEGERS, pa.int64()), (_NUMBERS, pa.float64())):
         if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
-            return pc.if_else(empty, None, cells).cast(kind)
-    return column
+            return pc.if_else(empty, None, cells).cast(kind), 0, None
+    numbers = pc.or_(pc.match_substring_regex(cells, _NUMBERS), empty)
+    odd = pc.index(numbers, False).as_py()
+    if pc.all(pc.match_substring_regex(filled, _WRITTEN)).as_py() and re.search(r"[^\d.\-]", cells[odd].as_py()):
+        return column, odd, "{} ({}) is not how numbers are read; write them as 1234.5"
+    count = pc.sum(pc.match_substring_regex(filled, _NUMBERS)).as_py()
+    if count >= 0.8 * len(filled) and not _NUMBER.fullmatch(cells[odd].as_py()):
+        return column, odd, f"{count} of its {len(filled)} cells are numbers, " + "{} ({}) is none"
+    return column, odd, None

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -22,10 +23,29 @@ _CHUNK = 1024
 _SCALARS = (str, bool, int, float)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where rows that follow each other come from. lines: the line each begins on, None where the file has no lines."""
+
+    path: str
+    rows: int
+    lines: Sequence[int] | None = None
+
+
+def place_in(origins: Sequence[Origin], row: int) -> str:
+    """Where a row stands: "a.csv:17", "a.parquet: row 3", and "row 3" where nobody knows."""
+    at = row
+    for origin in origins:
+        if at < origin.rows:
+            return f"{origin.path}: row {at}" if origin.lines is None else f"{origin.path}:{origin.lines[at]}"
+        at -= origin.rows
+    return f"row {row}"
+
+
 class TableSource(Source):
     """An Arrow table.
 
-    content: a hash of what it was read from. declared: label names that the source itself states, by column. advice: the
+    origins: where its rows come from, in order. content: a hash of what it was read from. declared: label names that the source itself states, by column. advice: the
     schema's other fields. encoded: columns of text that hold each value as JSON, because Arrow has no type that would
     give it back unchanged.
     """
@@ -39,7 +59,9 @@ class TableSource(Source):
         declared: Mapping[str, tuple[str, ...]] | None = None,
         advice: Mapping[str, Any] | None = None,
         encoded: Mapping[str, str] | None = None,
+        origins: Sequence[Origin] = (),
     ) -> None:
+        self._origins = tuple(origins)
         self._encoded = dict(encoded or {})
         self._table = plain_table(table)
         self.length = table.num_rows
@@ -66,6 +88,10 @@ class TableSource(Source):
             for name in self._encoded:
                 row[name] = None if row[name] is None else json.loads(row[name])
         return rows
+
+    def place(self, row: int) -> str:
+        """See `Source.place`."""
+        return place_in(self._origins, row)
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """See `Source.stream`: every `shards`th row."""
@@ -95,6 +121,11 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         values = [None if v is None else v.isoformat() for v in column.to_pylist()]
         return pa.chunked_array([pa.array(values, pa.string())])
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        try:
+            return column.cast(pa.large_string())  # text of writers that do not mark it as such
+        except pa.ArrowInvalid:
+            return column
     if pa.types.is_floating(kind) and len(column):
         return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     return column
@@ -150,14 +181,16 @@ def kind_of(arrow: pa.DataType) -> str:
     return next((kind for kind, checks in tests.items() if any(check(arrow) for check in checks)), "object")
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], subject: str) -> tuple[pa.Table, dict[str, str], list[str]]:
+def table_of(
+    rows: Sequence[Mapping[str, Any]], subject: str, origins: Sequence[Origin] = ()
+) -> tuple[pa.Table, dict[str, str], list[str]]:
     """A table of rows; the kinds of its columns that are encoded as JSON; remarks. A column that a row lacks is missing
-    there; one whose values are of several kinds becomes text. Raises DataError that names `subject`."""
+    there, NaN is missing; one whose values are of several kinds becomes text. Raises DataError that names `subject`."""
     columns: dict[str, pa.Array] = {}
     encoded: dict[str, str] = {}
     remarks: list[str] = []
     for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
+        values = [_present(row.get(name)) for row in rows]
         kinds = {type(v) for v in values if v is not None}
         strange = next((kind for kind in kinds if not issubclass(kind, (*_SCALARS, dict, list, tuple))), None)
         if strange is not None:
@@ -175,8 +208,23 @@ def table_of(rows: Sequence[Mapping[str, Any]], subject: str) -> tuple[pa.Table,
             columns[name] = pa.array(
                 [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
             )
-            remarks.append(f"{subject}: column {name!r} holds values of several kinds; they are read as text")
+            first = next(v for v in values if v is not None)
+            other = next((n for n, v in enumerate(values) if v is not None and type(v) is not type(first)), 0)
+            where = (
+                f" ({_name(values[other])} at {place_in(origins, other)})"
+                if type(values[other]) is not type(first)
+                else ""
+            )
+            remarks.append(f"{subject}: column {name!r} holds values of several kinds; they are read as text{where}")
     return pa.table(columns), encoded, remarks
+
+
+def _present(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _name(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:40]
 
 
 def _flat(values: Sequence[Any]) -> bool:

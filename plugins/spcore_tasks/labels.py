@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,19 @@ from typing import Any
 
 from spcore.errors import DataError, RefusalError, nearest
 from spcore.interfaces.dataset import Column
+from spcore.rows import is_missing
 
+log = logging.getLogger("slimpajama.spcore_tasks")
 MOST_LABELS = 1000
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.0+)?")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+")
-_TRUE, _FALSE = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
+_WORDS = {"1": ("true", "True", "TRUE"), "0": ("false", "False", "FALSE")}
+"""The texts that are true and false, as 1 and 0 are."""
 
 
 def missing(value: Any) -> bool:
-    """Whether a value is no label at all: None, NaN, blank."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+    """Whether a value is no label at all: None, NaN, blank, or what programs write for these."""
+    return is_missing(value)
 
 
 def canonical(value: Any) -> str:
@@ -52,12 +51,14 @@ class Labels:
         return len(self.names)
 
     def id(self, value: Any) -> int:
-        """The id of a value. Raises DataError for one that is missing or not known."""
-        if missing(value):
-            raise DataError("no label")
+        """The id of a value. Raises DataError for one that is missing or not known. A word for a missing value is a label where
+        the names have it, which the recipe or the data set then gave."""
         found = self.find(value)
         if found is not None:
             return found
+        if missing(value):
+            stands = f" ({value.strip()!r} stands for none)" if isinstance(value, str) and value.strip() else ""
+            raise DataError(f"no label{stands}")
         if canonical(value) == "-1":  # what unlabelled test splits hold
             raise DataError("no label")
         raise DataError(f"label {_known(str(value), self.names)}")
@@ -68,7 +69,7 @@ class Labels:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.integers):
             return self.integers[value]
         text = canonical(value)
-        same = next((forms for forms in (_TRUE, _FALSE) if text in forms), ())
+        same = next(((digit, *words) for digit, words in _WORDS.items() if text == digit or text in words), ())
         return next((self.values[form] for form in (text, *same) if form in self.values), None)
 
     def count(self, column: Column) -> list[int] | None:
@@ -77,7 +78,7 @@ class Labels:
             return None
         counts = [0] * len(self)
         for text, rows in column.counts.items():
-            at = None if missing(text) else self.find(typed(text, column.kind))
+            at = self.find(typed(text, column.kind)) if text.strip() else None
             if at is not None:
                 counts[at] += rows
         return counts
@@ -105,20 +106,42 @@ def learn(column: Column, given: Sequence[Any] | Mapping[Any, str] | None) -> La
             f"label: more than {MOST_LABELS} different values, or not counted: no names of labels can be taken from it",
             hint="Map another column (data.columns.label=COLUMN), or give task.labels, or task.problem_type=regression for numbers",
         )
+    _tell_capitals(found)
     return Labels(found, _by_name(found))
+
+
+def _tell_capitals(names: Sequence[str]) -> None:
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    for several in alike.values():
+        if len(several) > 1:
+            log.warning(
+                "label: %s differ in capitals only and are %d labels; task.labels maps values to names",
+                ", ".join(map(repr, several)), len(several),
+            )  # fmt: skip
 
 
 def values_in(column: Column) -> tuple[str, ...] | None:
     """The different values of a column, canonical; numbers by size, else by the alphabet. None where they are not known."""
     if column.counts is None:
         return None
-    found = {canonical(typed(text, column.kind)) for text in column.counts if not missing(text)}
-    if column.kind in ("number", "integer"):
-        found.discard("nan")
+    found = _folded({canonical(typed(text, column.kind)) for text in column.counts if not missing(text)})
+    if column.kind == "number":
+        found -= {"inf", "-inf"}
     numbers = {text: _number(text) for text in found}
     if None not in numbers.values():
         return tuple(sorted(found, key=lambda text: numbers[text] or 0.0))
     return tuple(sorted(found))
+
+
+def _folded(found: set[str]) -> set[str]:
+    """True and false once each, however they are written: as 1 and 0 where the column has one of these, else as a word."""
+    for digit, words in _WORDS.items():
+        held = sorted(found & set(words))
+        if held:
+            found = (found - set(words)) | {digit if found & set(_WORDS) else held[0]}
+    return found
 
 
 def _number(text: str) -> float | None:

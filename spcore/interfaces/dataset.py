@@ -41,11 +41,13 @@ class Schema:
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What became of a file's rows: read, dropped by reason with the first few line numbers, and remarks for the user."""
+    """What became of a file's rows: read, dropped by reason with the line numbers, and remarks for the user. files: what
+    each file was taken for: path, format, rows, and what else there is to say (compression, encoding, delimiter, ...)."""
 
     read: int
     dropped: Mapping[str, Sequence[int]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    files: tuple[Mapping[str, Any], ...] = ()
 
 
 class Source(ABC):
@@ -59,6 +61,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, ids: Sequence[int]) -> list[Row]:
         """Rows by position, 0 <= id < length, in the order of `ids`."""
+
+    def place(self, row: int) -> str:
+        """Where a row stands, for people: "reviews.csv:17". By position, as in `read`; here its number."""
+        return f"row {row}"
 
     @abstractmethod
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:

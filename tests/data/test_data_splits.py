@@ -113,7 +113,7 @@ def test_files_of_several_formats_and_columns(tmp_path: Path) -> None:
     assert all_rows(source) == [
         {"text": "one", "label": "1", "more": None}, {"text": "two", "label": "bad", "more": "x"},
     ]  # fmt: skip
-    assert any("do not all have the same columns" in remark for remark in source.report.remarks)
+    assert any("a.csv: has no 'more', which other files have" in remark for remark in source.report.remarks)
 
 
 def test_dropped_rows_name_their_file(tmp_path: Path) -> None:
