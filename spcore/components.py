@@ -38,7 +38,8 @@ class Component:
     imported on first use; a class or function is called with the options (or nothing), anything else is the part itself.
     summary: one line for `plugins list`. options: "package.module:Model" of a pydantic model in a light module.
     requires: distributions it needs, as pip writes them ("megatron-core>=0.16"). aliases: other names. schemes: source
-    prefixes it claims ("hf" for "hf:..."). default: takes sources that no scheme and no other component claims.
+    prefixes it claims ("hf" for "hf:..."). default: what a recipe has that names none of the kind (of loggers, all that are
+    so); of models and data sets, what takes sources that no scheme claims.
     extra: the extra of its distribution that brings `requires`.
     """
 
@@ -171,6 +172,11 @@ class Registry:
             if component.default:
                 return component
         raise ComponentError(unknown(kind, source, self.names(kind)))
+
+    def defaults(self, kind: str) -> list[str]:
+        """Names of the kind's defaults, "plugin:name" where two plugins offer one."""
+        found = [(plugin, c.name) for plugin, c in self.components(kind) if c.default]
+        return [name if self.names(kind).count(name) == 1 else f"{plugin}:{name}" for plugin, name in found]
 
     def load(self, kind: str, name: str) -> Any:
         """The implementation, imported now. Raises ComponentError where it, or a distribution it needs, is missing."""

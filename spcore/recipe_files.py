@@ -1,152 +1,117 @@
-"""Recipe files: YAML (1.2's scalars), TOML and JSON with the line of every key, and paths relative to their file."""
+"""Recipe files: what was read, where each setting was given, and paths relative to the file."""
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from spcore.errors import RecipeError, nearest
+from spcore.recipe_syntax import READERS, KeyPath, Unreadable, dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from spcore.components import Registry
 
-KeyPath = tuple[str | int, ...]
+__all__ = ["KeyPath", "Places", "Text", "dump_yaml", "place_paths"]
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML reads YAML 1.1, where `no` is false and `1e-4` is text. Recipes use the core schema of YAML 1.2."""
+@dataclass(frozen=True)
+class Places:
+    """Where the settings of a recipe were given. Two are always equal: where a recipe came from is no part of what it says.
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    given: path -> (0 for the file, else the override's number; words to begin a line with, as "recipe.yaml:3").
+    """
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Keys are text, whatever they look like: `1:` and `true:` too."""
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                key.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
+    given: Mapping[KeyPath, tuple[int, str]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of_file(cls, file: Path, lines: Mapping[KeyPath, int]) -> Places:
+        """Those of a file."""
+        return cls({path: (0, f"{file}:{line}") for path, line in lines.items()})
+
+    def at(self, *paths: KeyPath) -> str:
+        """The beginning of a line about these settings: file and line of the first, or the override that came last; "" where
+        a program gave them. What was not given itself is where that lies which it is part of."""
+        found = [self.given.get(self._nearest(path), (0, "")) for path in paths]
+        words = max(found, key=lambda place: place[0])[1]
+        return f"{words}: " if words else ""
+
+    def has(self, path: KeyPath) -> bool:
+        """Whether this very setting was given."""
+        return path in self.given
+
+    def changed(self, number: int, words: str, path: KeyPath, value: Any, same: Callable[[KeyPath], bool]) -> Places:
+        """The same after an override. number: from 1, in order. same: whether what lies at a path is as it was before."""
+        kept = {p: place for p, place in self.given.items() if p[: len(path)] != path or same(p)}
+        kept |= dict.fromkeys([path, *_paths(value, path)], (number, words))
+        for n in range(1, len(path)):
+            kept.setdefault(path[:n], (number, words))
+        return Places(kept)
+
+    def _nearest(self, path: KeyPath) -> KeyPath:
+        while path and path not in self.given:
+            path = path[:-1]
+        return path
 
 
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
-    ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+0123456789.")),
-):  # fmt: skip
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", ""))
-)  # 010 is ten, not eight
+def _paths(value: Any, path: KeyPath) -> list[KeyPath]:
+    """Paths of everything inside a value."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return [p for key, inner in items for p in ((*path, key), *_paths(inner, (*path, key)))]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A recipe as read. file: None for a mapping. lines: path of a key -> its line, from 1. overridden: paths
-    whose values are not the file's."""
+    """A recipe's file as read."""
 
-    file: Path | None
     tree: dict[str, Any]
-    lines: Mapping[KeyPath, int]
-    overridden: frozenset[KeyPath] = frozenset()
+    places: Places
 
     @classmethod
     def read(cls, file: Path) -> Text:
         """Read a file by its suffix. Raises RecipeError."""
+        content = _content(file)
         try:
-            content = file.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            near = nearest(file.name, [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else [])
-            raise RecipeError(
-                f"recipe {str(file)!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {str(file)!r} cannot be read: {error}") from error
-        try:
-            if file.suffix == ".toml":
-                tree: Any = tomllib.loads(content)
-                lines = _toml_lines(content)
-            elif file.suffix == ".json":
-                tree = json.loads(content)
-                lines = _lines(content.replace("\t", " "), file)  # JSON is a part of YAML, but for tabs
-            else:
-                tree = yaml.load(content, Loader=_Loader)  # a SafeLoader
-                lines = _lines(content, file)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise RecipeError(f"{file}:{line}: not YAML: {error.problem}") from error
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
-        except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{file}: cannot be parsed: {str(error).splitlines()[0]}") from error
+            tree, lines = READERS.get(file.suffix.lower(), read_yaml)(content)
+        except Unreadable as error:
+            place = ":".join(str(part) for part in (file, error.line, error.column) if part is not None)
+            raise RecipeError(f"{place}: {error.text}") from error
         if not isinstance(tree, dict):
+            found = {None: "nothing", list: "a list"}.get(None if tree is None else type(tree), f"{tree!r:.60}")
             raise RecipeError(
-                f"{file}: found {type(tree).__name__}, expected a mapping with `model`, `task`, `data`, ..."
+                f"{file}:{lines[()]}: found {found}, expected: a mapping with `model`, `task`, `data`, ..."
             )
-        return cls(file, tree, lines)
+        return cls(tree, Places.of_file(file, lines))
 
     @staticmethod
     def parse_value(value: str) -> Any:
-        """The value of an override."""
-        return yaml.load(value, Loader=_Loader)  # a SafeLoader
-
-    def with_override(self, path: KeyPath) -> Text:
-        """The same, knowing that this path's value is not the file's."""
-        return replace(self, overridden=self.overridden | {path})
-
-    def at(self, path: KeyPath) -> str:
-        """ "file:line: " of the nearest enclosing key, "" for a mapping or for what an override gave."""
-        if self.file is None:
-            return ""
-        while path and path not in self.lines and path not in self.overridden:
-            path = path[:-1]
-        if path in self.overridden:
-            return ""
-        return f"{self.file}:{self.lines[path]}: " if path else f"{self.file}: "
+        """The value of an override. Raises Unreadable."""
+        return read_yaml(value)[0]
 
 
-def _lines(content: str, file: Path) -> dict[KeyPath, int]:
-    node = yaml.compose(content, Loader=_Loader)
-    return dict(_yaml_lines(node, (), file)) if node else {}
-
-
-def _yaml_lines(node: Any, path: KeyPath, file: Path, around: tuple[Any, ...] = ()) -> Any:
-    if node in around:
-        raise RecipeError(f"{file}:{node.start_mark.line + 1}: {'.'.join(map(str, path))} contains itself")
-    around = (*around, node)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise RecipeError(
-                    f"{file}:{line}: {'.'.join(map(str, (*path, key.value)))} is given twice, first in line {seen[key.value]}"
-                )
-            seen[key.value] = line
-            yield (*path, key.value), line
-            yield from _yaml_lines(value, (*path, key.value), file, around)
-    elif isinstance(node, yaml.SequenceNode):
-        for n, value in enumerate(node.value):
-            yield (*path, n), value.start_mark.line + 1
-            yield from _yaml_lines(value, (*path, n), file, around)
-
-
-def _toml_lines(content: str) -> dict[KeyPath, int]:
-    """Lines of tables and keys. tomllib keeps none; a key inside an inline table is told by its line's first key."""
-    lines: dict[KeyPath, int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(content.splitlines(), 1):
-        if header := re.match(r"\s*\[\[?\s*([\w.\-\"' ]+?)\s*\]\]?", line):
-            table = tuple(part.strip().strip("\"'") for part in header.group(1).split("."))
-            lines.setdefault(table, number)
-        elif key := re.match(r"\s*([\w.\-\"']+)\s*=", line):
-            lines[(*table, *(part.strip("\"'") for part in key.group(1).split(".")))] = number
-    return lines
+def _content(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        there = [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else []
+        near = nearest(file.name, there)
+        raise RecipeError(
+            f"recipe {str(file)!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
+        ) from None
+    except IsADirectoryError:
+        inside = sorted(p.name for pattern in ("*.yaml", "*.yml", "*.toml") for p in file.glob(pattern))
+        hint = f"; did you mean {str(file / inside[0])!r}?" if inside else ""
+        raise RecipeError(f"recipe {str(file)!r} is a folder, expected: a YAML, TOML or JSON file{hint}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise RecipeError(
+            f"recipe {str(file)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise RecipeError(f"{file}:{line}: not UTF-8: found the byte 0x{byte:02x}; save the file as UTF-8") from error
 
 
 def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = None) -> dict[str, Any]:
@@ -186,15 +151,7 @@ def _is_path(value: str, base: Path) -> bool:
 
 
 def _absolute(value: str, base: Path) -> str:
-    return str((base / Path(value).expanduser()).absolute())
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read back as text."""
-
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def dump_yaml(tree: Mapping[str, Any]) -> str:
-    """YAML that reads back equal, keys in the order given."""
-    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    try:
+        return str((base / Path(value).expanduser()).absolute())
+    except RuntimeError:  # "~nobody": no such user, so it is a file's name
+        return str((base / value).absolute())

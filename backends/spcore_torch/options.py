@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_NAMES: dict[str, Any] = {"known_as": ["num_processes", "nproc_per_node", "world_size", "num_gpus", "gpus", "devices"]}
+
 
 class _Closed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SingleOptions(_Closed):
@@ -19,21 +21,25 @@ class SingleOptions(_Closed):
         description="feed microbatches as one row without padding: where that is possible and faster (auto: on a CPU), "
         "wherever it is possible, else refuse (always), or never; results are the same",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of the run; null: as torch has it")
+    threads: int | None = Field(None, ge=1, lt=2**16, description="CPU threads of the run; null: as torch has it")
 
 
 class InlineOptions(_Closed):
     """Launcher `inline`."""
 
-    processes: Literal[1] = Field(1, description="processes to start: one, the caller's own")
+    processes: int = Field(
+        1, ge=1, le=1, description="processes to start: one, the caller's own", json_schema_extra=_NAMES
+    )
 
 
 class LocalOptions(_Closed):
     """Launcher `local`."""
 
-    processes: int = Field(1, ge=1, description="processes to start on this machine")
+    processes: int = Field(
+        1, ge=1, lt=2**16, description="processes to start on this machine", json_schema_extra=_NAMES
+    )
     max_restarts: int = Field(
-        0, ge=0, description="how often all are started again from the last checkpoint after one failed"
+        0, ge=0, lt=2**31, description="how often all are started again from the last checkpoint after one failed"
     )
 
 
@@ -45,4 +51,4 @@ class RuntimeOptions(_Closed):
     """Runtime `torch`."""
 
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="format of matrix products")
-    batch_tokens: int = Field(8192, ge=16, description="padded tokens of a batch at most")
+    batch_tokens: int = Field(8192, ge=16, lt=2**31, description="padded tokens of a batch at most")

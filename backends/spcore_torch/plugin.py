@@ -20,6 +20,7 @@ def spcore_components() -> list[Component]:
             "spcore_torch.single:Single",
             "One process, one device",
             options="spcore_torch.options:SingleOptions",
+            default=True,
         ),
         Component(
             "strategy",
@@ -34,6 +35,7 @@ def spcore_components() -> list[Component]:
             "spcore_torch.inline:Inline",
             "In the caller's own process",
             options="spcore_torch.options:InlineOptions",
+            default=True,
         ),
         Component(
             "launcher",

@@ -10,4 +10,6 @@ class ProgressOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    every: int = Field(0, ge=0, description="steps between lines where stderr is no terminal; 0: no lines for steps")
+    every: int = Field(
+        0, ge=0, lt=2**31, description="steps between lines where stderr is no terminal; 0: no lines for steps"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -15,12 +15,15 @@ class _Closed(BaseModel):
 Share = Annotated[float, Field(ge=0, lt=1)]
 Factor = Annotated[float, Field(ge=0, le=1)]
 LR = "learning rate at its highest, per step"
+LR_NAMES: dict[str, Any] = {"known_as": ["learning_rate", "max_lr", "peak_lr"]}
+
+WARMUP_NAMES: dict[str, Any] = {"known_as": ["warmup_steps", "warmup_ratio", "num_warmup_steps", "lr_warmup_steps"]}
 
 
 class DecayOptions(_Closed):
     """What every optimizer here has; each gives `lr` a default of its own."""
 
-    lr: float = Field(gt=0, description=LR)
+    lr: float = Field(gt=0, description=LR, json_schema_extra=LR_NAMES)
     weight_decay: float = Field(0.01, ge=0, description="per step, times lr; none on norms, biases and other vectors")
     no_decay: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="further parameters without decay: names that contain one of these; * stands for any characters"
@@ -30,7 +33,7 @@ class DecayOptions(_Closed):
 class AdamWOptions(DecayOptions):
     """Optimizer `adamw`."""
 
-    lr: float = Field(5e-5, gt=0, description=LR)
+    lr: float = Field(5e-5, gt=0, description=LR, json_schema_extra=LR_NAMES)
     betas: tuple[Share, Share] = Field(
         (0.9, 0.999), description="what is kept of the first and second moments, per step"
     )
@@ -40,7 +43,9 @@ class AdamWOptions(DecayOptions):
 class AdafactorOptions(DecayOptions):
     """Optimizer `adafactor`."""
 
-    lr: float = Field(1e-3, gt=0, description=LR + "; relative to a parameter's root mean square")
+    lr: float = Field(
+        1e-3, gt=0, description=LR + "; relative to a parameter's root mean square", json_schema_extra=LR_NAMES
+    )
     beta2_decay: float = Field(-0.8, le=0, description="exponent of the second moment's decay over steps")
     eps: float = Field(1e-3, ge=0, description="least root mean square of a parameter that a step is relative to")
     clip_threshold: float = Field(1.0, ge=1, description="largest root mean square of an update, before lr")
@@ -49,7 +54,7 @@ class AdafactorOptions(DecayOptions):
 class SgdOptions(DecayOptions):
     """Optimizer `sgd`."""
 
-    lr: float = Field(1e-2, gt=0, description=LR)
+    lr: float = Field(1e-2, gt=0, description=LR, json_schema_extra=LR_NAMES)
     momentum: Share = Field(0.9, description="share of the last update that is kept, per step")
     nesterov: bool = Field(False, description="look ahead along the momentum; needs momentum")
 
@@ -64,7 +69,7 @@ class SgdOptions(DecayOptions):
 class LionOptions(DecayOptions):
     """Optimizer `lion`."""
 
-    lr: float = Field(1e-5, gt=0, description=LR + "; a tenth to a third of AdamW's")
+    lr: float = Field(1e-5, gt=0, description=LR + "; a tenth to a third of AdamW's", json_schema_extra=LR_NAMES)
     betas: tuple[Share, Share] = Field(
         (0.9, 0.99), description="share of momentum in the update, what is kept of the momentum; per step"
     )
@@ -73,7 +78,9 @@ class LionOptions(DecayOptions):
 class WarmupOptions(_Closed):
     """What every schedule here has."""
 
-    warmup: int | float = Field(0.06, ge=0, description="steps if 1 or more, else a share of the run")
+    warmup: int | float = Field(
+        0.06, ge=0, description="steps if 1 or more, else a share of the run", json_schema_extra=WARMUP_NAMES
+    )
 
     @field_validator("warmup")
     @classmethod
@@ -96,7 +103,9 @@ class CosineOptions(WarmupOptions):
 class ConstantOptions(WarmupOptions):
     """Schedule `constant`."""
 
-    warmup: int | float = Field(0, ge=0, description="steps if 1 or more, else a share of the run")
+    warmup: int | float = Field(
+        0, ge=0, description="steps if 1 or more, else a share of the run", json_schema_extra=WARMUP_NAMES
+    )
 
 
 class WsdOptions(WarmupOptions):

@@ -19,13 +19,22 @@ _SCHEDULES = {
     "wsd": ("Wsd", "Warm-up, stable, decay"),
 }
 
+_DEFAULTS = ("adamw", "linear")
+
 
 @hookimpl
 def spcore_components() -> list[Component]:
     """Optimizers adamw, adafactor, sgd, lion; schedules linear, cosine, constant, wsd."""
     parts = [("optimizer", "optimizers", _OPTIMIZERS), ("schedule", "schedules", _SCHEDULES)]
     return [
-        Component(kind, name, f"spcore_optim.{module}:{cls}", summary, options=f"spcore_optim.options:{cls}Options")
+        Component(
+            kind,
+            name,
+            f"spcore_optim.{module}:{cls}",
+            summary,
+            options=f"spcore_optim.options:{cls}Options",
+            default=name in _DEFAULTS,
+        )
         for kind, module, table in parts
         for name, (cls, summary) in table.items()
     ]

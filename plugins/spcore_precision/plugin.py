@@ -19,6 +19,8 @@ _POLICIES = {
 def spcore_components() -> list[Component]:
     """Precisions fp32, tf32, bf16, fp16."""
     return [
-        Component("precision", name, f"spcore_precision.policies:{value}", summary, aliases=aliases)
+        Component(
+            "precision", name, f"spcore_precision.policies:{value}", summary, aliases=aliases, default=name == "fp32"
+        )
         for name, (value, summary, aliases) in _POLICIES.items()
     ]

@@ -15,7 +15,7 @@ Metric = Literal[
 class TextClassificationOptions(BaseModel):
     """Task `text-classification`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
         "auto",
@@ -33,7 +33,11 @@ class TextClassificationOptions(BaseModel):
         "those left out); balanced: rows / (labels * rows of the label); null: all alike",
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the target's probability that is spread over all labels; a fraction"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the target's probability that is spread over all labels; a fraction",
+        json_schema_extra={"known_as": ["label_smoothing_factor"]},
     )
     metric: Metric | list[Metric] | None = Field(
         None,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TransformersOptions(BaseModel):
     """Model source `transformers`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str = Field("", description="a name on the Hub, or a folder")
     revision: str | None = Field(None, description="branch, tag or commit on the Hub; null: the default branch")

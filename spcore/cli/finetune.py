@@ -41,8 +41,12 @@ def finetune(
         if value is None:
             raise UserError(f"{name} is missing; give it, or a recipe with --recipe")
     flags = data_flags(model, task, data, eval_data, split, eval_split, registry)
-    flags += [("strategy", strategy), ("precision", precision), ("output", output)]
-    overrides: list[Any] = [(key, value) for key, value in flags if value is not None]
+    flags += [
+        ("strategy", strategy, "--strategy"),
+        ("precision", precision, "--precision"),
+        ("output", output, "--output"),
+    ]
+    overrides: list[Any] = [(key, value, flag) for key, value, flag in flags if value is not None]
     resolved = load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
     carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, as_json=as_json)
 
@@ -55,16 +59,19 @@ def data_flags(
     split: str | None,
     eval_split: str | None,
     registry: Any,
-) -> list[tuple[str, Any]]:
-    """What the flags say, as overrides in order. A `--task` that is no component is the data set's `name`."""
+) -> list[tuple[str, Any, str]]:
+    """What the flags say, as overrides in order: (path, value, flag). A `--task` that is no component is the data set's `name`."""
     from spcore.api import data_tree
 
     component = task if task is not None and registry.has("task", task) else None
     name = task if component is None else None
     if data is not None:
         data_tree(data, name, registry, None)  # raises where the data set knows no names
-    evaluation = eval_data if eval_data is not None or eval_split is None else data
+    evaluation, flag = (
+        (eval_data, "--eval-data") if eval_data is not None or eval_split is None else (data, "--eval-split")
+    )
     return [
-        ("model", model), ("task", component), ("data", data), ("data.name", name), ("data.split", split),
-        ("eval.data", evaluation), ("eval.data.name", name if evaluation is not None else None), ("eval.data.split", eval_split),
+        ("model", model, "MODEL"), ("task", component, "--task"), ("data", data, "--data"), ("data.name", name, "--task"),
+        ("data.split", split, "--split"), ("eval.data", evaluation, flag),
+        ("eval.data.name", name if evaluation is not None else None, "--task"), ("eval.data.split", eval_split, "--eval-split"),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def parts() -> Registry:
         ("schedule", "linear", None), ("launcher", "inline", None), ("logger", "progress", None), ("logger", "jsonl", None),
     )  # fmt: skip
     for kind, name, options in named:
-        default = name in ("hub", "files")
+        default = name not in ("glue", "text-classification", "ddp")
         made.add(
             Component(kind, name, "a:b", f"a {name}", options and f"{__name__}:{options}", default=default), object
         )
@@ -96,17 +96,17 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     [
         (("run", "recipe.yaml"), "recipe 'recipe.yaml' does not exist"),
         (("run", "r.yml"), "recipe 'r.yml' does not exist; did you mean 'r.yaml'?"),
-        (("run", "r.yaml", "train.epocs=1"), "train.epocs: unknown key 'epocs'; did you mean 'epochs'? known: "),
+        (("run", "r.yaml", "train.epocs=1"), "override 'train.epocs=1': train.epocs: unknown key 'epocs'; did you mean 'epochs'? known: "),
         (("run", "r.yaml", "train.epochs"), "override 'train.epochs': expected KEY=VALUE, for example train.epochs=1"),
-        (("run", "r.yaml", "train.epochs=many"), "train.epochs: found 'many', expected: "),
-        (("run", "r.yaml", "strategy=dpp"), "strategy: unknown strategy 'dpp'; did you mean 'ddp'? known: ddp, single"),
+        (("run", "r.yaml", "train.epochs=many"), "override 'train.epochs=many': train.epochs: found 'many', expected: "),
+        (("run", "r.yaml", "strategy=dpp"), "override 'strategy=dpp': strategy: unknown strategy 'dpp'; did you mean 'ddp'? known: ddp, single"),
         (("run", "r.yaml"), "output: not given; say where the run and its model shall lie: output=FOLDER"),
         (("run", "r.yaml", "--world-size", "2"), "--world-size goes with --dry-run"),
         (("finetune",), "MODEL is missing; give it, or a recipe with --recipe"),
         (("finetune", "bert"), "--data is missing; give it, or a recipe with --recipe"),
-        (("finetune", "bert", "--data", "glue", "--task", "sst3"), "data.name: found 'sst3', expected: Input should be 'sst2' or 'mrpc'"),
-        (("finetune", "bert", "--data", "rows.csv", "--set", "optimizer.lrr=1"), "optimizer.lrr: unknown key 'lrr'; did you mean 'lr'?"),
-        (("finetune", "bert", "--data", "rows.csv", "--precision", "fp23"), "precision: unknown precision 'fp23'; did you mean 'fp32'?"),
+        (("finetune", "bert", "--data", "glue", "--task", "sst3"), "--task: data.name: found 'sst3', expected: 'sst2' or 'mrpc'; did you mean 'sst2'?"),
+        (("finetune", "bert", "--data", "rows.csv", "--set", "optimizer.lrr=1"), "override 'optimizer.lrr=1': optimizer.lrr: unknown key 'lrr'; did you mean 'lr'?"),
+        (("finetune", "bert", "--data", "rows.csv", "--precision", "fp23"), "--precision: precision: unknown precision 'fp23'; did you mean 'fp32'?"),
         (("finetune", "--recipe", "none.yaml"), "recipe 'none.yaml' does not exist"),
         (("plugins", "list", "optimiser"), "unknown kind 'optimiser'; did you mean 'optimizer'? known: adapter, "),
         (("plugins", "show", "adamw"), "'adamw': expected KIND/NAME, for example optimizer/adamw"),

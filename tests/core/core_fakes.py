@@ -61,9 +61,10 @@ def registry() -> Registry:
     for component in (
         fake("model", "hub", "ModelOptions", schemes=("hf",), default=True), fake("model", "gguf", "ModelOptions", schemes=("gguf",)),
         fake("task", "text-classification"), fake("dataset", "files", "FilesOptions", default=True), fake("dataset", "glue", "Named"),
-        fake("strategy", "single"), fake("strategy", "ddp"), fake("precision", "fp32"), fake("precision", "bf16"),
-        fake("optimizer", "adamw", "AdamOptions", aliases=("adam",)), fake("optimizer", "sgd", "SgdOptions"),
-        fake("schedule", "linear"), fake("launcher", "inline"), fake("logger", "progress"), fake("logger", "jsonl"),
+        fake("strategy", "single", default=True), fake("strategy", "ddp"), fake("precision", "fp32", default=True), fake("precision", "bf16"),
+        fake("optimizer", "adamw", "AdamOptions", aliases=("adam",), default=True), fake("optimizer", "sgd", "SgdOptions"),
+        fake("schedule", "linear", default=True), fake("launcher", "inline", default=True),
+        fake("logger", "progress", default=True), fake("logger", "jsonl", default=True),
     ):  # fmt: skip
         made.add(component, object)
     return made

@@ -83,7 +83,7 @@ def test_lines_of_values_in_sections(name: str, tmp_path: Path) -> None:
     line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "max_length" in text)
     assert (
         refusal(file)
-        == f"{file}:{line}: data.max_length: found 1, expected: Input should be greater than or equal to 4"
+        == f"{file}:{line}: data.max_length: found 1, expected: a whole number at least 4 and below 2147483648 or null"
     )
 
 
@@ -135,7 +135,7 @@ def test_keys_are_text_whatever_they_look_like(tmp_path: Path) -> None:
     file.write_text("model: b\ndata: {use: glue, columns: {1: a, no: b, true: c}}\n")
     assert load_recipe(file, registry=registry()).data.columns == {"1": "a", "no": "b", "true": "c"}
     file.write_text("1: x\n")
-    assert f"{file}:1: unknown key '1'" in refusal(file)
+    assert f"{file}:1: 1: unknown key '1'" in refusal(file)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +145,19 @@ def test_keys_are_text_whatever_they_look_like(tmp_path: Path) -> None:
         ("r.yaml", "model: a\ndata: b\nmodel: c\n", ":3: model is given twice, first in line 1"),
         ("r.json", '{"model": "a",\n "model": "b"}', ":2: model is given twice, first in line 1"),
         ("r.yaml", "loggers:\n- {use: jsonl, use: progress}\n", ":2: loggers.0.use is given twice"),
-        ("r.toml", 'model = "a"\nmodel = "b"\n', "cannot be parsed: Cannot overwrite a value"),
-        ("r.yaml", "model: [1\ndata: 2", ":2: not YAML: "),
-        ("r.yaml", "model: {a\n\tb: 1}", ":2: not YAML: "),
-        ("r.json", '{"model": "a",\n "data" "b"}', ":2: not JSON: Expecting ':' delimiter"),
-        ("r.toml", "model = \n", "cannot be parsed: Invalid value (at line 1"),
-        ("r.yaml", "- model\n", "found list, expected a mapping with `model`, `task`, `data`"),
-        ("r.yaml", "", "found NoneType, expected a mapping"),
-        ("r.yaml", "just words", "found str, expected a mapping"),
-        ("r.yaml", "model: a\n---\nmodel: b\n", ":2: not YAML: but found another document"),
-        ("r.yaml", "? [a]\n: x\n", ":1: not YAML: found unhashable key"),
+        ("r.toml", 'model = "a"\nmodel = "b"\n', ":2:12: not TOML: Cannot overwrite a value"),
+        ("r.yaml", "model: [1\ndata: 2", ":2:5: not YAML: "),
+        ("r.yaml", "model: {a\n\tb: 1}", "; indent with spaces, not tabs"),
+        ("r.json", '{"model": "a",\n "data" "b"}', ":2:9: not JSON: Expecting ':' delimiter"),
+        ("r.toml", "model = \n", ":1:9: not TOML: Invalid value"),
+        ("r.yaml", "- model\n", ":1: found a list, expected: a mapping with `model`, `task`, `data`"),
+        ("r.yaml", "", ":1: found nothing, expected: a mapping"),
+        ("r.yaml", "just words", ":1: found 'just words', expected: a mapping"),
+        ("r.yaml", "model: a\n---\nmodel: b\n", ":2:1: not YAML: expected a single document in the stream, but found another document"),
+        ("r.yaml", "? [a]\n: x\n", ":1: not YAML: a key must be a text, not a list or a mapping"),
         ("r.yaml", "model: !!python/object/apply:os.getcwd []\n", "not YAML: could not determine a constructor"),
         ("r.yaml", "loggers: &all [*all]\n", ":1: loggers.0 contains itself"),
-        ("r.yaml", "model: \x01\n", "cannot be parsed: unacceptable character"),
+        ("r.yaml", "model: \x01\n", ":1: not YAML: the character U+0001 must not stand there"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read(name: str, content: str, words: str, tmp_path: Path) -> None:
@@ -181,9 +181,12 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
         == f"recipe '{tmp_path / 'recipe.yml'}' does not exist; did you mean 'recipe.yaml'?"
     )
     assert refusal(tmp_path / "no" / "r.yaml").endswith("does not exist")
-    assert "cannot be read" in refusal(tmp_path)
-    (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9\n")
-    assert "cannot be read" in refusal(tmp_path / "latin.yaml")
+    assert refusal(tmp_path).endswith(
+        f"is a folder, expected: a YAML, TOML or JSON file; did you mean {str(tmp_path / 'recipe.yaml')!r}?"
+    )
+    (tmp_path / "latin.yaml").write_bytes(b"data: x\nmodel: caf\xe9\n")
+    assert refusal(tmp_path / "latin.yaml").endswith(":2: not UTF-8: found the byte 0xe9; save the file as UTF-8")
+    assert "cannot be read" in refusal(tmp_path / ("x" * 300))
 
 
 def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def test_sources_are_claimed_by_scheme_else_by_default() -> None:
     assert parts.claiming("model", "org/name").name == "hub"
     assert parts.claiming("model", "C:else").name == "hub", "a scheme that nobody claims is the default's"
     assert parts.claiming("model", "gguf").name == "hub", "a scheme has a colon"
-    with pytest.raises(ComponentError, match="unknown strategy 'x:y'; known: ddp, single"):
-        parts.claiming("strategy", "x:y")
+    with pytest.raises(ComponentError, match="unknown task 'x:y'; known: text-classification"):
+        parts.claiming("task", "x:y")
 
 
 def test_missing_distributions_give_the_command_to_type() -> None:

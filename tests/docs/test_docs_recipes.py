@@ -12,7 +12,7 @@ import yaml
 from doc_tools import DOCS, README, ROOT, blocks
 
 from spcore import SlimPajamaError, default_registry, load_recipe
-from spcore.recipe import DEFAULTS, DataPart, EvalSettings, Part, Recipe, TrainSettings
+from spcore.recipe import DataPart, EvalSettings, Part, Recipe, TrainSettings
 from spcore.recipe_files import Text
 
 PAGE = ROOT / "docs" / "recipes.md"
@@ -42,10 +42,16 @@ def test_short_and_full_forms_are_the_same(tmp_path: Path) -> None:
     assert _load(short, tmp_path) == _load(full, tmp_path)
 
 
+def _default(key: str, default: Any) -> Any:
+    """A key's default; a part's is what plugins flag."""
+    named = default_registry().defaults({"loggers": "logger", "launch": "launcher"}.get(key, key))
+    return default if key in ("model", "task", "data") or not named else named if key == "loggers" else named[0]
+
+
 def _keys() -> dict[str, Any]:
     """Key of the core -> its default; KeyError-free for parts, whose defaults are names."""
     top = {name: field.default for name, field in Recipe.model_fields.items() if name not in ("train", "eval")}
-    keys = {name: DEFAULTS.get(name, default) for name, default in top.items()}
+    keys = {name: _default(name, default) for name, default in top.items()}
     keys |= {f"data.{k}": f.default for k, f in DataPart.model_fields.items() if k not in Part.model_fields}
     keys |= {f"train.{k}": f.default for k, f in TrainSettings.model_fields.items()}
     keys |= {f"eval.{k}": f.default for k, f in EvalSettings.model_fields.items()}

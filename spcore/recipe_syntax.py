@@ -1,0 +1,290 @@
+"""The syntax of recipes: YAML (1.2's scalars), TOML and JSON, each with the line of every key.
+
+Whatever cannot be read is `Unreadable`, with line and column. A key that is there twice is refused in all three.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+KeyPath = tuple[str | int, ...]
+Read = tuple[Any, dict[KeyPath, int]]
+"""What was read, and the line of each key and list entry, from 1; () is where the whole begins."""
+MOST_KEYS = 1_000_000
+
+
+class Unreadable(ValueError):
+    """What cannot be read. line, column: from 1, None where the parser does not tell."""
+
+    def __init__(self, text: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(text)
+        self.text, self.line, self.column = text, line, column
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML reads YAML 1.1, where `no` is false and `1e-4` is text. Recipes use the core schema of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Keys are text, whatever they look like: `1:` and `true:` too."""
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+_TAG = "tag:yaml.org,2002:"
+_BOOLS = {"true": True, "false": False}
+
+
+def _scalar(what: str, convert: Callable[[str], Any]) -> Any:
+    def construct(_: Any, node: Any) -> Any:
+        try:
+            return convert(node.value.replace("_", "").lower())
+        except (ValueError, KeyError, AttributeError):
+            problem = f"{str(node.value)[:40]!r} is no {what}, or one that is too long"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+    return construct
+
+
+for _name, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
+    ("float", r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+0123456789.")),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), _first)
+_Loader.yaml_constructors = {  # no other tag: a date, bytes or a set is no setting
+    tag: maker for tag, maker in yaml.SafeLoader.yaml_constructors.items() if tag in (None, *(_TAG + t for t in ("null", "str", "seq", "map")))
+}  # fmt: skip
+_Loader.add_constructor(_TAG + "bool", _scalar("boolean", _BOOLS.__getitem__))
+_Loader.add_constructor(_TAG + "int", _scalar("whole number", int))  # 010 is ten, not eight
+_Loader.add_constructor(_TAG + "float", _scalar("number", lambda text: float(re.sub(r"\.(inf|nan)", r"\1", text))))
+
+
+def read_yaml(content: str) -> Read:
+    """Read YAML. Raises Unreadable."""
+    try:
+        loader = _Loader(content)
+        node: Any = loader.get_single_node()
+        if node is None:
+            return None, {(): 1}
+        lines: dict[KeyPath, int] = {(): node.start_mark.line + 1}
+        for path, line in _yaml_lines(node, (), ()):
+            lines[path] = line
+            if len(lines) > MOST_KEYS:
+                raise Unreadable(f"more than {MOST_KEYS} keys, anchors written out", line)
+        return loader.construct_document(node), lines  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or str(error.context)
+        if problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        if r"'\t'" in problem:
+            problem += "; indent with spaces, not tabs"
+        place = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        raise Unreadable(f"not YAML: {problem}", *place) from error
+    except yaml.reader.ReaderError as error:
+        line = content.count("\n", 0, error.position) + 1
+        raise Unreadable(
+            f"not YAML: the character U+{ord(error.character) if isinstance(error.character, str) else error.character:04X} must not stand there",
+            line,
+        ) from error
+    except RecursionError as error:
+        raise Unreadable("not YAML: nested too deeply") from error
+
+
+def _yaml_lines(node: Any, path: KeyPath, around: tuple[Any, ...]) -> Iterator[tuple[KeyPath, int]]:
+    if node in around:
+        raise Unreadable(f"{dotted(path)} contains itself", node.start_mark.line + 1)
+    around = (*around, node)
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise Unreadable("not YAML: a key must be a text, not a list or a mapping", line)
+            if key.value == "<<" and key.style is None:
+                raise Unreadable("merge keys (<<) are no part of YAML 1.2; write the keys out", line)
+            _once(seen, (*path, key.value), line)
+            yield (*path, key.value), line
+            yield from _yaml_lines(value, (*path, key.value), around)
+    elif isinstance(node, yaml.SequenceNode):
+        for n, value in enumerate(node.value):
+            yield (*path, n), value.start_mark.line + 1
+            yield from _yaml_lines(value, (*path, n), around)
+
+
+def _once(seen: dict[str, int], path: KeyPath, line: int) -> None:
+    key = str(path[-1])
+    if key in seen:
+        raise Unreadable(f"{dotted(path)} is given twice, first in line {seen[key]}", line)
+    seen[key] = line
+
+
+def read_json(content: str) -> Read:
+    """Read JSON. Raises Unreadable."""
+    try:
+        return json.loads(content), _Lines(content, toml=False).document()
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"not JSON: {error.msg}", error.lineno, error.colno) from error
+    except RecursionError as error:
+        raise Unreadable("not JSON: nested too deeply") from error
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"not JSON: {error}") from error  # a number of more digits than Python reads
+
+
+def read_toml(content: str) -> Read:
+    """Read TOML. Raises Unreadable."""
+    try:
+        return tomllib.loads(content), _Lines(content, toml=True).document()
+    except tomllib.TOMLDecodeError as error:
+        text, _, place = str(error).rpartition(" (at ")
+        found = re.match(r"line (\d+), column (\d+)", place)
+        at = (int(found[1]), int(found[2])) if found else (content.count("\n") + 1, None)
+        raise Unreadable(f"not TOML: {text or error}", *at) from error
+    except RecursionError as error:
+        raise Unreadable("not TOML: nested too deeply") from error
+    except ValueError as error:
+        raise Unreadable(f"not TOML: {error}") from error
+
+
+_TEXT = re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'', re.DOTALL)
+_WHITE = {True: re.compile(r"(?:[ \t\r\n,]|#[^\n]*)*"), False: re.compile(r"[ \t\r\n,]*")}
+_PLAIN = re.compile(r"[^,\]}\n#]*")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class _Lines:
+    """Lines of keys in TOML or JSON that is known to be well formed: their parsers keep none."""
+
+    def __init__(self, content: str, *, toml: bool) -> None:
+        self.text, self.toml, self.at = content, toml, 0
+        self.starts = [0, *(m.end() for m in re.finditer("\n", content))]
+        self.lines: dict[KeyPath, int] = {}
+        self.last: dict[KeyPath, int] = {}  # of a TOML array of tables: its last index
+
+    def document(self) -> dict[KeyPath, int]:
+        """The lines of a whole document."""
+        self._white()
+        self.lines[()] = self._line()
+        if not self.toml:
+            self._value(())
+            return self.lines
+        table: KeyPath = ()
+        while self.at < len(self.text):
+            if self.text[self.at] == "[":
+                table = self._header()
+            else:
+                self._pair(table)
+            self._white()
+        return self.lines
+
+    def _header(self) -> KeyPath:
+        line, many = self._line(), self.text.startswith("[[", self.at)
+        self.at += 2 if many else 1
+        *parents, name = self._keys()
+        path: KeyPath = ()
+        for key in parents:
+            path = self._inside((*path, key))
+        path = (*path, name)
+        self.lines.setdefault(path, line)
+        if many:
+            self.last[path] = self.last.get(path, -1) + 1
+        path = self._inside(path)
+        self.lines.setdefault(path, line)
+        self.at = self.text.index("]", self.at) + (2 if many else 1)
+        return path
+
+    def _inside(self, path: KeyPath) -> KeyPath:
+        return (*path, self.last[path]) if path in self.last else path
+
+    def _pair(self, path: KeyPath, seen: dict[str, int] | None = None) -> None:
+        line = self._line()
+        for key in self._keys():
+            path = (*path, key)
+            self.lines.setdefault(path, line)
+        if seen is not None:
+            _once(seen, path, line)
+        self.at += 1  # "=" or ":"
+        self._value(path)
+
+    def _keys(self) -> list[str]:
+        """A key, in TOML a dotted one; then stands at what follows it."""
+        keys: list[str] = []
+        while True:
+            self._white()
+            quoted = _TEXT.match(self.text, self.at)
+            found = quoted or _BARE.match(self.text, self.at)
+            assert found, "well formed: the parser read it"
+            self.at = found.end()
+            keys.append(_unquoted(found[0]) if quoted else found[0])
+            self._white()
+            if not self.toml or self.text[self.at] != ".":
+                return keys
+            self.at += 1
+
+    def _value(self, path: KeyPath) -> None:
+        self._white()
+        opening = self.text[self.at]
+        if opening in "{[":
+            self.at += 1
+            seen: dict[str, int] = {}
+            for n in range(len(self.text)):
+                self._white()
+                if self.text[self.at] in "}]":
+                    break
+                if opening == "{":
+                    self._pair(path, None if self.toml else seen)
+                else:
+                    self.lines[(*path, n)] = self._line()
+                    self._value((*path, n))
+            self.at += 1
+        else:
+            found = _TEXT.match(self.text, self.at) or _PLAIN.match(self.text, self.at)
+            assert found, "well formed: the parser read it"
+            self.at = found.end()
+
+    def _white(self) -> None:
+        found = _WHITE[self.toml].match(self.text, self.at)
+        assert found, "matches nothing too"
+        self.at = found.end()
+
+    def _line(self) -> int:
+        return bisect_right(self.starts, self.at)
+
+
+def _unquoted(text: str) -> str:
+    if text.startswith("'"):
+        return text[1:-1]
+    return str(tomllib.loads(f"x={text}")["x"]) if "\\U" in text else str(json.loads(text, strict=False))
+
+
+READERS: Mapping[str, Callable[[str], Read]] = {".toml": read_toml, ".json": read_json}
+"""Suffix -> reader; every other suffix is YAML."""
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as people write it."""
+    return ".".join(map(str, path))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read back as text."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """YAML that reads back equal, keys in the order given."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
