@@ -35,12 +35,13 @@ def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
     if not first[0] and len(first) > 1 and below[0] and all(map(str.isdigit, below[0])):
         first = first[1:]  # an index without a name, as pandas writes it
         below, width = below[1:], width - 1
-    if not all(first) or any(len(c) > 40 or c.count(" ") > 4 or _NUMBER.fullmatch(c) for c in first):
+    if any(len(c) > 40 or c.count(" ") > 4 or _NUMBER.fullmatch(c) for c in first):
         return None
-    if any(cell.lower() in _KNOWN for cell in first):
+    if sum(cell.lower() in _KNOWN for cell in first) > (0 if all(first) else 1):
         return "known"
     if (
-        len(set(first)) < len(first)
+        not all(first)
+        or len(set(first)) < len(first)
         or len(first) != width
         or not all(below)
         or not all(_IDENTIFIER.fullmatch(cell) for cell in first)
