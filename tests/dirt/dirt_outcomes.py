@@ -12,11 +12,11 @@ from spcore.errors import SlimPajamaError
 from spcore.features import featurize
 from spcore.interfaces.task import Limits
 from spcore.rows import RoleSource, open_rows
+from spcore.testing.fakes import FakeProcessor
 from spcore_data.files import Files
 from spcore_data.options import FilesOptions
 from spcore_tasks.options import TextClassificationOptions
 from spcore_tasks.text_classification import TextClassification
-from spcore.testing.fakes import FakeProcessor
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 _LINE = re.compile(r"^\| (?P<name>[^|]+) \| (?P<verdict>read|dropped|refused) \|(?P<said>[^|]*)\|$", re.M)
@@ -24,12 +24,24 @@ _LINE = re.compile(r"^\| (?P<name>[^|]+) \| (?P<verdict>read|dropped|refused) \|
 
 @dataclass
 class Outcome:
-    """rows: those a run would use, None where it is refused. said: all that is told about it, one thing a line. dropped: how
-    many rows."""
+    """rows: those a run would use, None where it is refused. remarks: of the reader, or the refusal. by_reader: reason -> lines.
+    by_task: reason -> places."""
 
     rows: Rows | None = None
-    said: list[str] = field(default_factory=list)
-    dropped: int = 0
+    remarks: list[str] = field(default_factory=list)
+    by_reader: dict[str, list[int]] = field(default_factory=dict)
+    by_task: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        """How many rows."""
+        return sum(map(len, self.by_reader.values())) + sum(map(len, self.by_task.values()))
+
+    @property
+    def said(self) -> list[str]:
+        """All that is told, one thing a line."""
+        reasons = {**self.by_reader, **self.by_task}
+        return self.remarks + [f"{reason}: {', '.join(map(str, places))}" for reason, places in reasons.items()]
 
     @property
     def verdict(self) -> str:
@@ -52,16 +64,17 @@ def outcome(case: Case, folder: Path) -> Outcome:
         rows = open_rows(dataset, task.roles, columns={}, split=None, limit=None, seed=0)
         bound = task.bind(FakeProcessor(), None, rows.schema, Limits())
     except SlimPajamaError as error:
-        return Outcome(said=[str(error)])
+        return Outcome(remarks=[str(error)])
     store = featurize(rows, bound, limit=None)
     return _told(rows, store.rows.tolist(), store.counts.dropped, str(folder))
 
 
 def _told(rows: RoleSource, used: list[int], dropped: dict[str, list[int]], folder: str) -> Outcome:
-    found = [(row["text"], row["label"]) for row in rows.read(used)]
-    by_reader, said = rows.report.dropped, list(rows.report.remarks)
-    said += [f"{reason}: {', '.join(map(str, lines))}" for reason, lines in by_reader.items()]
-    said += [f"{reason}: {', '.join(rows.place(at) for at in places)}" for reason, places in dropped.items()]
-    total = sum(map(len, by_reader.values())) + sum(map(len, dropped.values()))
-    assert rows.report.read == len(found) + total, "a row is neither used nor counted as dropped"
-    return Outcome(found, [line.replace(folder + "/", "") for line in said], total)
+    found = Outcome(
+        [(row["text"], row["label"]) for row in rows.read(used)],
+        [line.replace(folder + "/", "") for line in rows.report.remarks],
+        {reason: list(lines) for reason, lines in rows.report.dropped.items()},
+        {reason: [rows.place(at).replace(folder + "/", "") for at in places] for reason, places in dropped.items()},
+    )
+    assert rows.report.read == len(used) + found.dropped, "a row is neither used nor counted as dropped"
+    return found
