@@ -9,6 +9,7 @@ unpickled from a folder.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -126,11 +127,13 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, weights: bool = Fa
     ArtifactError that names the file."""
     files = manifest.get("files")
     for name, entry in files.items() if isinstance(files, dict) else ():  # 0.1's first models have a list of names
+        if entry is None:  # a person took it out, see the hint
+            continue
         wrong = fault(folder / name, entry, read=weights or not name.endswith(".safetensors"))
         if wrong and name in TEXTS:
             log.warning("%s: %s; that changes no answer", folder / name, wrong)
         elif wrong:
-            hint = f'Save it again; if it was changed on purpose, take "files" and "checksum" out of {MANIFEST}'
+            hint = f'Save it again; or, changed on purpose, make its entry in {MANIFEST} null and take "checksum" out'
             raise ArtifactError(f"{folder / name}: {wrong}", hint=hint)
 
 
@@ -140,12 +143,11 @@ def verified(file: Path) -> Iterator[None]:
     checksum is made in a thread while the caller reads, and costs him little. Raises ArtifactError."""
     folder = file.parent
     files = read_manifest(folder).get("files") if (folder / MANIFEST).is_file() else None
-    if not isinstance(files, dict):
+    entry = files.get(file.name, {}) if isinstance(files, dict) else None
+    if entry is None:
         yield
         return
-    entry = files.get(file.name)
-    wrong = fault(file, entry, read=False)
-    if entry is None or wrong:
+    if wrong := fault(file, entry, read=False):
         raise ArtifactError(f"{file}: {wrong}")
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(digest, file)
@@ -295,6 +297,7 @@ def describe_run(session: Session, metrics: Mapping[str, float], step: int) -> d
     }  # fmt: skip
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python and the distributions that decide numbers."""
     found = {"python": platform.python_version()}
