@@ -55,7 +55,9 @@ def load_recipe(
         raise RecipeError(
             f"recipe: found {shown(given)}, expected: a file's name, or a mapping with `model`, `data`, ..."
         )
-    tree = in_full(place_paths(plain(given, places), folder, registry), registry)
+    tree = plain(given, places)
+    places = places if isinstance(source, str | Path) else Places.of_tree(tree)
+    tree = in_full(place_paths(tree, folder, registry), registry)
     tree = overlay(in_full(_defaults(registry), registry), tree)
     changes = overrides.items() if isinstance(overrides, Mapping) else overrides
     for number, change in enumerate(changes, 1):
@@ -207,8 +209,8 @@ def _checked(tree: Mapping[str, Any], places: Places, registry: Registry) -> Rec
 
 def data_part(value: Any, registry: Registry, *, base: Path | None = None) -> DataPart:
     """A data set as a recipe names it (a path, a name, a mapping), checked and in full: what `evaluate --data` takes."""
-    places = Places()
-    tree = in_full(place_paths(plain({"data": value}, places), base or Path.cwd(), registry), registry)
+    given = plain({"data": value}, Places())
+    tree, places = in_full(place_paths(given, base or Path.cwd(), registry), registry), Places.of_tree(given)
     checks = Checks(tree, places, registry, lambda: settings_of(DataPart, "data"))
     return checks.validated(DataPart, checks.part(tree["data"], "dataset", ("data",), CORE_DATA_KEYS), ("data",))
 
@@ -216,8 +218,9 @@ def data_part(value: Any, registry: Registry, *, base: Path | None = None) -> Da
 def lone_part(value: str | Mapping[str, Any], kind: str, registry: Registry) -> Part:
     """A part that stands in no recipe (a runtime), as a program names it: a name, or a mapping with `use`. Raises RecipeError,
     ComponentError."""
-    tree = {kind: {"use": value} if isinstance(value, str) else plain(value, Places(), (kind,))}
-    return Part.model_validate(Checks(tree, Places(), registry, dict).part(tree[kind], kind, (kind,)))
+    given = {kind: plain(value, Places(), (kind,))}
+    tree = {kind: {"use": value}} if isinstance(value, str) else given
+    return Part.model_validate(Checks(tree, Places.of_tree(given), registry, dict).part(tree[kind], kind, (kind,)))
 
 
 def part_options(part: Part, kind: str, registry: Registry, **more: Any) -> BaseModel | None:

@@ -7,6 +7,7 @@ elsewhere: who types one is told ours.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,11 @@ def allowed(schema: Schema, whole: Schema | None = None) -> str:
     return f"{word} {bounds}" if bounds and kind in ("integer", "number") else word
 
 
+@functools.lru_cache(maxsize=64)
+def _schema(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema()
+
+
 def _resolved(schema: Schema, whole: Schema) -> Schema:
     reference = schema.get("$ref")
     return whole.get("$defs", {}).get(reference.rpartition("/")[2], {}) if reference else schema
@@ -124,7 +130,7 @@ def finding(error: ValidationError, model: type[BaseModel], given: Any) -> tuple
     order = {"extra_forbidden": 0, "missing": 2}
     found = min(error.errors(include_url=False), key=lambda one: order.get(one["type"], 1))
     place = _place(found["loc"], given, missing=found["type"] == "missing")
-    whole = model.model_json_schema()
+    whole = _schema(model)
     if found["type"] == "extra_forbidden":
         return place, str(place[-1]), ""
     schema = _at(whole, whole, place) or {}
@@ -199,7 +205,7 @@ def _place(loc: Sequence[str | int], given: Any, *, missing: bool) -> KeyPath:
 
 def settings_of(model: type[BaseModel], path: str = "", without: Iterable[str] = ()) -> dict[str, Schema]:
     """Dotted path -> schema of every setting of a model, nested ones too."""
-    whole = model.model_json_schema()
+    whole = _schema(model)
     return dict(_settings(whole, whole, path, frozenset(without)))
 
 

@@ -30,6 +30,11 @@ class Places:
         """Those of a file."""
         return cls({path: (0, f"{file}:{line}") for path, line in lines.items()})
 
+    @classmethod
+    def of_tree(cls, tree: Any) -> Places:
+        """Those of a program's own mapping: known, and without words."""
+        return cls(dict.fromkeys(_paths(tree, ()), (0, "")))
+
     def at(self, *paths: KeyPath) -> str:
         """The beginning of a line about these settings: file and line of the first, or the override that came last; "" where
         a program gave them. What was not given itself is where that lies which it is part of."""

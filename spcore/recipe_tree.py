@@ -39,7 +39,7 @@ def plain(value: Any, places: Places, path: KeyPath = ()) -> Any:
         return str(value)
     if isinstance(value, numbers.Integral) and abs(int(value)) < 2**1023:
         return int(value)
-    if isinstance(value, numbers.Real) and math.isfinite(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral) and math.isfinite(value):
         return float(value)
     if isinstance(value, numbers.Real):
         raise RecipeError(
