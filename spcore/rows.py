@@ -165,7 +165,7 @@ def map_roles(
             free = [
                 column
                 for g in (role.name, *role.guesses)
-                if (column := names.get(g, names.get(g.lower()))) not in (None, *mapping.values())
+                if (column := names.get(g) or names.get(g.lower())) is not None and column not in mapping.values()
             ]
             if free:
                 mapping[role.name] = free[0]

@@ -130,12 +130,16 @@ def _encloses(lines: list[str], plain: Cut, quoted: Cut, delimiter: str) -> bool
     everywhere = len(changed) >= len(quoted.rows) - 1  # but for a header
     if delimiter != "\t":
         perfect = len(even) == len(quoted.rows) and UNBALANCED not in quoted.dropped
-        doubled = any('""' in line for _, text in changed for line in text)
-        return (perfect and (doubled or everywhere)) or good_quoted >= 0.95 * good_plain
+        return (perfect and (everywhere or any(_doubled(*one) for one in changed))) or good_quoted >= 0.95 * good_plain
     if good_quoted != good_plain or UNBALANCED in quoted.dropped:
         return good_quoted > good_plain
-    needed = any(len(text) > 1 or '""' in text[0] or len(row) != usual for row, text in changed)
+    needed = any(len(text) > 1 or len(row) != usual or _doubled(row, text) for row, text in changed)
     return needed or everywhere
+
+
+def _doubled(row: list[str], text: list[str]) -> bool:
+    """Whether the row's lines have doubled quotes that stand for one: two alone are an empty field."""
+    return any('"' in cell for cell in row) and any('""' in line for line in text)
 
 
 def _plain(lines: Sequence[str], delimiter: str) -> Cut:

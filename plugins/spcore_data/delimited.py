@@ -130,7 +130,7 @@ def _with_names(found: Cut, path: Path, options: FilesOptions, remarks: list[str
     first = [cell.strip() for cell in found.rows[start]] if header else []
     width = len(first) or found.width
     result.names = _names(found, first, width, path, options, remarks, found.spans[start][0])
-    result.facts = {"header": {True: "given", False: "none", None: "none"}.get(header, header)}  # type: ignore[call-overload]
+    result.facts = {"header": header if isinstance(header, str) else "given" if header else "none"}
     for row, (line, _) in list(zip(found.rows, found.spans, strict=True))[start + bool(header) :]:
         if len(row) != width:
             fields = f"{len(row)} field{'s' if len(row) != 1 else ''}"

@@ -136,11 +136,14 @@ def values_in(column: Column) -> tuple[str, ...] | None:
 
 
 def _folded(found: set[str]) -> set[str]:
-    """True and false once each, however they are written: as 1 and 0 where the column has one of these, else as a word."""
+    """True and false once each, however they are written: as 1 and 0 where the column has one of these, else as a word, in
+    small letters where they are written in several ways."""
+    styles = {words.index(text) for words in _WORDS.values() for text in found & set(words)}
+    style = styles.pop() if len(styles) == 1 else 0
+    numbers = bool(found & set(_WORDS))
     for digit, words in _WORDS.items():
-        held = sorted(found & set(words))
-        if held:
-            found = (found - set(words)) | {digit if found & set(_WORDS) else held[0]}
+        if found & set(words):
+            found = (found - set(words)) | {digit if numbers else words[style]}
     return found
 
 

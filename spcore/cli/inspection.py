@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +27,10 @@ _CHUNK, _FIRST, _SHORT = 1024, 5, 200
 class Characters(Processor):
     """Stands for a model where none is given: every character is a token."""
 
-    special: ClassVar[Mapping[str, int]] = {}
-    fill: ClassVar[Mapping[str, int]] = {"input_ids": 0}
-    vocabulary_size, max_length, fingerprint = 0x110000, None, "characters"
+    def __init__(self) -> None:
+        self.special: Mapping[str, int] = {}
+        self.fill: Mapping[str, int] = {"input_ids": 0}
+        self.vocabulary_size, self.max_length, self.fingerprint = 0x110000, None, "characters"
 
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True

@@ -9,7 +9,7 @@ from pathlib import Path
 from dirt_cases import Case, Rows
 
 from spcore.errors import SlimPajamaError
-from spcore.features import featurize
+from spcore.features import Counts, featurize
 from spcore.interfaces.task import Limits
 from spcore.rows import RoleSource, open_rows
 from spcore.testing.fakes import FakeProcessor
@@ -25,17 +25,18 @@ _LINE = re.compile(r"^\| (?P<name>[^|]+) \| (?P<verdict>read|dropped|refused) \|
 @dataclass
 class Outcome:
     """rows: those a run would use, None where it is refused. remarks: of the reader, or the refusal. by_reader: reason -> lines.
-    by_task: reason -> places."""
+    by_task: reason -> the first places. counts: reason -> rows, of both."""
 
     rows: Rows | None = None
     remarks: list[str] = field(default_factory=list)
     by_reader: dict[str, list[int]] = field(default_factory=dict)
     by_task: dict[str, list[str]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:
         """How many rows."""
-        return sum(map(len, self.by_reader.values())) + sum(map(len, self.by_task.values()))
+        return sum(self.counts.values())
 
     @property
     def said(self) -> list[str]:
@@ -66,15 +67,19 @@ def outcome(case: Case, folder: Path) -> Outcome:
     except SlimPajamaError as error:
         return Outcome(remarks=[str(error)])
     store = featurize(rows, bound, limit=None)
-    return _told(rows, store.rows.tolist(), store.counts.dropped, str(folder))
+    return _told(rows, store.rows.tolist(), store.counts, str(folder))
 
 
-def _told(rows: RoleSource, used: list[int], dropped: dict[str, list[int]], folder: str) -> Outcome:
+def _told(rows: RoleSource, used: list[int], counts: Counts, folder: str) -> Outcome:
     found = Outcome(
         [(row["text"], row["label"]) for row in rows.read(used)],
         [line.replace(folder + "/", "") for line in rows.report.remarks],
         {reason: list(lines) for reason, lines in rows.report.dropped.items()},
-        {reason: [rows.place(at).replace(folder + "/", "") for at in places] for reason, places in dropped.items()},
+        {
+            reason: [rows.place(at).replace(folder + "/", "") for at in places]
+            for reason, places in counts.dropped.items()
+        },
+        {**{reason: len(lines) for reason, lines in rows.report.dropped.items()}, **counts.dropped_total},
     )
     assert rows.report.read == len(used) + found.dropped, "a row is neither used nor counted as dropped"
     return found
