@@ -17,6 +17,8 @@ from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
 from spcore_data.table import Origin, TableSource, place_in, table_of
 
+READING = 2
+"""Changes when the same bytes are read in another way: what was cached of them is then made anew."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -99,7 +101,7 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
     declared = {name: labels for part in parts for name, labels in part.declared.items()}
     read = table.num_rows + sum(map(len, dropped.values()))
     report = ReadReport(read, dropped, tuple(remarks), tuple(part.facts for part in parts))
-    key = fingerprint(digests, options.model_dump(exclude={"source", "name"}))
+    key = fingerprint(READING, digests, options.model_dump(exclude={"source", "name"}))
     return TableSource(table, key, report=report, declared=declared, encoded=encoded, origins=origins)
 
 

@@ -6,8 +6,10 @@ import csv
 import gzip
 import io
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -45,6 +47,19 @@ class Mixture:
     bad: dict[str, int] = field(default_factory=dict)
 
 
+def writer(delimiter: str, quoting: Any, plain: bool, trailing: bool) -> Callable[..., str]:
+    """Writes cells as a line without its end. plain: quotes are only text. trailing: a delimiter at the end."""
+
+    def line(*cells: str) -> str:
+        if plain:
+            return "\t".join(cells) + ("\t" if trailing else "")
+        stream = io.StringIO()
+        csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator="\n").writerow(cells)
+        return stream.getvalue()[:-1] + (delimiter if trailing else "")
+
+    return line
+
+
 def mixture(seed: int) -> Mixture:
     """Draw a file."""
     rng = random.Random(seed)
@@ -63,13 +78,7 @@ def mixture(seed: int) -> Mixture:
     quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
     trailing = rng.random() < 0.2
 
-    def line(*cells: str) -> str:
-        if plain:
-            return "\t".join(cells) + ("\t" if trailing else "")
-        stream = io.StringIO()
-        csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator="\n").writerow(cells)
-        return stream.getvalue()[:-1] + (delimiter if trailing else "")
-
+    line = writer(delimiter, quoting, plain, trailing)
     names = rng.choice([("text", "label"), ("Text", "LABEL"), ("review", "stars"), (" sentence ", "label ")])
     found = Mixture(f"a.{'tsv' if tab_file else 'csv'}", b"")
     kinds = {
