@@ -13,10 +13,11 @@ class SlimPajamaError(Exception):
     """Base of the tree. `exit_code` is 2 for what a person typed or supplied, 1 for what broke while running.
 
     message: one line, without a final full stop where it ends in a value.
-    hint: what to do about it, appended as a second sentence.
+    hint: what to do about it, appended as a second sentence. placed: whether the line names its place in a recipe already.
     """
 
     exit_code = 1
+    placed = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.message = message

@@ -7,6 +7,7 @@ again as it is. Whatever is wrong is one `RecipeError`: file, line, path, what w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from spcore.errors import RecipeError
 from spcore.recipe_checks import Checks
 from spcore.recipe_errors import settings_of, shown
 from spcore.recipe_files import Places, Text, place_paths
-from spcore.recipe_models import DataPart, EvalSettings, Part, Recipe, TrainSettings
+from spcore.recipe_models import DEVICE, DataPart, EvalSettings, Part, Recipe, TrainSettings
 from spcore.recipe_syntax import KeyPath, Unreadable
 from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, overlay, plain
 
 __all__ = [
-    "DataPart", "EvalSettings", "Part", "Recipe", "TrainSettings", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
+    "DataPart", "EvalSettings", "Part", "Recipe", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
 ]  # fmt: skip
 
 CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "pack")
@@ -221,6 +222,13 @@ def lone_part(value: str | Mapping[str, Any], kind: str, registry: Registry) -> 
     given = {kind: plain(value, Places(), (kind,))}
     tree = {kind: {"use": value}} if isinstance(value, str) else given
     return Part.model_validate(Checks(tree, Places.of_tree(given), registry, dict).part(tree[kind], kind, (kind,)))
+
+
+def checked_device(name: str) -> str:
+    """A device's name, for what runs without a recipe. Raises RecipeError."""
+    if not re.fullmatch(DEVICE, name):
+        raise RecipeError(f"device: found {shown(name)}, expected: {Recipe.model_fields['device'].description}")
+    return name
 
 
 def part_options(part: Part, kind: str, registry: Registry, **more: Any) -> BaseModel | None:

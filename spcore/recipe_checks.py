@@ -20,6 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def located(error: SlimPajamaError, words: str) -> SlimPajamaError:
     """The same error, its line beginning with these words."""
+    error.placed = True
     error.message = words + error.message
     error.args = (f"{error.message}. {error.hint}" if error.hint else error.message,)
     return error

@@ -14,7 +14,11 @@ from spcore.recipe_checks import located
 from spcore.recipe_errors import known_as
 from spcore.recipe_files import Places, dump_yaml
 from spcore.recipe_syntax import KeyPath, dotted
+from spcore.recipe_tree import inside
 
+_SETTING = re.compile(r"(?:^|: )([a-z_]+(?:\.\w+)+(?=[ :,])|[a-z_]+(?=[:,]))")
+"""A setting's path in a line about it."""
+DEVICE = r"auto|cpu|cuda(:\d+)?"
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -174,7 +178,7 @@ class Recipe(_Closed):
     adapter: Part | None = Field(None, json_schema_extra=known_as("peft", "lora"))
     loggers: tuple[Part, ...] = Field((), json_schema_extra=known_as("report_to", "logging", "callbacks"))
     launch: Part = Field(json_schema_extra=known_as("launcher"))
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N")
+    device: str = Field("auto", pattern=f"^({DEVICE})$", description="auto, cpu, cuda, cuda:N")
     output: str | None = Field(
         None,
         description="the run's folder, which becomes the saved model",
@@ -192,18 +196,23 @@ class Recipe(_Closed):
         try:
             yield
         except UserError as error:
-            raise located(error, self._words(error, path)) from error.__cause__
+            if not error.placed:
+                located(error, self._words(error, path))
+            raise
 
     def _words(self, error: UserError, path: KeyPath) -> str:
         """What a line about a refusal begins with. error: its path is completed where it lacks `eval`."""
-        if path[:2] == ("eval", "data") and error.message.startswith("data."):
-            error.message = f"eval.{error.message}"
-        first = re.match(r"[a-z_]+(?:\.\w+)*", error.message)
-        named = tuple(first[0].split(".")) if first else ()
-        if named and named[0] in Recipe.model_fields and (len(named) > 1 or error.message[len(named[0])] in ":,"):
-            return self._places.at(named)
+        if path[:2] == ("eval", "data"):
+            error.message = re.sub(r"(^|: )data(?=[.:])", r"\1eval.data", error.message, count=1)
+        tree = self.to_json()
+        for found in _SETTING.findall(error.message):
+            first, *rest = found.split(".")
+            if first in tree and (not rest or not isinstance(tree[first], dict) or rest[0] in tree[first]):
+                return self._places.at((first, *rest))
         if isinstance(error, DataError | ArtifactError):
             return ""
+        if path[-1] == "source" and inside(tree, path) is None:
+            path = path[:-1]  # a data set that has none
         return f"{self._places.at(path)}{dotted(path)}: "
 
     def to_json(self) -> dict[str, Any]:

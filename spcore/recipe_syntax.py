@@ -17,7 +17,7 @@ import yaml
 KeyPath = tuple[str | int, ...]
 Read = tuple[Any, dict[KeyPath, int]]
 """What was read, and the line of each key and list entry, from 1; () is where the whole begins."""
-MOST_KEYS = 1_000_000
+MOST_KEYS = 300_000
 
 
 class Unreadable(ValueError):

@@ -26,9 +26,9 @@ def evaluate(
     from spcore.api import load_model
     from spcore.cli.output import finite, note, result
     from spcore.files import write_text
-    from spcore.recipe import pairs
+    from spcore.recipe import checked_device, pairs
 
-    handle = load_model(model, runtime=runtime, device=device)
+    handle = load_model(model, runtime=runtime, device=checked_device(device))
     done = handle.evaluate(data, task, split=split, columns=pairs(columns or [], "--column"))
     for line in done.report["remarks"]:
         note(line)

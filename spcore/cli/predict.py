@@ -32,10 +32,11 @@ def predict(
     from spcore.cli.output import finite, note, result
     from spcore.errors import UserError
     from spcore.files import write_text
+    from spcore.recipe import checked_device
 
     if texts and source is not None:
         raise UserError("predict: give texts or --input, not both")
-    handle = load_model(model, runtime=runtime, device=device)
+    handle = load_model(model, runtime=runtime, device=checked_device(device))
     if source is not None:
         rows = file_rows(handle, source)
     else:

@@ -60,8 +60,9 @@ def carry_out(
     if dry_run:
         result(planned(recipe, world_size), as_json=as_json)
         return
-    if recipe.output is None:
-        raise UserError("output: not given; say where the run and its model shall lie: output=FOLDER")
+    with recipe.at("output"):
+        if recipe.output is None:
+            raise UserError("output: not given; say where the run and its model shall lie: output=FOLDER")
     from spcore.running import execute
 
     with stopping() as cancel:

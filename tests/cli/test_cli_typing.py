@@ -100,7 +100,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         (("run", "r.yaml", "train.epochs"), "override 'train.epochs': expected KEY=VALUE, for example train.epochs=1"),
         (("run", "r.yaml", "train.epochs=many"), "override 'train.epochs=many': train.epochs: found 'many', expected: "),
         (("run", "r.yaml", "strategy=dpp"), "override 'strategy=dpp': strategy: unknown strategy 'dpp'; did you mean 'ddp'? known: ddp, single"),
-        (("run", "r.yaml"), "output: not given; say where the run and its model shall lie: output=FOLDER"),
+        (("run", "r.yaml"), "r.yaml:1: output: not given; say where the run and its model shall lie: output=FOLDER"),
         (("run", "r.yaml", "--world-size", "2"), "--world-size goes with --dry-run"),
         (("finetune",), "MODEL is missing; give it, or a recipe with --recipe"),
         (("finetune", "bert"), "--data is missing; give it, or a recipe with --recipe"),

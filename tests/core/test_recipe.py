@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from spcore.components import Component
 from spcore.errors import ComponentError, RecipeError, UserError
-from spcore.recipe import DataPart, Recipe, data_part, load_recipe, lone_part, pairs, part_options
+from spcore.recipe import DataPart, Recipe, checked_device, data_part, load_recipe, lone_part, pairs, part_options
 from spcore.recipe_tree import overlay
 
 BASE: dict[str, Any] = {"model": "bert", "task": "text-classification", "data": "rows.csv"}
@@ -288,6 +288,14 @@ def test_a_part_that_stands_in_no_recipe() -> None:
         lone_part({"use": "sgd", "lrr": 0}, "optimizer", registry())
     with pytest.raises(ComponentError, match=r"^optimizer: unknown optimizer 'sdg'; did you mean 'sgd'"):
         lone_part("sdg", "optimizer", registry())
+
+
+def test_a_device_without_a_recipe() -> None:
+    assert [checked_device(name) for name in ("auto", "cpu", "cuda", "cuda:1")] == ["auto", "cpu", "cuda", "cuda:1"]
+    for name in ("gpu", "", "cuda:", "cpu\n", "cuda:x"):
+        with pytest.raises(RecipeError) as caught:
+            checked_device(name)
+        assert str(caught.value) == f"device: found {name!r}, expected: auto, cpu, cuda, cuda:N"
 
 
 def test_part_options_are_the_components_own_model() -> None:

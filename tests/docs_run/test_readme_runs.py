@@ -99,13 +99,10 @@ def test_lists_are_for_people(done: dict[str, Any]) -> None:
     assert "version of torch" in _one(done, "doctor")[1]
 
 
-def test_refusals_with_a_model_read_as_shown(tmp_path: Path, minilm: str) -> None:
-    recipe = {
-        "model": minilm,
-        "task": "text-classification",
-        "data": "builtin/reviews",
-        "output": str(tmp_path / "run"),
-    }
+def test_refusals_with_a_model_read_as_shown(tmp_path: Path, minilm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = "recipe.yaml"
+    Path(recipe).write_text(f"model: {minilm}\ntask: text-classification\ndata: builtin/reviews\noutput: run\n")
     lines = _blocks("docs/recipes.md", "console")[1].splitlines()
     for command, line in zip(lines[::2], lines[1::2], strict=True):
         words = shlex.split(command)[4:]
