@@ -279,6 +279,10 @@ def _hash(row: Row) -> bytes:
 
 
 def _cut(value: Any) -> Any:
+    """A value for an example: long texts are cut, and so are lists and objects, which then are JSON."""
+    if isinstance(value, list | dict):
+        written = json.dumps(value, ensure_ascii=False, default=str)
+        return value if len(written) <= _SHORT else written[:_SHORT] + "..."
     return value[:_SHORT] + "..." if isinstance(value, str) and len(value) > _SHORT else value
 
 

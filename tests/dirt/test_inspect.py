@@ -139,6 +139,18 @@ def test_data_without_labels_and_data_that_no_task_reads(tmp_path: Path) -> None
     assert set(other["columns"]) == {"id", "foo", "bar"}
 
 
+def test_long_values_are_cut_in_examples(tmp_path: Path) -> None:
+    row = {"text": "w" * 300, "label": 1, "more": [["x"] * 300], "short": [1]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    example = facts(tmp_path / "a.jsonl")["examples"][0]["row"]
+    assert {name: len(str(value)) for name, value in example.items()} == {
+        "text": 203,
+        "label": 1,
+        "more": 203,
+        "short": 3,
+    }
+
+
 def test_a_set_that_ships_with_the_project() -> None:
     found = facts(Path("builtin/reviews"), split="test")
     assert found["rows"]["used"] == 160
