@@ -59,8 +59,9 @@ def device_of(plan: Plan, place: Place) -> str:
 
 @contextlib.contextmanager
 def group_of(place: Place, device: str) -> Iterator[None]:
-    """The default process group: the one that is there, else one made from the environment that launchers set."""
-    if dist.is_initialized():
+    """The default process group: the one that is there, else one made from the environment that launchers set. A process that is
+    alone needs none."""
+    if dist.is_initialized() or place.world_size == 1:
         yield
         return
     backend = "nccl" if device.startswith("cuda") else "gloo"
@@ -78,18 +79,21 @@ class DataParallelEngine(SingleEngine):
         device = device_of(plan, place)
         self._held = contextlib.ExitStack()
         self._held.enter_context(group_of(place, device))
-        super().__init__(plan, place, options, device=device, data_group=dist.group.WORLD)
-        self.reducer = Reducer(self.own_parameters().values(), dist.group.WORLD)
+        group = dist.group.WORLD if place.world_size > 1 else None
+        super().__init__(plan, place, options, device=device, data_group=group)
+        self.reducer = Reducer(self.own_parameters().values(), group) if group is not None else None
 
     @contextlib.contextmanager
     def synchronising(self, last: bool) -> Iterator[None]:
         """See `TorchEngine.synchronising`."""
-        self.reducer.arm(last)
+        if self.reducer is not None:
+            self.reducer.arm(last)
         yield
 
     def reduce_gradients(self) -> None:
         """See `TorchEngine.reduce_gradients`."""
-        self.reducer.finish()
+        if self.reducer is not None:
+            self.reducer.finish()
 
     def save(self, folder: Path) -> state.Done:
         """Model and optimizer once, by the writer; random generators of every rank."""
@@ -110,6 +114,7 @@ class DataParallelEngine(SingleEngine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self.reducer.close()
+        if self.reducer is not None:
+            self.reducer.close()
         super().close()
         self._held.close()

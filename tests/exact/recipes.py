@@ -20,7 +20,7 @@ def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
     """A tiny BERT under classes that weigh from a fiftieth to fifty, on texts of one to twenty words."""
     model = folder / "model"
     if not model.exists():
-        tiny_bert.write(model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        tiny_bert.write(model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.1)
         lines = [
             {
                 "text": " ".join(_WORDS[(n * 7 + i * i) % 60] for i in range(1 + n * n % 20)),
@@ -30,10 +30,10 @@ def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {
-        "model": {"source": str(model)},
+        "model": {"use": "transformers", "source": str(model)},
         "task": {"use": "text-classification", "class_weights": {"a": 0.02, "b": 50.0, "c": 1.0}},
-        "data": {"source": str(folder / "rows.jsonl"), "limit": rows},
-        "eval": {"data": {"source": str(folder / "rows.jsonl"), "split": "train[-5:]"}},
+        "data": {"use": "files", "source": str(folder / "rows.jsonl"), "limit": rows},
+        "eval": {"data": {"use": "files", "source": str(folder / "rows.jsonl"), "split": "train[195:]"}},
         "optimizer": {"use": "adamw", "lr": 1e-3},
     }
 

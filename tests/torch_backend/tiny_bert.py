@@ -22,10 +22,11 @@ TEXTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10 w11", "w2 w2", "w30 w31 w32 w33 w
 def write(folder: Path, cls: Any = transformers.BertForSequenceClassification, **changes: Any) -> Path:
     """Save a model of `cls` with its tokenizer."""
     transformers.set_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=40, num_labels=3, initializer_range=0.3, pad_token_id=0, **changes,
-    )  # fmt: skip
+    sizes = {
+        "vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 40, "num_labels": 3, "initializer_range": 0.3, "pad_token_id": 0,
+    }  # fmt: skip
+    config = transformers.BertConfig(**{**sizes, **changes})
     cls(config).save_pretrained(folder)
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: n for n, w in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
