@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ def execute(
     Raises whatever `assemble` refuses, OutputError for a folder that cannot be used, RankError for a process that failed.
     """
     session = assemble(recipe, registry)
-    if not session.launcher.leads:  # another process of the same run does
-        return _launch(session, on_event or _told_nobody, cancel or threading.Event())
+    if not session.launcher.leads:  # another process keeps the folder and tells the loggers
+        result = session.launcher.launch(run_spec(session), lambda event: None, cancel or threading.Event())
+        return replace(result, leads=False)
     with _folder(session, overwrite), _loggers(session) as loggers:
 
         def emit(event: Event) -> None:
@@ -72,10 +74,6 @@ def execute(
                 on_event(event)
 
         return _launch(session, emit, cancel or threading.Event())
-
-
-def _told_nobody(event: Event) -> None:
-    """Where nobody listens."""
 
 
 def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:

@@ -98,6 +98,7 @@ class Trainer:
             self._checkpoint()
         else:
             self._save_model()
+        self.engine.agree(0)  # no rank is done before everything is on disk
         return RunResult(self.progress.step, self.progress.metrics, str(self.output or ""), cancelled)
 
     def _steps(self) -> bool:

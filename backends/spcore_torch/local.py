@@ -118,16 +118,13 @@ class _Run:
         raise self.error(exit_codes or {})
 
     def error(self, exit_codes: dict[int, int]) -> Exception:
-        """The failure that came first in cause, not in time: a rank's own, else one killed from outside, else the echo of that."""
+        """The failure that came first in cause, not in time: a rank's own error, else a process that died and said nothing, else the echo
+        of that in another. Code 1 is that of processes which were told to go, -SIGTERM of those which had not heard."""
         own = [(rank, report) for rank, report in self.failures if not report["echo"]]
-        killed = [(rank, code) for rank, code in sorted(exit_codes.items()) if code < 0]
-        if not own and killed:
-            rank, code = killed[0]
-            hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
-            return RankError(rank, self.step, f"the process was killed by {signal.Signals(-code).name}{hint}")
-        if not (own or self.failures):
-            rank, code = next(iter(sorted(exit_codes.items())), (0, 0))
-            return RankError(rank, self.step, f"the process left with exit code {code} and said nothing")
+        died = [(rank, code) for rank, code in sorted(exit_codes.items()) if code not in (1, -signal.SIGTERM)]
+        if not own and (died or not self.failures):
+            rank, code = (died or sorted(exit_codes.items()) or [(0, 0)])[0]
+            return RankError(rank, self.step, _death(code))
         rank, report = (own or self.failures)[0]
         remote = RankError(rank, self.step, report["traceback"])
         kind = getattr(errors, report["kind"] or "", None)
@@ -137,6 +134,13 @@ class _Run:
         SlimPajamaError.__init__(error, report["message"], hint=report["hint"])
         error.__cause__ = remote
         return error
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"the process left with exit code {code} and said nothing"
+    hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
+    return f"the process was killed by {signal.Signals(-code).name}{hint}"
 
 
 class _Agent(threading.Thread):

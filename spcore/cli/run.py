@@ -67,7 +67,8 @@ def carry_out(
 
     with stopping() as cancel:
         done = execute(recipe, default_registry(), overwrite=overwrite, cancel=cancel)
-    result({**done.metrics, "steps": done.steps, "output": done.output}, as_json=as_json)
+    if done.leads:
+        result({**done.metrics, "steps": done.steps, "output": done.output}, as_json=as_json)
     if done.cancelled:
         note(f"stopped and saved after step {done.steps}; the same command goes on from there")
         raise typer.Exit(RunCancelled.exit_code)

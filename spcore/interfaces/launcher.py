@@ -44,12 +44,14 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunResult:
-    """steps done; metrics of the last evaluation; output: the run's folder; cancelled: stopped on request."""
+    """steps done; metrics of the last evaluation; output: the run's folder; cancelled: stopped on request. leads: whether it is told
+    to the process that shows it: one of those that started together."""
 
     steps: int
     metrics: Mapping[str, float]
     output: str
     cancelled: bool = False
+    leads: bool = True
 
 
 class Launcher(ABC):
