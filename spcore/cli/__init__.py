@@ -11,14 +11,16 @@ import sys
 def main() -> None:
     """Entry point of `slimpajama`, `sp` and `python -m slimpajama`."""
     from spcore.cli.app import app
-    from spcore.errors import SlimPajamaError
+    from spcore.errors import RankError, SlimPajamaError
 
     name = "slimpajama" if sys.argv[0].endswith("__main__.py") else None
     try:
         app(prog_name=name)
     except SlimPajamaError as error:
-        from spcore.cli.output import complain
+        from spcore.cli.output import complain, note
 
+        if isinstance(error, RankError):
+            note(error.traceback.rstrip())
         complain(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
