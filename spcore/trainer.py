@@ -141,8 +141,9 @@ class Trainer:
             self.loader.how = replace(how, micro_batch_size=rows // 2)
             smaller = f"{rows // 2} features, not {rows}"
         else:
-            self.loader.how = replace(how, tokens=positions // 2)
-            smaller = f"{positions // 2} padded tokens, not {positions}"
+            tokens = min(how.tokens, positions)  # a long row may be alone already, and over the limit
+            self.loader.how = replace(how, tokens=tokens // 2)
+            smaller = f"{tokens // 2} padded tokens, not {tokens}"
         step = self.progress.step + 1
         said = f"{error.message}; from step {step} on one has at most {smaller}, which changes no result"
         self.tell(Warned(time=time.time(), message=said, step=step))

@@ -7,8 +7,10 @@ steps alone. Run as a script it is one of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,7 @@ def registry_of() -> Any:
 def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str | None = None) -> dict[str, Any]:
     """Carry out a recipe on this rank. On the writer: "steps" [{loss, terms, grad_norm, tokens}], "rows": the features of each step,
     "metrics", "predictions": the rows of an evaluation by feature. gradients: a file for those of the first step."""
-    from spcore.interfaces.logger import Event, Step
+    from spcore.interfaces.logger import Event, Step, Warned
     from spcore.recipe import load_recipe
     from spcore.session import assemble, run_rank, run_spec
     from spcore.trainer import Trainer, evaluation
@@ -64,7 +66,7 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     ]
     predictions = [{name: np.asarray(v).tolist() for name, v in row.items()} for row in part.rows] if part else []
     return {
-        "steps": told, "rows": [step.feature_ids for step in steps], "metrics": dict(result.metrics), "predictions": predictions,
+        "steps": told, "warned": [e.message for e in events if isinstance(e, Warned)], "rows": [step.feature_ids for step in steps], "metrics": dict(result.metrics), "predictions": predictions,
     }  # fmt: skip
 
 
@@ -87,11 +89,13 @@ class Processes:
                     )
                 )  # fmt: skip
 
-    def measure(self, tree: dict[str, Any], gradients: str | None = None) -> dict[str, Any]:
-        """See `measure`; of the writer."""
+    def measure(
+        self, tree: dict[str, Any], gradients: str | None = None, *, around: str | None = None
+    ) -> dict[str, Any]:
+        """See `measure`; of the writer. around: "module:function" of a context manager that takes the rank."""
         for worker in self._workers:
             assert worker.stdin is not None
-            worker.stdin.write(json.dumps([tree, gradients]) + "\n")
+            worker.stdin.write(json.dumps([tree, gradients, around]) + "\n")
             worker.stdin.flush()
         answers = []
         for worker, errors in zip(self._workers, self._errors, strict=True):
@@ -124,8 +128,10 @@ def main(meeting: str, size: int, rank: int) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        tree, gradients = json.loads(line)
-        out.write(json.dumps(measure(tree, rank, size, gradients)) + "\n")
+        tree, gradients, around = json.loads(line)
+        with pkgutil.resolve_name(around)(rank) if around else contextlib.nullcontext():
+            answer = measure(tree, rank, size, gradients)
+        out.write(json.dumps(answer) + "\n")
         out.flush()
     os._exit(0)
 

@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from exact.processes import Processes, measure
 from exact.recipes import classification, laid
 from spcore.errors import RunError
-
-LARGEST = 9
-"""Rows of which a microbatch is held to fit."""
+from spcore.tensors.engine import TorchEngine
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch.setattr, LARGEST)
-
-
-def shrink(patch: Any, most: int) -> None:
-    """Have every engine's forward pass find no memory for more than so many rows."""
-    from spcore.tensors.engine import TorchEngine
-
+@contextlib.contextmanager
+def fits(rows: int) -> Iterator[None]:
+    """Every engine's forward pass of a training step finds memory for so many rows alone."""
     plain = TorchEngine.forward
 
     def forward(self: TorchEngine, batch: Any) -> Any:
-        if torch.is_grad_enabled() and (batch.feature_ids >= 0).sum() > most:
-            torch.empty(2**60)  # what torch's allocator itself raises
+        if torch.is_grad_enabled() and (batch.feature_ids >= 0).sum() > rows:
+            torch.empty(2**60)  # raises what torch's own allocator does
         return plain(self, batch)
 
-    patch(TorchEngine, "forward", forward)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchEngine, "forward", forward)
+        yield
+
+
+def smaller_on_one(rank: int) -> contextlib.AbstractContextManager[None]:
+    """Rank 1 has less memory than rank 0."""
+    return fits(9 if rank == 1 else 1000)
+
+
+def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found["rows"] == wanted["rows"]
+    ours, theirs = ([step["loss"] for step in run["steps"]] for run in (found, wanted))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+@pytest.mark.parametrize("train", [{"micro_batch_size": 32}, {"micro_batch_tokens": 8192}])
+def test_one_process(tmp_path: Path, train: dict[str, Any]) -> None:
+    tree = laid(classification(tmp_path), "single", 1, **train)
+    wanted = measure(tree)
+    with fits(9):
+        found = measure(tree)
+    same(found, wanted)
+    told = [line for line in found["warned"] if "not enough memory" in line]
+    # 32, 16, 8 rows; by tokens until the shortest rows are nine at most.
+    assert len(told) == 2 if "micro_batch_size" in train else 1 <= len(told) <= 6
+
+
+def test_one_of_two_processes(tmp_path: Path, two: Processes) -> None:
+    tree = laid(classification(tmp_path), "ddp", 2, micro_batch_size=16)
+    wanted = measure(laid(classification(tmp_path), "single", 1))
+    found = two.measure(tree, around="exact.test_memory:smaller_on_one")
+    same(found, wanted)
+    assert len([line for line in found["warned"] if "not enough memory" in line]) == 1
+
+
+def test_a_single_row_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
+    with fits(0), pytest.raises(RunError, match=r"not enough memory.*one feature each.*max_length"):
+        measure(laid(classification(tmp_path), "single", 1))
