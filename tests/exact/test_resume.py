@@ -1,0 +1,82 @@
+"""Going on from a checkpoint: to the bit on the same layout, dropout on; on another layout the same steps and rows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exact.processes import Processes, measure
+from exact.recipes import classification, fake, laid
+
+STEPS, SAVED = 8, 3
+TASKS = ["classification", "fake-masked-words"]
+PRECISIONS = ["fp32", "fp16"]
+
+
+def tree_of(task: str, folder: Path, **more: Any) -> dict[str, Any]:
+    tree = classification(folder) if task == "classification" else fake(task)
+    if more.pop("dropout", False) and task == "classification":
+        tree = {**tree, "model": {**tree["model"], "dropout": 0.2}}
+    return {**tree, **more}
+
+
+def resumed(output: Path, target: Path) -> None:
+    """A folder with what a run left that was killed after step SAVED."""
+    (target / "checkpoints").mkdir(parents=True)
+    name = f"step-{SAVED:08d}"
+    shutil.copytree(output / "checkpoints" / name, target / "checkpoints" / name)
+
+
+def on(processes: int, two: Processes, four: Processes, tree: dict[str, Any]) -> dict[str, Any]:
+    return measure(tree) if processes == 1 else {2: two, 4: four}[processes].measure(tree)
+
+
+def run(tree: dict[str, Any], strategy: str, processes: int, output: Path) -> dict[str, Any]:
+    # 72 rows in steps of 20: the checkpoint is amid an epoch, which ends short; microbatches are amid a step.
+    more = {"global_batch_size": 20, "micro_batch_size": 4, "save_every": SAVED, "keep": 9}
+    return {**laid(tree, strategy, processes, steps=STEPS, **more), "output": str(output)}
+
+
+@pytest.mark.parametrize(("strategy", "processes"), [("single", 1), ("ddp", 2)])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_to_the_bit(
+    task: str, strategy: str, processes: int, precision: str, tmp_path: Path, two: Processes, four: Processes
+) -> None:
+    tree = tree_of(task, tmp_path, dropout=True, precision=precision)
+    whole = on(processes, two, four, run(tree, strategy, processes, tmp_path / "whole"))
+    resumed(tmp_path / "whole", tmp_path / "again")
+    again = on(processes, two, four, run(tree, strategy, processes, tmp_path / "again"))
+    assert len(again["steps"]) == STEPS - SAVED
+    assert again["steps"] == whole["steps"][SAVED:]
+    assert again["metrics"] == whole["metrics"]
+    ours, theirs = (
+        (tmp_path / name / "checkpoints" / f"step-{2 * SAVED:08d}" / "rank-00000.safetensors").read_bytes()
+        for name in ("whole", "again")
+    )
+    assert ours == theirs, "model, optimizer, scaler and generators"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (2, 1), (1, 2)])
+def test_on_another_number_of_processes(
+    before: int, after: int, tmp_path: Path, two: Processes, four: Processes
+) -> None:
+    tree = tree_of("classification", tmp_path)
+    whole = on(before, two, four, run(tree, "ddp", before, tmp_path / "whole"))
+    resumed(tmp_path / "whole", tmp_path / "again")
+    again = on(after, two, four, run(tree, "ddp", after, tmp_path / "again"))
+    assert again["rows"] == whole["rows"], "every row once"
+    ours, theirs = [s["loss"] for s in again["steps"]], [s["loss"] for s in whole["steps"][SAVED:]]
+    assert len(ours) == 5
+    assert ours == pytest.approx(theirs, rel=1e-6), "the next five steps"
+
+
+def test_without_dropout_is_another_curve(tmp_path: Path) -> None:
+    """So that equal bits above say something of the generators."""
+    runs = [
+        measure(run(tree_of("classification", tmp_path, dropout=d), "single", 1, tmp_path / str(d))) for d in (0, 1)
+    ]
+    assert runs[0]["steps"] != runs[1]["steps"]
