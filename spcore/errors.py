@@ -102,4 +102,9 @@ def unknown(what: str, name: str, choices: Iterable[str], *, limit: int = 12) ->
     near = nearest(name, known)
     listed = ", ".join(known[:limit]) + (f", ... ({len(known)} in all)" if len(known) > limit else "")
     guess = f"; did you mean {near!r}?" if near else ";"
-    return f"unknown {what} {name!r}{guess} known: {listed or 'none'}"
+    return f"unknown {what} {short(name)!r}{guess} known: {listed or 'none'}"
+
+
+def short(text: str) -> str:
+    """A text as it is, or its beginning where it is too long for a line."""
+    return text if len(text) <= 80 else f"{text[:60]}..."

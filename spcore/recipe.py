@@ -8,7 +8,7 @@ again as it is. Whatever is wrong is one `RecipeError`: file, line, path, what w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
 
 def _consistent(recipe: Recipe, places: Places) -> None:
     """Settings that contradict each other."""
-    train, data, evaluation = recipe.train, recipe.data, recipe.eval
+    train, data = recipe.train, recipe.data
 
     def refuse(text: str, *settings: str) -> None:
         raise RecipeError(places.at(*(tuple(setting.split(".")) for setting in settings)) + text)
@@ -162,6 +162,12 @@ def _consistent(recipe: Recipe, places: Places) -> None:
             "data.pack",
             "data.max_length",
         )
+    _evaluates(recipe, refuse)
+
+
+def _evaluates(recipe: Recipe, refuse: Callable[..., None]) -> None:
+    """Settings of evaluation that contradict others."""
+    data, evaluation = recipe.data, recipe.eval
     if evaluation.data is None:
         for key in ("every", "metric", "keep_best"):
             if value := getattr(evaluation, key):

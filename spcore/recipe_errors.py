@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from spcore.errors import nearest
+from spcore.errors import nearest, short
 from spcore.recipe_syntax import KeyPath, Unreadable, dotted, read_yaml
 
 Schema = Mapping[str, Any]
@@ -134,7 +134,7 @@ def finding(error: ValidationError, model: type[BaseModel], given: Any) -> tuple
     if found["type"] == "extra_forbidden":
         return place, str(place[-1]), ""
     schema = _at(whole, whole, place) or {}
-    if found["type"] == "missing":
+    if found["type"] == "missing" and isinstance(found["loc"][-1], str):
         return place, None, f"missing, expected: {allowed(schema, whole)}{_meaning(schema)}"
     if found["type"] in ("value_error", "assertion_error"):
         return place, None, re.sub(r"^(Value error|Assertion failed), ", "", found["msg"])
@@ -148,7 +148,7 @@ def finding(error: ValidationError, model: type[BaseModel], given: Any) -> tuple
 
 _SCHEMA_TELLS = (
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error", "string_pattern_mismatch", "too_long",
-    "too_short", "string_too_short", "string_too_long", "int_from_float", "enum",
+    "too_short", "missing", "string_too_short", "string_too_long", "int_from_float", "enum",
 )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def _place(loc: Sequence[str | int], given: Any, *, missing: bool) -> KeyPath:
         if isinstance(given, Mapping) and (key in given or (missing and n == len(loc) - 1)):
             place.append(key)
             given = given.get(key)
-        elif isinstance(given, list | tuple) and isinstance(key, int):
+        elif isinstance(given, list | tuple) and isinstance(key, int) and key < len(given):
             place.append(key)
             given = given[key]
     return tuple(place)
@@ -241,7 +241,7 @@ def unknown_key(path: KeyPath, known: Known, elsewhere: str = "") -> str:
         guess = f"; did you mean {close!r}?"
     else:
         guess = ";"
-    return f"{dotted(path)}: unknown key {name!r}{guess} known: {', '.join(sorted(beside)) or 'none'}"
+    return f"{dotted(path)}: unknown key {short(name)!r}{guess} known: {', '.join(sorted(beside)) or 'none'}"
 
 
 def _called(name: str, settings: Known) -> list[str]:

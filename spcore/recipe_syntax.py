@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from spcore.errors import short
+
 KeyPath = tuple[str | int, ...]
 Read = tuple[Any, dict[KeyPath, int]]
 """What was read, and the line of each key and list entry, from 1; () is where the whole begins."""
@@ -276,7 +278,7 @@ READERS: Mapping[str, Callable[[str], Read]] = {".toml": read_toml, ".json": rea
 
 def dotted(path: KeyPath) -> str:
     """A path as people write it."""
-    return ".".join(map(str, path))
+    return ".".join(key if key.isprintable() else repr(key) for key in (short(str(key)) for key in path))
 
 
 class _Dumper(yaml.SafeDumper):

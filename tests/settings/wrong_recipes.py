@@ -104,6 +104,7 @@ WRONG = [
     Wrong("optimizer.lr", None, "optimizer.lr: found null, expected: a number above 0"),
     Wrong("optimizer.betas", 0.9, "optimizer.betas: found 0.9, expected: a list of 2: a number at least 0 and below 1, a number"),
     Wrong("optimizer.betas", [0.9, 0.99, 0.999], "optimizer.betas: found [0.9, 0.99, 0.999], expected: a list of 2: a number at least 0"),
+    Wrong("optimizer.betas", [0.9], "optimizer.betas: found [0.9], expected: a list of 2: a number at least 0 and below 1, a number"),
     Wrong("optimizer.no_decay", "bias", "optimizer.no_decay: found 'bias', expected: a list, each text that is not empty; write [bias]"),
     Wrong("data.columns", "review", "data.columns: found 'review', expected: a mapping of names to text"),
     Wrong("data.columns", {"text": 3}, "data.columns.text: found 3, expected: text; put it into quotes", "data.columns.text"),
