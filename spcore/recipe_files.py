@@ -105,8 +105,7 @@ def _content(file: Path) -> str:
             f"recipe {str(file)!r} does not exist" + (f"; did you mean {near!r}?" if near else "")
         ) from None
     except IsADirectoryError:
-        inside = sorted(p.name for pattern in ("*.yaml", "*.yml", "*.toml") for p in file.glob(pattern))
-        hint = f"; did you mean {str(file / inside[0])!r}?" if inside else ""
+        hint = f"; did you mean {str(file / 'recipe.yaml')!r}?" if (file / "recipe.yaml").is_file() else ""
         raise RecipeError(f"recipe {str(file)!r} is a folder, expected: a YAML, TOML or JSON file{hint}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise RecipeError(
