@@ -73,8 +73,8 @@ class CheckpointStore:
             try:
                 verify(path)
                 return path
-            except NewerCheckpoint:
-                raise
+            except _Newer as error:
+                raise CheckpointError(error.message, hint=error.hint) from None  # a kind that every process knows
             except CheckpointError as error:
                 problems.append(error.message)
                 log.warning("%s", error.message)
@@ -125,7 +125,7 @@ class CheckpointStore:
                 log.warning("%s: an old checkpoint that cannot be deleted: %s", old, reason(error))
 
 
-class NewerCheckpoint(CheckpointError):
+class _Newer(CheckpointError):
     """A checkpoint of a format that this version does not read: passing over it would lose it."""
 
 
@@ -140,7 +140,7 @@ def verify(folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read: {error}") from error
     if newer:
-        raise NewerCheckpoint(f"{manifest}: {newer}", hint="Install that version, or start anew with --overwrite")
+        raise _Newer(f"{manifest}: {newer}", hint="Install that version, or start anew with --overwrite")
     files = content.get("files")
     if not isinstance(files, dict) or not files:
         raise CheckpointError(f"{manifest}: names no files: the file is damaged")

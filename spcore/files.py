@@ -104,19 +104,19 @@ def sealed_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Flush a folder's files and folders to the disk and describe the files: relative name -> {"bytes", "sha256"}.
 
     sha256 because every system can check it, and as processors have it built in: 1.4 GB a second, where a file is written and
-    flushed at less. Files are flushed and read in threads.
+    flushed at less. Threads read files while they are flushed.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-
-    def sealed(path: Path) -> dict[str, Any]:
-        sync_file(path)
-        return {"bytes": path.stat().st_size, "sha256": digest(path)}
-
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(sealed, files))
+        flushed = pool.map(sync_file, files)
+        digests = list(pool.map(digest, files))
+        list(flushed)  # raises what it raised
     for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
         sync_folder(path)
-    return {path.relative_to(folder).as_posix(): entry for path, entry in zip(files, found, strict=True)}
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha}
+        for path, sha in zip(files, digests, strict=True)
+    }
 
 
 def fault(path: Path, entry: Any, *, read: bool = True) -> str | None:

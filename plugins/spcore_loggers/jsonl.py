@@ -4,6 +4,7 @@ last checkpoint and the end of a run that was killed are then there twice; the l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -52,9 +53,15 @@ class Jsonl(Logger):
 
 
 def write_whole(file: FileIO, data: bytes) -> None:
-    """Write all of `data`: a disk that is nearly full takes a part first. Raises OSError."""
-    while data:
-        data = data[file.write(data) :]
+    """Write all of `data` at a file's end, or nothing: a disk that is nearly full takes a part first. Raises OSError."""
+    end = file.seek(0, os.SEEK_END)
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError:
+        with contextlib.suppress(OSError):  # what can be wrong with it is said already
+            file.truncate(end)
+        raise
 
 
 def cut_torn_line(path: Path) -> None:

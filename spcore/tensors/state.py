@@ -62,8 +62,8 @@ def load(
             _load_model(file, opened, names, tensors)
             random.update({name: opened.get_tensor(f"random/{name}") for name in random if f"random/{name}" in names})
             if optimizer is not None:
-                _load_optimizer(opened, names, numbers["optimizer"], tensors, optimizer)
-    except (SafetensorError, FileNotFoundError) as error:
+                _load_optimizer(file, opened, names, numbers["optimizer"], tensors, optimizer)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     scaler.scale, scaler.good = numbers["scaler"]["scale"], numbers["scaler"]["good"]
 
@@ -81,6 +81,7 @@ def _load_model(file: Path, opened: Any, names: set[str], tensors: Mapping[str, 
 
 
 def _load_optimizer(
+    file: Path,
     opened: Any,
     names: set[str],
     numbers: Mapping[str, Any],
@@ -91,13 +92,19 @@ def _load_optimizer(
     for key in names:
         if key.startswith("optimizer/"):
             name, _, entry = key.removeprefix("optimizer/").rpartition("/")
-            states.setdefault(name, {})[entry] = _placed(opened.get_tensor(key), tensors[name])
+            states.setdefault(name, {})[entry] = opened.get_tensor(key)
     for key, number in numbers.items():
         name, _, entry = key.rpartition("/")
         states.setdefault(name, {})[entry] = number
+    strange = sorted(states.keys() - tensors.keys())
+    if strange:
+        raise CheckpointError(f"{file}: has the optimizer's state of {strange[0]!r}: it is another model's")
     optimizer.state.clear()
     for name, state in states.items():
-        optimizer.state[tensors[name]] = state
+        parameter = tensors[name]
+        optimizer.state[parameter] = {
+            key: _placed(value, parameter) if isinstance(value, torch.Tensor) else value for key, value in state.items()
+        }
 
 
 def _placed(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

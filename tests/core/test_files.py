@@ -12,7 +12,21 @@ from pathlib import Path
 import pytest
 
 from spcore.errors import OutputError
-from spcore.files import digest, disk_errors, locked, staged, write_text
+from spcore.files import (
+    alone,
+    clear,
+    digest,
+    disk_errors,
+    locked,
+    newer_format,
+    read_sealed,
+    remove,
+    replace_folder,
+    sealed_files,
+    sealed_text,
+    staged,
+    write_text,
+)
 
 HOLD = """
 import sys
@@ -162,3 +176,88 @@ def test_errors_of_the_disk_are_one_line(number: int, words: str) -> None:
 def test_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_a_killed_process_staged_is_cleared_and_what_a_live_one_stages_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    (tmp_path / ".writing-model").mkdir()
+    (tmp_path / ".writing-model" / "left").write_text("x")
+    with staged(target) as work:
+        assert list(work.iterdir()) == []
+        with pytest.raises(OutputError, match="another process is writing there"), staged(target):
+            pytest.fail("two write in one place")
+        assert work.is_dir(), "whoever was refused leaves it alone"
+    with staged(tmp_path, inside=True) as work:
+        assert work.parent == tmp_path
+
+
+def test_a_json_object_with_its_own_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    content = {"a": [1, 0.1, None], "ü": {"x": "y"}}
+    file.write_text(sealed_text(content))
+    assert read_sealed(file) == content
+    text = file.read_text()
+    for n, letter in enumerate(text):
+        flipped = text[:n] + chr(ord(letter) ^ 1) + text[n + 1 :]
+        file.write_text(flipped)
+        try:
+            found = read_sealed(file)
+        except ValueError:
+            continue
+        assert found == content or '"checksum"' not in flipped, "noticed, but for a harm to the name of the checksum"
+    file.write_text('{"a": 1}')
+    assert read_sealed(file) == {"a": 1}, "one that was written without"
+
+
+def test_formats() -> None:
+    assert newer_format({"format": 1}, 2) is newer_format({"format": 2}, 2) is None
+    assert "written by a newer" not in str(newer_format({"format": 3, "version": "5.0"}, 2))
+    assert str(newer_format({"format": 3, "versions": {"slimpajama": "5.0"}}, 2)).startswith(
+        "format 3, written by slimpajama 5.0; this is "
+    )
+    for wrong in ({}, {"format": "1"}, {"format": 0}, {"format": -1}):
+        with pytest.raises(ValueError, match="not written by slimpajama"):
+            newer_format(wrong, 2)
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_takes_anothers_place(exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exchange:
+        monkeypatch.setattr("spcore.files._exchanged", lambda one, other: False)
+    target = tmp_path / "target"
+    for content in ("first", "second"):
+        work = tmp_path / ".writing-target"
+        work.mkdir()
+        (work / "a").write_text(content)
+        replace_folder(work, target)
+        assert (target / "a").read_text() == content
+        assert [p.name for p in tmp_path.iterdir()] == ["target"]
+
+
+def test_files_are_described_and_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_text("abc")
+    assert sealed_files(folder) == {"deep/a": {"bytes": 3, "sha256": digest(folder / "deep" / "a")}}
+    (tmp_path / "link").symlink_to(folder)
+    remove(tmp_path / "link")
+    assert folder.is_dir(), "a link is removed, not what it points to"
+    remove(folder)
+    remove(tmp_path / "nothing")
+    clear(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_waits_for_another_to_leave_a_folder(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with alone(tmp_path):
+            order.append("second")
+
+    with alone(tmp_path):
+        other = threading.Thread(target=second)
+        other.start()
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]

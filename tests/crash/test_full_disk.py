@@ -18,7 +18,9 @@ from crash.test_checkpoint_faults import save, value_of
 from spcore.checkpoint import CheckpointStore
 from spcore.cli import main
 from spcore.errors import OutputError
+from spcore.interfaces.logger import Warned
 from spcore.running import execute
+from spcore_loggers.jsonl import Jsonl
 from support.hub_content import put_tiny_bert
 
 ROWS = [{"text": f"a {word} film", "label": label} for word, label in (("good", "yes"), ("bad", "no"))] * 8
@@ -127,6 +129,27 @@ def test_a_run_whose_disk_is_full_is_one_line_and_goes_on_when_there_is_room_tmp
     assert run(part) == 0
     assert capsys.readouterr().out.replace(str(part), "") == figures.replace(str(whole), "")
     assert (part / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_leaves_no_half_line_in_metrics_tmpfs(disk: Disk) -> None:
+    logger = Jsonl()
+    logger.start(disk.folder, {})
+    disk.limit(4096)
+    told = []
+
+    def fill() -> None:
+        while True:
+            logger.event(Warned(time=0.0, message="x" * 100))
+            told.append(1)
+
+    with pytest.raises(OutputError, match=r"metrics\.jsonl: cannot be written: no space left on the disk$"):
+        fill()
+    disk.limit(8192)
+    logger.event(Warned(time=0.0, message="there is room again"))
+    logger.close()
+    lines = [json.loads(line) for line in (disk.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == len(told) + 1
+    assert lines[-1]["message"] == "there is room again"
 
 
 def test_a_run_whose_files_are_cut_short_is_one_line_rlimit_fsize(files: Path, tmp_path: Path) -> None:
