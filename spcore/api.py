@@ -312,7 +312,7 @@ def _spilled(rows: Sequence[Row], folder: Path) -> Path:
             if not isinstance(row, Mapping):
                 raise DataError(f"dataset: row {n} is {type(row).__name__}, expected a dict of column -> value")
             try:
-                file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+                file.write(json.dumps(dict(row)) + "\n")  # ASCII: halves of surrogate pairs are no UTF-8
             except TypeError as error:
                 raise DataError(f"dataset: row {n}: {error}") from error
     return path

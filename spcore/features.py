@@ -32,7 +32,8 @@ log = logging.getLogger("slimpajama.features")
 
 @dataclass
 class Counts:
-    """What became of the rows: read, used, features made, texts cut, rows dropped by reason with the first row numbers."""
+    """What became of the rows: read, used, features made, texts cut, rows dropped by reason with the first row numbers and
+    places. reader: what the reader of the files dropped before, of the whole split: reason -> rows and first lines."""
 
     read: int = 0
     used: int = 0
@@ -41,28 +42,35 @@ class Counts:
     truncated_tokens: int = 0
     dropped: dict[str, list[int]] = field(default_factory=dict)
     dropped_total: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    reader: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def drop(self, reason: str, row: int) -> None:
-        """Count a dropped row."""
+    def drop(self, reason: str, row: int, place: str | None = None) -> None:
+        """Count a dropped row. place: where it stands, None for its number."""
         self.dropped_total[reason] = self.dropped_total.get(reason, 0) + 1
         first = self.dropped.setdefault(reason, [])
         if len(first) < 5:
             first.append(row)
+            self.places.setdefault(reason, []).append(place or f"row {row}")
 
     def to_json(self) -> dict[str, Any]:
         """For report.json."""
-        dropped = {r: {"rows": n, "first_rows": self.dropped[r]} for r, n in self.dropped_total.items()}
+        dropped = {
+            r: {"rows": n, "first_rows": self.dropped[r], "first": self.places[r]}
+            for r, n in self.dropped_total.items()
+        }
         return {
             "rows_read": self.read, "rows_used": self.used, "features": self.features, "texts_truncated": self.truncated,
             "tokens_truncated": self.truncated_tokens, "dropped": dropped,
+            "dropped_by_reader": self.reader,
         }  # fmt: skip
 
     def remarks(self) -> list[str]:
         """Lines for the user about what was dropped or cut."""
-        lines = [
-            f"{n} of {self.read} rows dropped: {reason} (rows {', '.join(map(str, self.dropped[reason]))}{', ...' if n > 5 else ''})"
-            for reason, n in self.dropped_total.items()
-        ]
+        lines = []
+        for reason, n in self.dropped_total.items():
+            first = ", ".join(self.places.get(reason) or [f"row {row}" for row in self.dropped[reason]])
+            lines.append(f"{n} of {self.read} rows dropped: {reason} ({first}{', ...' if n > 5 else ''})")
         if self.truncated:
             lines.append(
                 f"{self.truncated} of {self.features} texts were longer than data.max_length: {self.truncated_tokens} tokens cut"
@@ -185,11 +193,14 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s: damaged, made anew: %s", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
-    counts, features = Counts(), []
+    dropped = {
+        reason: {"rows": len(lines), "first_lines": list(lines[:5])} for reason, lines in source.report.dropped.items()
+    }
+    counts, features = Counts(reader=dropped), []
     for at in range(0, source.length, _CHUNK):
         rows = source.read(range(at, min(at + _CHUNK, source.length)))
         for row_id, row in enumerate(rows, at):
-            features.extend(numbered(row, row_id, task, counts, limit))
+            features.extend(numbered(row, row_id, task, counts, limit, source))
     store = FeatureStore.of(features, counts)
     if folder is not None:
         try:
@@ -199,13 +210,15 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
     return store
 
 
-def numbered(row: Row, row_id: int, task: BoundTask, counts: Counts, limit: int | None) -> list[Feature]:
-    """Features of one row with their ids; counts them, or counts the row as dropped."""
+def numbered(
+    row: Row, row_id: int, task: BoundTask, counts: Counts, limit: int | None, source: Source | None = None
+) -> list[Feature]:
+    """Features of one row with their ids; counts them, or counts the row as dropped. source: that can say where the row stands."""
     counts.read += 1
     try:
         made = task.featurize(row)
     except DataError as error:
-        counts.drop(error.message, row_id)
+        counts.drop(error.message, row_id, source.place(row_id) if source is not None else None)
         return []
     counts.used += 1
     numbered_features = []

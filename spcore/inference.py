@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,21 @@ def forwards(runner: Runner) -> Forwards:
     return runner
 
 
-def predict_rows(runner: Runner, task: BoundTask, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Answers in the order of `rows` (keyed by the task's column names). Raises DataError that names the row."""
+def predict_rows(
+    runner: Runner, task: BoundTask, rows: Sequence[Row], place: Callable[[int], str] = "row {}".format
+) -> list[dict[str, Any]]:
+    """Answers in the order of `rows` (keyed by the task's column names). place: what a row is called. Raises DataError that
+    names the row."""
     answers: list[dict[str, Any]] = []
     for at in range(0, len(rows), _CHUNK):
-        answers += _predict_chunk(forwards(runner), task, rows[at : at + _CHUNK], at)
+        part = rows[at : at + _CHUNK]
+        answers += _predict_chunk(forwards(runner), task, part, [place(at + n) for n in range(len(part))])
     return answers
 
 
-def _predict_chunk(runner: Forwards, task: BoundTask, rows: Sequence[Row], first: int) -> list[dict[str, Any]]:
+def _predict_chunk(
+    runner: Forwards, task: BoundTask, rows: Sequence[Row], places: Sequence[str]
+) -> list[dict[str, Any]]:
     from spcore.features import FeatureStore
 
     features: list[Feature] = []
@@ -46,7 +52,7 @@ def _predict_chunk(runner: Forwards, task: BoundTask, rows: Sequence[Row], first
         try:
             made = task.featurize(row)
         except DataError as error:
-            raise DataError(f"row {first + row_id}: {error.message}", hint=error.hint) from error
+            raise DataError(f"{places[row_id]}: {error.message}", hint=error.hint) from error
         features += [replace(f, id=len(features) + n, row_id=row_id) for n, f in enumerate(made)]
     if not features:
         return []

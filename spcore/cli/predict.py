@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from spcore.api import LanguageModelHandle
+    from spcore.rows import RoleSource
 
 
 def predict(
@@ -38,10 +39,12 @@ def predict(
         raise UserError("predict: give texts or --input, not both")
     handle = load_model(model, runtime=runtime, device=checked_device(device))
     if source is not None:
-        rows = file_rows(handle, source)
+        from spcore.inference import predict_rows
+
+        view = file_rows(handle, source)
+        answers = predict_rows(handle.runner(), handle.task()[1], view.read(range(view.length or 0)), view.place)
     else:
-        rows = typed_rows(handle, texts or [line.rstrip("\n") for line in sys.stdin])
-    answers = handle.predict(rows=rows)
+        answers = handle.predict(rows=typed_rows(handle, texts or [line.rstrip("\n") for line in sys.stdin]))
     if output is not None:
         write_text(output, "".join(json.dumps(finite(answer), ensure_ascii=False) + "\n" for answer in answers))
         note(f"{len(answers)} answers in {output}")
@@ -70,7 +73,7 @@ def typed_rows(handle: LanguageModelHandle, texts: list[str]) -> list[dict[str, 
     return rows
 
 
-def file_rows(handle: LanguageModelHandle, source: str) -> list[dict[str, Any]]:
+def file_rows(handle: LanguageModelHandle, source: str) -> RoleSource:
     """Rows of a file, by the task's column names; labels may be missing."""
     from spcore.api import data_tree
     from spcore.components import default_registry
@@ -88,7 +91,5 @@ def file_rows(handle: LanguageModelHandle, source: str) -> list[dict[str, Any]]:
     dropped = {reason: lines for reason, lines in rows.report.dropped.items() if lines}
     if dropped:
         reason, lines = next(iter(dropped.items()))
-        raise DataError(
-            f"{source}: {len(lines)} rows cannot be read: {reason} (first at line {lines[0]}); answers would not match rows"
-        )
-    return rows.read(range(rows.length))
+        raise DataError(f"{source}:{lines[0]}: {reason} (the first of {len(lines)}); answers would not match rows")
+    return rows

@@ -105,9 +105,13 @@ def test_dropped_rows_and_cut_texts_are_counted() -> None:
         sum(max(0, n - 4) for n in lengths),
     )
     assert counts.dropped == {"empty text": [3, 8, 13, 18, 23]}
-    assert counts.to_json()["dropped"] == {"empty text": {"rows": 8, "first_rows": [3, 8, 13, 18, 23]}}
+    assert counts.to_json()["dropped"] == {
+        "empty text": {
+            "rows": 8, "first_rows": [3, 8, 13, 18, 23], "first": ["row 3", "row 8", "row 13", "row 18", "row 23"],
+        }
+    }  # fmt: skip
     assert counts.remarks() == [
-        "8 of 40 rows dropped: empty text (rows 3, 8, 13, 18, 23, ...)",
+        "8 of 40 rows dropped: empty text (row 3, row 8, row 13, row 18, row 23, ...)",
         f"{counts.truncated} of 32 texts were longer than data.max_length: {counts.truncated_tokens} tokens cut",
     ]
     assert store.rows.tolist() == [i for i in range(40) if i not in bad], "rows keep their own numbers"
@@ -116,7 +120,7 @@ def test_dropped_rows_and_cut_texts_are_counted() -> None:
 
 def test_nothing_lost_is_nothing_said() -> None:
     assert featurize(texts("a", "b"), WordTask(), limit=None).counts.remarks() == []
-    assert Counts(read=2, dropped={"x": [1]}, dropped_total={"x": 1}).remarks() == ["1 of 2 rows dropped: x (rows 1)"]
+    assert Counts(read=2, dropped={"x": [1]}, dropped_total={"x": 1}).remarks() == ["1 of 2 rows dropped: x (row 1)"]
 
 
 def test_only_refusals_of_rows_drop_them() -> None:
@@ -151,7 +155,7 @@ def test_large_data_is_featurised_once(cache: Path) -> None:
     assert task.calls == 12
     assert [p.name for p in cache.iterdir()] == ["k1"]
     assert again.counts == first.counts, "what was dropped is known the second time too"
-    assert again.counts.remarks() == ["1 of 12 rows dropped: empty text (rows 4)"]
+    assert again.counts.remarks() == ["1 of 12 rows dropped: empty text (row 4)"]
     for i in range(len(first)):
         same(again[i], first[i])
     featurize(source, task, limit=None, key="k2")
