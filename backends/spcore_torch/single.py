@@ -33,7 +33,7 @@ class Single(ParallelStrategy):
         """One process. Raises RefusalError for more."""
         if world_size != 1:
             raise RefusalError(
-                f"strategy 'single' runs one process, asked for {world_size}; use a parallel strategy, or launch.processes=1"
+                f"strategy 'single' runs one process, asked for {world_size}; use strategy=ddp, or launch.processes=1"
             )
         return Layout({"data": 1})
 

@@ -19,6 +19,7 @@ def finetune(
     eval_split: Annotated[str | None, typer.Option(help="Split of --eval-data (default: of --data).")] = None,
     strategy: Annotated[str | None, typer.Option(help="How the run is laid over processes.")] = None,
     precision: Annotated[str | None, typer.Option(help="Number formats: fp32, bf16, ...")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes to start on this machine.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder, which becomes the saved model.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe to start from.")] = None,
     sets: Annotated[
@@ -44,11 +45,30 @@ def finetune(
     flags += [
         ("strategy", strategy, "--strategy"),
         ("precision", precision, "--precision"),
+        ("launch", None if processes is None else started(processes, registry), "--processes"),
         ("output", output, "--output"),
     ]
     overrides: list[Any] = [(key, value, flag) for key, value, flag in flags if value is not None]
     resolved = load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
     carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, as_json=as_json)
+
+
+def started(processes: int, registry: Any) -> dict[str, Any]:
+    """The part `launch` for so many processes: of the launchers that take such a number the default, else the first by name."""
+    from pydantic import ValidationError
+
+    from spcore.errors import RecipeError
+
+    defaults = registry.defaults("launcher")
+    for name in sorted(registry.names("launcher"), key=lambda name: (name not in defaults, name)):
+        model = registry.options_model("launcher", name)
+        try:
+            if model is not None and "processes" in model.model_fields:
+                model.model_validate({"processes": processes})
+                return {"use": name, "processes": processes}
+        except ValidationError:
+            continue  # it starts another number
+    raise RecipeError(f"--processes {processes}: no installed launcher starts so many")
 
 
 def data_flags(
