@@ -16,6 +16,7 @@ _PUBLIC = {
     "SlimPajamaError": "errors", "UserError": "errors", "RecipeError": "errors", "ComponentError": "errors",
     "RefusalError": "errors", "SourceError": "errors", "DataError": "errors", "ArtifactError": "errors",
     "CheckpointError": "errors", "OutputError": "errors", "RunError": "errors", "RankError": "errors",
+    "OutOfMemory": "errors",
 }  # fmt: skip
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ComponentError,
         DataError,
+        OutOfMemory,
         OutputError,
         RankError,
         RecipeError,

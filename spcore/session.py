@@ -80,18 +80,26 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
 
     Raises RecipeError, SourceError, DataError, RefusalError: all before any process starts or any weight is read.
     """
-    model: LanguageModel = create(registry, "model", recipe.model).open(str(recipe.model.options.get("source", "")))
-    launcher: Launcher = create(registry, "launcher", recipe.launch)
-    strategy: ParallelStrategy = create(registry, "strategy", recipe.strategy)
-    if recipe.adapter is not None and recipe.adapter.use:
-        raise RefusalError(
-            f"adapter {recipe.adapter.use!r}: adapters cannot be saved by this version; leave `adapter` out"
-        )
-    train, recipe, task = _bind_data(recipe, registry)
-    evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
-    limits = _limits(recipe, model)
-    bound = task.bind(model.processor, model.config, train.schema, limits)
-    optimizer = create(registry, "optimizer", recipe.optimizer)
+    with recipe.at("adapter"):
+        if recipe.adapter is not None and recipe.adapter.use:
+            raise RefusalError(f"{recipe.adapter.use!r} cannot be saved by this version; leave `adapter` out")
+    with recipe.at("model", "source"):
+        model: LanguageModel = create(registry, "model", recipe.model).open(str(recipe.model.options.get("source", "")))
+    with recipe.at("launch"):
+        launcher: Launcher = create(registry, "launcher", recipe.launch)
+    with recipe.at("strategy"):
+        strategy: ParallelStrategy = create(registry, "strategy", recipe.strategy)
+        layout = strategy.layout(world_size or launcher.processes)
+    with recipe.at("data", "source"):
+        train, recipe, task = _bind_data(recipe, registry)
+    with recipe.at("eval", "data", "source"):
+        evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
+    with recipe.at("data", "max_length"):
+        limits = _limits(recipe, model)
+    with recipe.at("task"):
+        bound = task.bind(model.processor, model.config, train.schema, limits)
+    with recipe.at("optimizer"):
+        optimizer = create(registry, "optimizer", recipe.optimizer)
     settings = recipe.train
     plan = Plan(
         model=model, head=bound.head, task=bound, precision=create(registry, "precision", recipe.precision),
@@ -99,7 +107,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         micro_batch_size=settings.micro_batch_size, micro_batch_tokens=settings.micro_batch_tokens,
         max_length=limits.max_length, pack=limits.pack, clip_norm=settings.clip_norm, seed=settings.seed,
         deterministic=settings.deterministic, nonfinite=settings.nonfinite,
-        layout=strategy.layout(world_size or launcher.processes), device=recipe.device,
+        layout=layout, device=recipe.device,
         options=part_options(recipe.strategy, "strategy", registry),
     )  # fmt: skip
     session = Session(
@@ -113,7 +121,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         train,
         evaluation,
     )
-    _check(session)
+    with recipe.at("strategy"):
+        _check(session)
     for source in filter(None, (train, evaluation)):
         session.warnings += source.report.remarks
         session.warnings += [
@@ -180,8 +189,6 @@ def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
         raise RefusalError(f"data.max_length {asked}: the model has {most} positions; give {most} or less")
     length = asked or most
     if pack is not None:
-        if recipe.data.max_length is not None and recipe.data.max_length > pack:
-            raise RefusalError(f"data.pack {pack} is shorter than data.max_length {asked}; make it at least {asked}")
         length = min(length, pack) if length is not None else pack
     return Limits(length, pack)
 

@@ -53,7 +53,7 @@ def _one(done: dict[str, Any], start: str) -> tuple[int, str, str]:
 def test_every_command_succeeds(done: dict[str, Any]) -> None:
     failed = {line: found for line, found in done.items() if line != "folder" and found[0] != 0}
     assert not failed
-    assert len(done) == 8
+    assert len(done) == 9
 
 
 def test_json_is_json(done: dict[str, Any]) -> None:
