@@ -107,7 +107,7 @@ def test_an_error_at_any_operation(case: Case, kind: Kind, caplog: pytest.LogCap
         case.goes_on()
 
 
-@pytest.mark.parametrize("power", ["process gone", "power gone"])
+@pytest.mark.parametrize("power", [pytest.param("process gone", marks=pytest.mark.slow), "power gone"])
 def test_a_crash_at_any_operation(case: Case, power: str) -> None:
     for n in each(case):
         case.reset()

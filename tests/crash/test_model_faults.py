@@ -181,7 +181,7 @@ def kept(case: Case) -> None:
     assert [p for p in case.root.rglob(".w*") if p.name.startswith(".writing-")] == []
 
 
-@pytest.mark.parametrize("kind", ["once", "full"])
+@pytest.mark.parametrize("kind", ["once", pytest.param("full", marks=pytest.mark.slow)])
 def test_an_error_at_any_operation(case: Case, kind: Kind) -> None:
     for n in each(case):
         anew(case)
@@ -201,7 +201,7 @@ def test_an_error_at_any_operation(case: Case, kind: Kind) -> None:
         kept(case)
 
 
-@pytest.mark.parametrize("power", ["process gone", "power gone"])
+@pytest.mark.parametrize("power", [pytest.param("process gone", marks=pytest.mark.slow), "power gone"])
 def test_a_crash_at_any_operation(case: Case, power: str) -> None:
     for n in each(case):
         anew(case)
