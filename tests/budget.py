@@ -1,0 +1,49 @@
+"""Seconds by folder, printed after every run of the tests, and what a folder may take: so that `make test` stays under 25 minutes on two
+cores whatever is added. A folder that is over its budget fails the run; sample its cases, or mark them slow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CORES, MINUTES = 2, 25
+DEFAULT = 45
+BUDGETS = {
+    "api": 180, "core": 90, "crash": 240, "data": 90, "dirt": 120, "docs_run": 180, "embed": 270, "exact": 270, "kills": 300,
+    "launch": 270, "settings": 150, "stranger": 180, "tensors": 90, "testing_kit": 120, "torch_backend": 90,
+}  # fmt: skip
+"""Seconds of a folder's tests one after another, some three times what they take on an idle machine."""
+
+
+class Budget:
+    """A pytest plugin that adds up."""
+
+    def __init__(self, *, held: bool) -> None:
+        self.held = held
+        self.seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Setup, call and teardown all count."""
+        parts = Path(report.nodeid.partition("::")[0]).parts
+        folder = parts[1] if len(parts) > 2 else "."
+        self.seconds[folder] = self.seconds.get(folder, 0.0) + report.duration
+
+    def over(self) -> list[str]:
+        """Folders that took more than they may."""
+        return [folder for folder, spent in self.seconds.items() if spent > BUDGETS.get(folder, DEFAULT)]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table."""
+        terminalreporter.section("seconds by folder")
+        for folder, spent in sorted(self.seconds.items(), key=lambda item: -item[1]):
+            budget = BUDGETS.get(folder, DEFAULT)
+            mark = "  OVER ITS BUDGET" if self.held and folder in self.over() else ""
+            terminalreporter.write_line(f"{spent:8.1f} of {budget:4d}  {folder}{mark}")
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Slow tests have no budget."""
+        if self.held and exitstatus == 0 and self.over():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
