@@ -96,10 +96,11 @@ def rounded(length: int, rule: BatchRule) -> int:
 @dataclass(frozen=True)
 class StepData:
     """One rank's part of a step. epoch: fraction of epochs done after it. The counts are of the whole step, all ranks:
-    rows (features), tokens, positions (tokens and padding, as cut)."""
+    feature_ids and the ids of their rows, rows (features), tokens, positions (tokens and padding, as cut)."""
 
     microbatches: list[Batch]
     feature_ids: list[int]
+    row_ids: list[int]
     epoch: float
     rows: int
     tokens: int
@@ -230,8 +231,8 @@ def step_data(collator: Collator, groups: list[Group], how: Cut, rank: int, epoc
     spans = collator.spans(step)
     batches = [collator.batch(piece, span, epoch) for piece, span in zip(step[rank], spans[rank], strict=True)]
     positions = sum(len(p) * s for ps, ss in zip(step, spans, strict=True) for p, s in zip(ps, ss, strict=True))
-    ids = [collator.store[i].id for group in groups for i in group]
-    return StepData(batches, ids, progress, sum(len(g) for g in groups), sum(sizes), positions)
+    ids, rows = ([int(of[i]) for group in groups for i in group] for of in (collator.store.ids, collator.store.rows))
+    return StepData(batches, ids, rows, progress, sum(len(g) for g in groups), sum(sizes), positions)
 
 
 def evaluation_batches(

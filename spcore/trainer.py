@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spcore.artifact import write_artifact
+from spcore.artifact import copy_model, is_artifact, read_manifest, write_artifact
 from spcore.checkpoint import CheckpointStore
-from spcore.errors import OutOfMemory, RunError
+from spcore.errors import ArtifactError, OutOfMemory, RunError
+from spcore.files import put_text
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
 from spcore.interfaces.strategy import Engine, StepReport
@@ -81,6 +82,7 @@ class Trainer:
         self.checkpoints = CheckpointStore(self.output / "checkpoints", settings.keep) if self.output else None
         self.progress = _Progress()
         self.seconds, self.rows = 0.0, 0
+        self.saved: int | None = None
 
     def fit(self) -> RunResult:
         """Train from where the last checkpoint is, evaluate, save the model."""
@@ -95,7 +97,8 @@ class Trainer:
         ):
             self._evaluate()
         if cancelled:
-            self._checkpoint()
+            if self.progress.step != self.saved:
+                self._checkpoint()
         else:
             self._save_model()
         self.engine.agree(0)  # no rank is done before everything is on disk
@@ -157,12 +160,21 @@ class Trainer:
         if not report.nonfinite:
             return
         what = ", ".join(report.nonfinite[:3]) + (" ..." if len(report.nonfinite) > 3 else "")
-        where = f"step {self.progress.step + 1}: not finite: {what}; features {data.feature_ids[:8]}"
+        where = f"step {self.progress.step + 1}: not finite: {what}; its rows: {self._places(data.row_ids)}"
         scaled = self.session.plan.precision.loss_scaling is not None and not report.applied
         if self.session.plan.nonfinite == "stop" and not (scaled and math.isfinite(report.loss)):
             raise RunError(where, hint="Lower optimizer.lr, or go on without such steps: train.nonfinite=skip")
         self.progress.skipped += 1
         self.tell(Warned(time=time.time(), message=f"{where}; the step is left out", step=self.progress.step + 1))
+
+    def _places(self, row_ids: Sequence[int]) -> str:
+        """Where rows stand in the data, a file's name once: "a.csv:3, 8, 9"; of a stream, their numbers."""
+        rows, train = list(dict.fromkeys(row_ids)), self.session.train
+        places = [train.place(row) if train.length is not None else f"row {row}" for row in rows[:8]]
+        files = [place.rpartition(":")[0] for place in places]
+        again = [n > 0 and bool(file) and file == files[n - 1] for n, file in enumerate(files)]
+        shown = [p.rpartition(":")[2] if same else p for p, same in zip(places, again, strict=True)]
+        return ", ".join(shown) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
 
     def _told(self, report: StepReport, data: StepData, lr: float, seconds: float, mean: float) -> None:
         self.seconds += seconds
@@ -201,6 +213,8 @@ class Trainer:
         if name not in metrics:
             return False
         value = -metrics[name] if name in self.session.task.lower_is_better else metrics[name]
+        if math.isnan(value):  # which nothing is greater than
+            return False
         if self.progress.best is not None and not value > self.progress.best:
             return False
         self.progress.best, self.progress.best_step = value, self.progress.step
@@ -222,6 +236,8 @@ class Trainer:
             return
         self.engine.load(Path(found))
         self.progress = _Progress(**json.loads((Path(found) / "progress.json").read_text()))
+        if self.engine.place.is_writer and self.session.recipe.eval.keep_best:
+            self._adopt_best()
 
     def _checkpoint(self) -> None:
         if self.checkpoints is None:
@@ -233,22 +249,20 @@ class Trainer:
             self.engine.save(folder).wait()
             self.engine.agree(0)  # every rank has written before the manifest is
             if writer:
-                (folder / "progress.json").write_text(json.dumps(vars(self.progress)))
+                put_text(folder / "progress.json", json.dumps(vars(self.progress)))
+        self.saved = self.progress.step
         path = str(self.checkpoints.path(self.progress.step))
         self.tell(Checkpointed(time=time.time(), step=self.progress.step, path=path, seconds=time.monotonic() - at))
 
     def _save_model(self) -> None:
         if self.output is None:
             return
-        at = time.monotonic()
-        best = self.output / ".best"
-        if (
-            self.session.recipe.eval.keep_best
-            and self.progress.best_step not in (None, self.progress.step)
-            and best.is_dir()
-        ):
+        at, best = time.monotonic(), self.output / ".best"
+        # The writer alone knows which step was the best.
+        earlier = self.session.recipe.eval.keep_best and self.progress.best_step not in (None, self.progress.step)
+        if self.engine.agree(int(earlier and self.engine.place.is_writer)):
             if self.engine.place.is_writer:
-                move_into(best, self.output)
+                self._take_best(best)
         else:
             self._write(self.output)
             if self.engine.place.is_writer:
@@ -262,6 +276,25 @@ class Trainer:
                 seconds=time.monotonic() - at,
             )
         )
+
+    def _take_best(self, best: Path) -> None:
+        """Save the best step's weights, written when it was reached. Raises ArtifactError where they are gone."""
+        assert self.output is not None, "the caller looked"
+        found = read_manifest(best).get("steps")
+        if found != self.progress.best_step:
+            raise ArtifactError(f"{best}: is of step {found}, the best was step {self.progress.best_step}")
+        copy_model(best, self.output, run=True)
+        shutil.rmtree(best)
+
+    def _adopt_best(self) -> None:
+        """After a resume: weights that were the best after the checkpoint was written, before the run was killed, are so still."""
+        best = self.output / ".best" if self.output else None
+        if best is None or not is_artifact(best):
+            return
+        manifest = read_manifest(best)
+        if manifest["steps"] != self.progress.best_step:
+            self._better(manifest["metrics"])
+            self.progress.best_step = manifest["steps"]
 
     def _write(self, folder: Path) -> None:
         write_artifact(
@@ -336,10 +369,3 @@ def merge_parts(parts: Sequence[EvalPart | None]) -> EvalPart:
     ids = [row["feature_id"] for row in rows]
     assert len(set(ids)) == len(ids), "an engine gave a feature twice in one evaluation"
     return EvalPart(sums, rows)
-
-
-def move_into(source: Path, target: Path) -> None:
-    """Move a whole saved model's files into a run's folder, slimpajama.json last: it says that the model is whole."""
-    for path in sorted(source.iterdir(), key=lambda p: p.name == "slimpajama.json"):
-        path.replace(target / path.name)
-    source.rmdir()

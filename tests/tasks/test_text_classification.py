@@ -333,7 +333,6 @@ def test_a_saved_state_gives_the_same_task(problem: str, limits: Limits) -> None
         ({"class_weights": {"god": 2.0}}, "task.class_weights: unknown label 'god'; did you mean 'good'?"),
         ({"class_weights": [1.0, -1.0, 1.0]}, "numbers from 0 on"),
         ({"class_weights": [0.0, 0.0, 0.0]}, "not all of them 0"),
-        ({"class_weights": [1.0, -1.0, 1.0]}, "numbers from 0 on"),
         ({"metric": "pearson"}, "task.metric: unknown metric of single_label_classification 'pearson'"),
         ({"metric": ["accuracy", "mse"]}, "unknown metric of single_label_classification 'mse'"),
     ],
