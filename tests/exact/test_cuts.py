@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exact.processes import Processes, measure
-from exact.recipes import CUTS, LAYOUTS, classification, fake, laid
+from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, minilm
 
 TASKS = ["classification", "fake-two-terms", "fake-next-word", "fake-masked-words", "fake-preference", "fake-contrast"]
 EXPECTED: dict[str, Any] = {}
@@ -22,6 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tree_of(task: str, folder: Path) -> dict[str, Any]:
+    if task == "minilm":
+        return minilm()
     return classification(folder) if task == "classification" else fake(task)
 
 
@@ -59,7 +61,14 @@ def cases() -> list[tuple[str, str, int, int]]:
     return sorted({*some, *((TASKS[0], *layout, cut) for layout, cut in itertools.product(LAYOUTS, CUTS))})
 
 
-@pytest.mark.parametrize(("task", "strategy", "processes", "size"), cases())
+def real() -> list[Any]:
+    """The real encoder, every cut of every layout."""
+    return [
+        pytest.param("minilm", *layout, cut, marks=pytest.mark.slow) for layout, cut in itertools.product(LAYOUTS, CUTS)
+    ]
+
+
+@pytest.mark.parametrize(("task", "strategy", "processes", "size"), [*cases(), *real()])
 def test_a_cut_changes_nothing(
     task: str, strategy: str, processes: int, size: int, folder: Path, tmp_path: Path, two: Processes, four: Processes
 ) -> None:
@@ -76,3 +85,17 @@ def test_a_cut_changes_nothing(
     assert [row["feature_id"] for row in found["predictions"]] == [row["feature_id"] for row in wanted["predictions"]]
     for name, value in wanted["metrics"].items():
         assert found["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_with_dropout_on_curves_agree_within_their_spread(folder: Path, two: Processes) -> None:
+    """Two processes draw dropout otherwise than one: over eight seeds the mean losses differ by less than three standard errors."""
+    tree = {**classification(folder), "model": {**classification(folder)["model"], "dropout": 0.2}}
+    one, both = [], []
+    for seed in range(8):
+        how = {"steps": 30, "seed": seed}
+        one.append(np.mean([s["loss"] for s in measure(laid(tree, "single", 1, **how))["steps"][-10:]]))
+        both.append(np.mean([s["loss"] for s in two.measure(laid(tree, "ddp", 2, **how))["steps"][-10:]]))
+    difference = np.subtract(one, both)  # of the same seed, so of the same rows
+    assert np.abs(difference).max() > 0, "dropout is on"
+    assert abs(difference.mean()) < 3 * difference.std(ddof=1) / np.sqrt(len(difference))
