@@ -7,11 +7,12 @@ read, weights are not.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spcore.components import Registry
-from spcore.errors import DataError, RecipeError, RefusalError, UserError, unknown
+from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Task
@@ -49,7 +50,7 @@ class Session:
     @property
     def metric(self) -> str | None:
         """The metric that counts: the recipe's, else the first that the task names."""
-        return self.recipe.eval.metric or getattr(self.bound, "primary_metric", None)
+        return self.recipe.eval.metric or next(iter(self.bound.metric_names), None)
 
     def features(self, source: RoleSource) -> FeatureStore:
         """The features of a source, from the cache where they are many. Raises DataError where none is usable."""
@@ -98,6 +99,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         limits = _limits(recipe, model)
     with recipe.at("task"):
         bound = task.bind(model.processor, model.config, train.schema, limits)
+    with recipe.at("eval", "metric"):
+        check_metric(recipe, bound.metric_names)
     with recipe.at("optimizer"):
         optimizer = create(registry, "optimizer", recipe.optimizer)
     settings = recipe.train
@@ -236,8 +239,8 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
         engine.close()
 
 
-def check_metric(session: Session, metrics: dict[str, float]) -> None:
-    """Raise for a metric that the task does not give."""
-    wanted = session.recipe.eval.metric
-    if wanted is not None and wanted not in metrics:
-        raise UserError(f"eval.metric: {unknown('metric', wanted, metrics)}")
+def check_metric(recipe: Recipe, known: Iterable[str]) -> None:
+    """Raise for an `eval.metric` that the task does not give. known: names; none: not known yet."""
+    wanted, names = recipe.eval.metric, tuple(known)
+    if wanted is not None and names and wanted not in names:
+        raise RecipeError(unknown("metric", wanted, names))

@@ -9,6 +9,7 @@ labelled texts. Nothing here imports torch.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -143,10 +144,15 @@ class TextTask(BoundTask):
         return [name for name, axes in self.head.outputs.items() if axes[0] == "sequence" and "position" not in axes]
 
 
+def visible(text: str) -> bool:
+    """Whether a text has anything but spaces, control characters and characters of no width."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in text)
+
+
 def text_of(row: Row, role: str) -> str:
     """A row's text; a number is written out. Raises DataError for one that is missing, blank, or no text."""
     value = row.get(role)
-    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not visible(str(value)):
         raise DataError(f"blank {role}")
     if isinstance(value, list | dict):
         raise DataError(f"{role} is a {type(value).__name__}, not a text")

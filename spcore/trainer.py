@@ -197,7 +197,7 @@ class Trainer:
         better = False
         if part is not None:
             metrics = self.session.bound.metrics(part)
-            check_metric(self.session, metrics)
+            check_metric(self.session.recipe, metrics)
             self.progress.metrics = metrics
             better = self._better(metrics)
             event = Evaluated(

@@ -143,11 +143,11 @@ class _Bound(TextTask):
     terms = (TERM,)
     problem_type: str
     figures: tuple[str, ...]
-    primary_metric: str
 
     def __init__(self, processor: Processor, limits: Limits, state: dict[str, Any]) -> None:
         super().__init__(processor, limits)
         self._state = state
+        self.prefer(())
         self.labels = Labels(tuple(state.get("labels", ())), state.get("values", {}), tuple(state.get("integers", ())))
         outputs = {"logits": ("sequence", "label")}
         self.head = Head("sequence", len(self.labels) or 1, outputs, self.labels.names, problem_type=self.problem_type)
@@ -155,7 +155,7 @@ class _Bound(TextTask):
     def prefer(self, chosen: Sequence[str]) -> None:
         """Put these metrics first."""
         self.figures = tuple(dict.fromkeys([*chosen, *self.figures]))
-        self.primary_metric = self.figures[0]
+        self.metric_names = (*self.figures, "loss", "rows")
 
     def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The sum of `targets["weight"]`."""

@@ -129,10 +129,13 @@ class BoundTask(ABC):
     """A task bound to a processor, a model's configuration and the data's labels.
 
     head: what it needs on the hidden states. terms: names of its loss terms, fixed: ranks reduce one vector in this order.
+    metric_names: of the figures that `metrics` gives, the one that counts first; so a recipe's `eval.metric` is checked before a run.
+    Empty where they are not known before: then it is checked at the first evaluation.
     """
 
     head: Head
     terms: tuple[str, ...]
+    metric_names: tuple[str, ...] = ()
 
     @abstractmethod
     def featurize(self, row: Row) -> list[Feature]:

@@ -185,7 +185,7 @@ def _files() -> list[Path]:
             for f in folders
             if f not in _SKIPPED and not (f.startswith(".") and f != ".ci") and not f.endswith(".egg-info")
         ]
-        found += [Path(folder, name) for name in names]
+        found += [Path(folder, name) for name in names if name not in _SKIPPED]
     return found
 
 

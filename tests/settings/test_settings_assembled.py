@@ -52,6 +52,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("data.max_length", 4096, "data.max_length", "data.max_length 4096: the model has 64 positions; give 64 or less"),
     ("data.pack", 64, "data.pack", "task 'fake-classification': data.pack is given"),
     ("adapter", "fake", "adapter", "adapter: 'fake' cannot be saved by this version"),
+    ("eval", {"data": {"use": "fake"}, "metric": "acuracy"}, "eval.metric", "eval.metric: unknown metric 'acuracy'; did you mean 'accuracy'? known: accuracy, loss"),
     ("data.style", "stream", "train.epochs", "train.epochs: a streamed data set has no length; give train.steps"),
     ("eval", {"data": {"use": "fake", "style": "stream"}}, "eval.data", "eval.data: a streamed data set has no length"),
 ]  # fmt: skip

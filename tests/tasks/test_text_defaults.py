@@ -95,13 +95,19 @@ def test_a_list_is_no_text() -> None:
         text_of({"text": ["a"]}, "text")
 
 
+@pytest.mark.parametrize("text", ["", " \t", "\u200b", "\u200b \ufeff", "\x00"])
+def test_a_text_that_nobody_sees_is_blank(text: str) -> None:
+    with pytest.raises(DataError, match="^blank text$"):
+        text_of({"text": text}, "text")
+
+
 def test_a_text_without_tokens_is_refused() -> None:
     class Bare(FakeProcessor):
         def encode(self, text: str, pair: str | None = None, **kwargs: Any) -> Encoding:
             return Encoding({"input_ids": np.empty(0, np.int64)})
 
     with pytest.raises(DataError, match=r"no token"):
-        Counting(Bare(), Limits()).featurize({"text": "\u200b"})
+        Counting(Bare(), Limits()).featurize({"text": "a"})
 
 
 # -- batches ------------------------------------------------------------------------------------------------------

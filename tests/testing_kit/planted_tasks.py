@@ -271,7 +271,12 @@ task("task.reduce", "rows of other rows", FakeClassification, reduce=wrong_rows)
 task("task.packs", "labels across a border", FakeNextWord, collate=crossing)
 task("task.packs", "positions that run on", FakeNextWord, collate=running_positions)
 task("task.metrics", "means of batches", FakeClassification, reduce=per_batch)
-task("task.metrics", "a primary metric that is not given", FakeNextWord, primary_metric=lambda _: "f1")
+task(
+    "task.metrics",
+    "a metric that is not given",
+    FakeNextWord,
+    metric_names=lambda _: ("f1", "loss", "perplexity", "accuracy"),
+)
 task("task.decode", "answers for filler", FakeClassification, decode=with_filler)
 task("task.state", "a state that is no JSON", FakeClassification, state=lambda _: lambda self: {"labels": {1, 2}})
 task(

@@ -58,7 +58,7 @@ def _labels(given: Schema | dict[str, Any]) -> tuple[str, ...]:
 
 class _Classification(FakeBound):
     terms: tuple[str, ...] = ("rows",)
-    primary_metric = "accuracy"
+    metric_names: tuple[str, ...] = ("accuracy", "loss")
 
     def __init__(self, processor: Processor, limits: Limits, labels: tuple[str, ...]) -> None:
         super().__init__(processor, limits)
@@ -127,6 +127,8 @@ class _Classification(FakeBound):
 
 
 class _TwoTerms(_Classification):
+    metric_names = ("accuracy", "loss", "tags")
+
     terms = ("rows", "tokens")
 
     def _head(self) -> Head:

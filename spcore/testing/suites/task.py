@@ -222,9 +222,9 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
             yield Wrong(f"{name} = {shown(value)}", "a finite number")
         elif not math.isclose(value, parts[name], rel_tol=1e-4, abs_tol=1e-5):
             yield Wrong(f"{name} = {parts[name]} in parts, {value} in one", "the same figure")
-    primary = getattr(case.bound, "primary_metric", None)
-    if primary is not None and primary not in whole:
-        yield Wrong(f"primary_metric {primary!r}", f"one of its figures: {', '.join(sorted(whole))}")
+    names = case.bound.metric_names
+    if names and set(names) != set(whole):
+        yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(whole))}")
 
 
 CHECKS: tuple[Check, ...] = (
