@@ -175,6 +175,11 @@ class TrainLoader:
             return packed(ids.tolist(), self.store.lengths, self.pack)
         return [(int(i),) for i in ids]
 
+    def teaches(self) -> bool:
+        """Whether any feature has weight in any loss term: not where every label was cut away."""
+        singles = (self.collator.batch([(i,)], self.collator.size((i,)), 0) for i in range(len(self.store)))
+        return any(any(batch.weights.values()) for batch in singles)
+
     def steps_in(self, epoch: int) -> int:
         """Steps of an epoch; the last may be short. With packs it may differ between epochs."""
         count = len(self.groups(epoch)) if self.pack else len(self.store)

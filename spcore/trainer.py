@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spcore.artifact import copy_model, is_artifact, read_manifest, write_artifact
 from spcore.checkpoint import CheckpointStore
-from spcore.errors import ArtifactError, OutOfMemory, RunError
+from spcore.errors import ArtifactError, DataError, OutOfMemory, RunError
 from spcore.files import put_text
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
@@ -87,6 +87,9 @@ class Trainer:
     def fit(self) -> RunResult:
         """Train from where the last checkpoint is, evaluate, save the model."""
         self._annotate()  # before a checkpoint is read: the figures are the untrained model's
+        if isinstance(self.loader, TrainLoader) and not self.loader.teaches():
+            cut = self.loader.counts.remarks() or ["no row has one"]
+            raise DataError(f"nothing to learn: no label is left in any row: {'; '.join(cut)}")
         self._resume()
         self._started()
         cancelled = self._steps()
@@ -135,18 +138,17 @@ class Trainer:
     def _halve(self, error: OutOfMemory, data: StepData) -> None:
         """Cut steps into microbatches half as large from here on, which changes nothing in their result."""
         how, batches = self.loader.how, data.microbatches
-        rows = self.engine.agree(max(len(batch.feature_ids) for batch in batches))
         positions = self.engine.agree(max(a.size for batch in batches for a in batch.inputs.values()))
-        if rows == 1:
+        size = how.micro_batch_size or min(how.tokens, positions)  # a long row may be alone already, and over the limit
+        if size == 1:
             hint = "Use a smaller data.max_length or model, or a strategy that shards the model"
             raise RunError(f"{error.message}, though they are one feature each", hint=hint) from error
         if how.micro_batch_size is not None:
-            self.loader.how = replace(how, micro_batch_size=rows // 2)
-            smaller = f"{rows // 2} features, not {rows}"
+            self.loader.how = replace(how, micro_batch_size=size // 2)
         else:
-            tokens = min(how.tokens, positions)  # a long row may be alone already, and over the limit
-            self.loader.how = replace(how, tokens=tokens // 2)
-            smaller = f"{tokens // 2} padded tokens, not {tokens}"
+            self.loader.how = replace(how, tokens=size // 2)
+        unit = "features" if how.micro_batch_size is not None else "padded tokens"
+        smaller = f"{size // 2} {unit}, not {size}"
         step = self.progress.step + 1
         said = f"{error.message}; from step {step} on one has at most {smaller}, which changes no result"
         self.tell(Warned(time=time.time(), message=said, step=step))

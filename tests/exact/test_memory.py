@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from exact.processes import Processes, measure
-from exact.recipes import classification, laid
+from exact.recipes import classification, fake, laid
 from spcore.errors import RunError
 from spcore.tensors.engine import TorchEngine
 
@@ -66,3 +66,42 @@ def test_one_of_two_processes(tmp_path: Path, two: Processes) -> None:
 def test_a_single_row_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
     with fits(0), pytest.raises(RunError, match=r"not enough memory.*one feature each.*max_length"):
         measure(laid(classification(tmp_path), "single", 1))
+
+
+@contextlib.contextmanager
+def never_fits(rank: int) -> Iterator[None]:
+    """No forward pass of rank 1 finds memory, evaluations neither."""
+
+    def forward(self: TorchEngine, batch: Any) -> Any:
+        torch.empty(2**60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(TorchEngine, "forward", forward)
+        yield
+
+
+def test_an_evaluation_that_does_not_fit_says_what_would() -> None:
+    tree = laid(fake("fake-preference"), "single", 1)
+    said = r"^cpu: not enough memory for a batch of \d+ features, \d+ padded tokens\. Try eval\.batch_tokens=\d+$"
+    with never_fits(1), pytest.raises(RunError, match=said):
+        measure(tree)
+
+
+def test_a_step_that_cannot_be_repeated_says_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss over the whole batch, which gathers amid its sweep: on several processes they would not meet again."""
+    tree = laid(fake("fake-contrast"), "single", 1, micro_batch_size=8)
+    monkeypatch.setattr(TorchEngine, "recovers", False)
+    said = r"^cpu: not enough memory for a batch of 8 features, .*\. Try train\.micro_batch_size=4$"
+    with never_fits(1), pytest.raises(RunError, match=said):
+        measure(tree)
+
+
+def test_features_of_several_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit is the feature: a pair is two rows of a batch."""
+    tree = laid(fake("fake-contrast"), "single", 1, micro_batch_size=8)
+    wanted = measure(tree)
+    with fits(9):
+        found = measure(tree)
+    same(found, wanted)
+    assert [line for line in found["warned"] if "at most 4 features, not 8" in line]

@@ -97,7 +97,7 @@ def test_a_list_is_no_text() -> None:
 
 @pytest.mark.parametrize("text", ["", " \t", "\u200b", "\u200b \ufeff", "\x00"])
 def test_a_text_that_nobody_sees_is_blank(text: str) -> None:
-    with pytest.raises(DataError, match="^blank text$"):
+    with pytest.raises(DataError, match=r"^blank text$"):
         text_of({"text": text}, "text")
 
 
