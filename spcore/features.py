@@ -6,13 +6,15 @@ files. The cache's key is a fingerprint of everything that decides the content.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,12 +189,39 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
     """
     assert source.length is not None, "streamed sources are read by `spcore.streaming`"
     folder = cache_folder() / "features" / key if key and source.length >= CACHE_FROM_ROWS else None
-    if folder is not None and (folder / "index.json").is_file():
+    if folder is None:
+        return _featurized(source, task, limit)
+    with _one_at_a_time(folder):
+        if (folder / "index.json").is_file():
+            try:
+                return FeatureStore.load(folder)
+            except (OSError, ValueError, EOFError) as error:
+                log.warning("%s: damaged, made anew: %s", folder, error)
+                shutil.rmtree(folder, ignore_errors=True)
+        store = _featurized(source, task, limit)
         try:
-            return FeatureStore.load(folder)
-        except (OSError, ValueError, EOFError) as error:
-            log.warning("%s: damaged, made anew: %s", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
+            store.save(folder)
+        except OutputError as error:  # a cache is a convenience
+            log.warning("features are not cached: %s", error)
+    return store
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """The processes of a run ask for the same features at once: one makes them, the others wait. Where the cache cannot be locked,
+    each makes its own."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(folder.with_suffix(".lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.debug("%s: not locked: %s", folder, error)
+        yield
+
+
+def _featurized(source: Source, task: BoundTask, limit: int | None) -> FeatureStore:
+    assert source.length is not None, "the caller looked"
     dropped = {
         reason: {"rows": len(lines), "first_lines": list(lines[:5])} for reason, lines in source.report.dropped.items()
     }
@@ -201,13 +230,7 @@ def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | 
         rows = source.read(range(at, min(at + _CHUNK, source.length)))
         for row_id, row in enumerate(rows, at):
             features.extend(numbered(row, row_id, task, counts, limit, source))
-    store = FeatureStore.of(features, counts)
-    if folder is not None:
-        try:
-            store.save(folder)
-        except OutputError as error:  # a cache is a convenience
-            log.warning("features are not cached: %s", error)
-    return store
+    return FeatureStore.of(features, counts)
 
 
 def numbered(

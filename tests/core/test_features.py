@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,3 +244,22 @@ def test_data_errors_carry_the_reason_alone() -> None:
 
     counts = featurize(texts("a", "b"), Picky(), limit=None).counts
     assert counts.dropped_total == {"label is not a number": 2}
+
+
+def test_processes_that_want_the_same_features_make_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads stand for four processes: the lock is a file's, and each opens it for itself."""
+    monkeypatch.setenv("SLIMPAJAMA_CACHE", str(tmp_path))
+    monkeypatch.setattr(features, "CACHE_FROM_ROWS", 10)
+    made: list[int] = []
+    plain = features._featurized
+
+    def counted(*args: Any) -> FeatureStore:
+        made.append(1)
+        return plain(*args)
+
+    monkeypatch.setattr(features, "_featurized", counted)
+    source = texts(*(f"{n} words" for n in range(24)))
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: featurize(source, WordTask(), limit=None, key="same"), range(4)))
+    assert len(made) == 1
+    assert [store.lengths.tolist() for store in stores] == [stores[0].lengths.tolist()] * 4
