@@ -213,10 +213,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(folder.with_suffix(".lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            handle = os.open(folder.parent, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
-            log.debug("%s: not locked: %s", folder, error)
+            log.debug("%s: not locked: %s", folder.parent, error)
         yield
 
 
