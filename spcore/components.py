@@ -8,7 +8,6 @@ state: `default_registry()` builds one on first call, and an embedder may build 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
 import re
 import sys
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spcore.errors import ComponentError, unknown
+from spcore.imports import attribute, importable, reached, undisturbed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -80,12 +80,13 @@ class Plugin:
 @dataclass(frozen=True)
 class RegistrySpec:
     """A registry as data, so that a child process builds the same one. modules: (plugin name, module path) registered by
-    hand. local: names of what has no import path; a launcher of child processes refuses those."""
+    hand. local: names of what has no import path; a launcher of child processes refuses those. parts: added one by one."""
 
     entry_points: bool = True
     modules: tuple[tuple[str, str], ...] = ()
     blocked: tuple[str, ...] = ()
     local: tuple[str, ...] = ()
+    parts: tuple[Component, ...] = ()
 
 
 @dataclass
@@ -114,14 +115,18 @@ class Registry:
             )
         registry = cls(entry_points=spec.entry_points, blocked=spec.blocked)
         for name, module in spec.modules:
-            registry.register(importlib.import_module(module), name=name)
+            registry.register(attribute(module, f"plugin {name!r}"), name=name)
+        for part in spec.parts:
+            registry.add(part, attribute(part.target, f"{part.kind} {part.name!r}"))
         return registry
 
     def spec(self) -> RegistrySpec:
         """This registry as data."""
-        modules = tuple((n, m.__name__) for n, m in self._by_hand if _importable(m))
-        local = tuple(n for n, m in self._by_hand if not _importable(m))
-        return RegistrySpec(self._entry_points, modules, self._blocked, local)
+        modules = tuple((n, m.__name__) for n, m in self._by_hand if isinstance(m, ModuleType) and importable(m))
+        parts = tuple(m.components[0] for _, m in self._by_hand if isinstance(m, _Handmade) and m.importable)
+        known = {n for n, _ in modules} | {_by_hand_name(part) for part in parts}
+        local = tuple(n for n, _ in self._by_hand if n not in known)
+        return RegistrySpec(self._entry_points, modules, self._blocked, local, parts)
 
     def register(self, plugin: Any, *, name: str | None = None) -> None:
         """Add a plugin module (or an object with `spcore_components`) by hand."""
@@ -130,9 +135,10 @@ class Registry:
             self._found = None
 
     def add(self, component: Component, target: Any) -> None:
-        """Add one part by hand, `target` being the class or value itself: for notebooks and tests."""
+        """Add one part by hand, `target` being the class or value itself: for notebooks and tests. Child processes have it too where
+        the component's own target is where it can be imported from."""
         with self._lock:
-            self._by_hand.append((f"by-hand-{component.kind}-{component.name}", _Handmade((component,), target)))
+            self._by_hand.append((_by_hand_name(component), _Handmade((component,), target)))
             self._found = None
 
     def plugins(self) -> list[Plugin]:
@@ -185,14 +191,14 @@ class Registry:
         if isinstance(made, _Handmade):
             return made.target
         self.check_requirements(component)
-        return _attribute(component.target, f"{kind} {name!r} of plugin {plugin!r}")
+        return attribute(component.target, f"{kind} {name!r} of plugin {plugin!r}")
 
     def options_model(self, kind: str, name: str) -> type[BaseModel] | None:
         """The pydantic model of a component's options, None where it has none."""
         plugin, component = self._find(kind, name)
         if component.options is None:
             return None
-        model: type[BaseModel] = _attribute(component.options, f"options of {kind} {name!r} of plugin {plugin!r}")
+        model: type[BaseModel] = attribute(component.options, f"options of {kind} {name!r} of plugin {plugin!r}")
         if not hasattr(model, "model_fields"):
             raise ComponentError(
                 f"{kind} {name!r} of plugin {plugin!r}: options {component.options} is no pydantic model"
@@ -272,9 +278,8 @@ class Registry:
                     )
         for name, plugin in self._by_hand:
             if name not in self._blocked:
-                yield _open_plugin(
-                    name, getattr(plugin, "__name__", name), functools.partial(_same, plugin), None, None
-                )
+                module = getattr(plugin, "__name__", name)
+                yield _open_plugin(name, module, functools.partial(_same, plugin), None, None)
 
 
 @dataclass(frozen=True)
@@ -284,12 +289,16 @@ class _Handmade:
     components: tuple[Component, ...]
     target: Any
 
+    @property
+    def importable(self) -> bool:
+        """Whether the component's own paths lead to what was added."""
+        component = self.components[0]
+        has_options = component.options is None or reached(component.options) is not None
+        return has_options and reached(component.target) is self.target
 
-def _importable(plugin: Any) -> bool:
-    """Whether a child process can import the same; what lies in a script or notebook it cannot."""
-    return (
-        isinstance(plugin, ModuleType) and plugin.__name__ != "__main__" and sys.modules.get(plugin.__name__) is plugin
-    )
+
+def _by_hand_name(component: Component) -> str:
+    return f"by-hand-{component.kind}-{component.name}"
 
 
 def _same(plugin: Any) -> Any:
@@ -300,7 +309,8 @@ def _open_plugin(name: str, module: str, load: Any, dist: str | None, version: s
     """Import a plugin, check its API version, ask for its components. Whatever it raises is kept as its error: a plugin of
     somebody else's must not take the tool down, so this is the one place where everything is caught (not Ctrl-C)."""
     try:
-        plugin = load()
+        with undisturbed():
+            plugin = load()
         components = plugin.components if isinstance(plugin, _Handmade) else _ask(name, plugin)
     except KeyboardInterrupt:
         raise
@@ -333,17 +343,6 @@ def _ask(name: str, plugin: Any) -> tuple[Component, ...]:
         if not isinstance(component, Component):
             raise ComponentError(f"spcore_components gave {component!r}, which is no Component")
     return components
-
-
-def _attribute(target: str, subject: str) -> Any:
-    module, _, attribute = target.partition(":")
-    try:
-        value: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            value = getattr(value, part)
-    except (Exception, SystemExit) as error:
-        raise ComponentError(f"{subject} cannot be imported from {target}: {type(error).__name__}: {error}") from error
-    return value
 
 
 def _satisfied(requirement: str) -> bool:

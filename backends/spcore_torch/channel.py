@@ -1,6 +1,6 @@
 """What the processes of a run and the process that started them say to each other, over loopback: JSON, a line each.
 
-A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"failed"}, {"result"}. Its last word is {"bye"}: a connection that
+A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"log"}, {"failed"}, {"result"}. Its last word is {"bye"}: a connection that
 ends without it is a process that died. The parent says: "stop" (finish the step, save), "abort" (another process died), "end" (leave).
 A worker whose parent is gone leaves at once, so nothing writes on behind a run that is started again.
 """

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spcore import errors
 from spcore.errors import RankError, SlimPajamaError
+from spcore.imports import undisturbed
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
 from spcore.interfaces.logger import Event, Warned
 from spcore.interfaces.strategy import Refusal
@@ -28,8 +25,14 @@ from spcore_torch.worker import spec_to_json
 
 POLL = 0.1
 """Seconds between two looks at the caller's wish to stop."""
-LEAVE = 5
-"""Seconds that a process has between being told to go and being killed."""
+START = """
+import json, sys
+with open(sys.argv[1], encoding="utf-8") as file:
+    sys.path[:] = json.load(file)["path"]
+from spcore_torch.worker import start
+start(sys.argv[1])
+"""
+"""What a process runs: it finds this package wherever the caller has it from."""
 
 
 class Local(Launcher):
@@ -41,6 +44,9 @@ class Local(Launcher):
     def check(self, spec: RunSpec) -> list[Refusal]:
         """Refuses what child processes cannot have: parts without an import path."""
         found = []
+        if not sys.executable:
+            why = "this program has a Python of its own built in, and processes need the path of one (sys.executable)"
+            found.append(Refusal("launch 'local'", why, "use launch=inline"))
         if spec.registry.local:
             why = (
                 f"it cannot import what was registered by hand without an import path: {', '.join(spec.registry.local)}"
@@ -53,12 +59,19 @@ class Local(Launcher):
 
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """See `Launcher.launch`. Raises the child's error where it is one of ours, its cause a RankError; else RankError."""
+        with undisturbed():
+            from spcore_torch.agent import Agent
+
         with contextlib.closing(Hub()) as hub, tempfile.TemporaryDirectory(prefix="slimpajama-") as folder:
             file = Path(folder) / "run.json"
-            content = {"spec": spec_to_json(spec), "address": hub.address, "token": hub.token, "path": sys.path}
+            content = {
+                "spec": spec_to_json(spec), "address": hub.address, "token": hub.token, "path": [str(path) for path in sys.path],
+                "level": logging.getLogger("slimpajama").getEffectiveLevel(),
+            }  # fmt: skip
             file.write_text(json.dumps(content), encoding="utf-8")
             run = _Run(hub, events)
-            agent = _Agent(self.options, file)
+            command = [sys.executable, "-P", "-c", START, str(file)]
+            agent = Agent(command, self.options.processes, self.options.max_restarts)
             agent.start()
             try:
                 while agent.is_alive():
@@ -104,6 +117,9 @@ class _Run:
             event = Event.from_json(message["event"])
             self.step = getattr(event, "step", None) or self.step
             self.events(event)
+        elif "log" in message:
+            told = message["log"]
+            logging.getLogger(told["name"]).log(told["level"], "rank %d: %s", rank, told["message"])
         elif "result" in message:
             self.result = RunResult(**message["result"])
         elif "failed" in message or "lost" in message:
@@ -141,48 +157,3 @@ def _death(code: int) -> str:
         return f"the process left with exit code {code} and said nothing"
     hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
     return f"the process was killed by {signal.Signals(-code).name}{hint}"
-
-
-class _Agent(threading.Thread):
-    """torch's agent in a thread of its own: in the caller's it would take the process's signal handlers."""
-
-    def __init__(self, options: LocalOptions, file: Path) -> None:
-        super().__init__(name="slimpajama-agent", daemon=True)
-        self.options, self.file = options, file
-        self.exit_codes: dict[int, int] | None = None
-        self.broken: BaseException | None = None
-
-    def run(self) -> None:
-        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-        config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=self.options.processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", max_restarts=self.options.max_restarts,
-            monitor_interval=POLL, shutdown_timeout=LEAVE, logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-        )  # fmt: skip
-        with _untouched():
-            try:
-                elastic_launch(config, sys.executable)("-m", "spcore_torch.worker", str(self.file))
-            except ChildFailedError as error:
-                self.exit_codes = {rank: failed.exitcode for rank, failed in error.failures.items()}
-            except BaseException as error:  # the caller's thread raises it
-                self.broken = error
-
-
-@contextlib.contextmanager
-def _untouched() -> Iterator[None]:
-    """The agent's setting of the environment and its log lines are not the caller's."""
-    name = "TORCHELASTIC_SIGNALS_TO_HANDLE"
-    before, logger = os.environ.get(name), logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
 from spcore.tensors.materialise import materialise, named_parameters
 from spcore.tensors.ops import as_tensors
-from spcore.tensors.process import computing
+from spcore.tensors.process import computing, ready, sharing
 from spcore_torch import kernels
 from spcore_torch.options import RuntimeOptions
 from spcore_torch.single import autocast, resolve_device
@@ -75,6 +76,7 @@ class TorchRunner(Runner):
     capabilities = frozenset({"forward", "embed"})
 
     def __init__(self, artifact: Artifact, head: Head | None, device: torch.device, options: RuntimeOptions) -> None:
+        ready()
         self.artifact, self.head, self.options, self.device = artifact, head or EMBEDDING, options, device
         self.provider, self.batch_tokens = str(device), options.batch_tokens
         self.compute = None if options.dtype == "float32" else torch.bfloat16
@@ -91,27 +93,29 @@ class TorchRunner(Runner):
         self.kernel = kernels.install(self.module, self.compute, device)
         self.flat = anatomy.packs and device.type == "cpu"
         self._embedder = self if head is None else None
+        self._loading = threading.Lock()
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""
         flat = self.flat and can_flatten(batch)
-        inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
-        with self._alone(), torch.inference_mode(), autocast(self.device, self.compute):
-            found = self.module(**inputs)
-        outputs = {name: value.float().cpu().numpy() for name, value in found.items()}
+        with self._undisturbed(), torch.inference_mode(), autocast(self.device, self.compute):
+            inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
+            outputs = {name: value.float().cpu().numpy() for name, value in self.module(**inputs).items()}
         return unflatten(outputs, batch, self.head) if flat else outputs
 
-    def _alone(self) -> contextlib.AbstractContextManager[Any]:
-        """On a GPU, fp32 products must not be what an engine beside has set; on a CPU no engine changes them."""
+    def _undisturbed(self) -> contextlib.AbstractContextManager[Any]:
+        """Alone on a GPU, whose fp32 products an engine may set. On a CPU beside engines, until one changes what this relies on."""
         if self.device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee"):
-            return contextlib.nullcontext()
+            return sharing()
         return computing(matmul="ieee")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """See `Embeds.embed`. A runner loaded with a task reads the backbone a second time when first asked."""
-        if self._embedder is None:
-            self._embedder = TorchRunner(self.artifact, None, self.device, self.options)
-        return self._embedder._embedded(texts)
+        with self._loading:
+            if self._embedder is None:
+                self._embedder = TorchRunner(self.artifact, None, self.device, self.options)
+            embedder = self._embedder
+        return embedder._embedded(texts)
 
     def _embedded(self, texts: Sequence[str]) -> np.ndarray:
         """Batches of neighbours in length, longest first; vectors in the order of the texts."""

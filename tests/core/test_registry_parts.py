@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,8 +20,8 @@ from spcore.errors import ComponentError
 from spcore.hooks import hookimpl
 
 
-def plugin(*components: Component, name: str = "handmade", listed: bool = False) -> types.ModuleType:
-    """A plugin module made here; listed: as if it had been imported."""
+def plugin(*components: Component, name: str = "handmade") -> types.ModuleType:
+    """A plugin module made here."""
     module = types.ModuleType(name)
     module.SPCORE_API = "1.0"  # type: ignore[attr-defined]
 
@@ -24,8 +29,6 @@ def plugin(*components: Component, name: str = "handmade", listed: bool = False)
         return list(components)
 
     module.spcore_components = hookimpl(spcore_components)  # type: ignore[attr-defined]
-    if listed:
-        sys.modules[name] = module
     return module
 
 
@@ -186,17 +189,61 @@ def test_a_plugin_may_bring_a_kind_of_its_own() -> None:
     assert parts.find("tokenizer-trainer", "bpe")
 
 
-def test_a_spec_round_trip_gives_the_same_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = plugin(fake("task", "portable"), name="sp_portable_plugin", listed=True)
-    monkeypatch.setitem(sys.modules, "sp_portable_plugin", module)
+PORTABLE = """
+from spcore.components import Component
+from spcore.hooks import hookimpl
+SPCORE_API = "1.0"
+class Part:
+    "A part."
+@hookimpl
+def spcore_components():
+    return [Component("task", "portable", "sp_portable_plugin:Part", "")]
+"""
+
+
+@pytest.fixture
+def portable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module that other processes with this sys.path have too."""
+    (tmp_path / "sp_portable_plugin.py").write_text(PORTABLE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("sp_portable_plugin")
+    del sys.modules["sp_portable_plugin"]
+
+
+def test_a_spec_round_trip_gives_the_same_parts(portable: ModuleType) -> None:
     parts = Registry(entry_points=False, blocked=["other"])
-    parts.register(module, name="mine")
+    parts.register(portable, name="mine")
+    one = Component("optimizer", "one", "sp_portable_plugin:Part", "")
+    parts.add(one, portable.Part)
     spec = parts.spec()
-    assert spec == RegistrySpec(False, (("mine", "sp_portable_plugin"),), ("other",), ())
+    assert spec == RegistrySpec(False, (("mine", "sp_portable_plugin"),), ("other",), (), (one,))
     again = Registry.from_spec(spec)
     assert again.components() == parts.components()
     assert again.owner("task", "portable").name == "mine"
+    assert again.load("optimizer", "one") is portable.Part
     assert again.spec() == spec
+
+
+@pytest.mark.parametrize("where", ["nowhere", "another"])
+def test_what_other_processes_would_not_import_is_local(
+    where: str, portable: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In sys.modules by hand, or by a name under which a path leads elsewhere."""
+    name = {"nowhere": "sp_by_hand", "another": "sp_portable_plugin"}[where]
+    module = plugin(fake("task", "portable"), name=name)
+    module.__spec__ = ModuleSpec(name, None, origin="elsewhere.py")
+    module.Part = portable.Part  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    parts = Registry(entry_points=False)
+    parts.register(module)
+    parts.add(Component("optimizer", "one", f"{name}:Part", ""), portable.Part)
+    assert parts.spec() == RegistrySpec(False, local=(name, "by-hand-optimizer-one"))
+
+
+def test_a_module_that_is_gone_elsewhere_is_named() -> None:
+    spec = RegistrySpec(False, (("mine", "sp_gone"),))
+    with pytest.raises(ComponentError, match="plugin 'mine' cannot be imported from sp_gone: ModuleNotFoundError"):
+        Registry.from_spec(spec)
 
 
 def test_what_has_no_import_path_is_refused_by_name() -> None:
