@@ -6,20 +6,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
-import sys
 import tempfile
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore import components
 from spcore.artifact import Artifact, copy_model, is_artifact, open_artifact, open_model
+from spcore.bars import PROGRESS, on_terminal
 from spcore.components import Registry
-from spcore.errors import ArtifactError, DataError, OutputError, RefusalError, UserError, unknown
+from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
+from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
+from spcore.inference import evaluate_rows, predict_rows, task_of
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -31,9 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spcore.interfaces.model import LanguageModel
-
-Data = str | Path | Mapping[str, Any] | Sequence[Row]
-"""A data set: a name, a path, a mapping as under a recipe's `data`, or rows as dicts."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class LanguageModelHandle:
     """A model that can be fine-tuned, saved and asked. Made by `load_model`.
 
     It stands for a source (a Hub name or a folder) and, once fine-tuned or opened from a saved model, for an artifact on
-    disk. Weights are read when it is first asked to predict.
+    disk. Weights are read when it is first asked to predict. Threads may share it: while one fine-tunes it, others are answered by
+    what it stood for before.
     """
 
     def __init__(self, source: str, *, registry: Registry, runtime: str | Mapping[str, Any], device: str) -> None:
@@ -58,7 +60,10 @@ class LanguageModelHandle:
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
         self._model: LanguageModel = self._artifact.model if self._artifact else open_model(source, registry)
         self._runners: dict[bool, Runner] = {}
+        self._users: Counter[Runner] = Counter()
         self._bound: tuple[Task, BoundTask] | None = None
+        self._lock = threading.RLock()
+        self._temporary: Callable[[], Any] = contextlib.ExitStack().close
 
     def finetune(
         self,
@@ -80,22 +85,27 @@ class LanguageModelHandle:
         """Fine-tune on a data set; the handle then stands for the result.
 
         task: a task component ("text-classification"), or a name that the data set knows (dataset="glue", task="sst2"); None:
-        the one the data set is known for. output: the run's folder; None: a temporary one that lives as long as the handle.
+        the one the data set is known for. output: the run's folder; None: a temporary one that lives as long as the handle stands for
+        it, and of which nothing is left where the run fails or is cancelled.
         settings: anything else of a recipe by dotted path ({"train.clip_norm": 0.5}). progress: a bar on stderr; None: if that
         is a terminal. cancel: stops at a step's end when set. Raises SlimPajamaError.
         """
-        tree = recipe_tree(
-            self.source, dataset, task, eval_dataset=eval_dataset, registry=self.registry, scratch=self._scratch,
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-        )  # fmt: skip
-        tree["output"] = str(Path(output).absolute() if output is not None else self._scratch() / "run")
-        show = sys.stderr.isatty() if progress is None else progress
-        tree["loggers"] = [*(["progress"] if show else []), *(["jsonl"] if output is not None else [])]
-        recipe = load_recipe(tree, {"device": self._device, **(settings or {})}, registry=self.registry)
-        result = execute(recipe, self.registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
-        if not result.cancelled:
-            self._become(result.output)
-        return result
+        with scratch() as spilling, contextlib.ExitStack() as own:
+            tree = recipe_tree(
+                self.source, dataset, task, eval_dataset=eval_dataset, registry=self.registry, scratch=spilling,
+                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            )  # fmt: skip
+            if output is None:
+                folder = Path(tempfile.mkdtemp(prefix="slimpajama-"))
+                own.callback(shutil.rmtree, folder, ignore_errors=True)
+            tree["output"] = str(Path(output).absolute() if output is not None else folder / "run")
+            show = on_terminal() if progress is None else progress
+            tree["loggers"] = [*([PROGRESS] if show else []), *(["jsonl"] if output is not None else [])]
+            recipe = load_recipe(tree, {"device": self._device, **(settings or {})}, registry=self.registry)
+            result = execute(recipe, self.registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
+            if not result.cancelled:
+                self._become(result.output, own)
+            return result if output is not None or not result.cancelled else replace(result, output="")
 
     def evaluate(
         self,
@@ -106,16 +116,15 @@ class LanguageModelHandle:
         columns: Mapping[str, str] | None = None,
     ) -> Evaluation:
         """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). Raises SlimPajamaError."""
-        from spcore.inference import evaluate_rows
-
-        task_part, bound = self.task()
-        tree = data_tree(dataset, task, self.registry, self._scratch)
-        if split is not None:
-            tree["split"] = split
-        if columns:
-            tree["columns"] = dict(columns)
-        source = _open(data_part(tree, self.registry), task_part, self.registry, self._trained_columns(tree))
-        metrics, rows, counts = evaluate_rows(self.runner(), bound, source)
+        task_part, _ = self.task()
+        with self._in_use() as (runner, bound), scratch() as spilling:
+            tree = data_tree(dataset, task, self.registry, spilling)
+            if split is not None:
+                tree["split"] = split
+            if columns:
+                tree["columns"] = dict(columns)
+            source = _open(data_part(tree, self.registry), task_part, self.registry, self._trained_columns(tree))
+            metrics, rows, counts = evaluate_rows(runner, bound, source)
         report = {
             **counts.to_json(),
             "remarks": [*source.report.remarks, *counts.remarks()],
@@ -134,22 +143,21 @@ class LanguageModelHandle:
 
         text: one text or several. Further columns by the task's names (text_pair=[...]), or whole `rows` as dicts.
         """
-        from spcore.inference import predict_rows
-
-        task, bound = self.task()
+        task, _ = self.task()
         if rows is None:
             given = {**({"text": text} if text is not None else {}), **columns}
-            rows = _rows(given, [r.name for r in task.roles if not r.target])
+            rows = text_rows(given, [r.name for r in task.roles if not r.target])
         elif text is not None or columns:
             raise UserError("predict: give `rows`, or texts by column, not both")
-        return predict_rows(self.runner(), bound, rows)
+        with self._in_use() as (runner, bound):
+            return predict_rows(runner, bound, rows)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """One vector a text: float32 [rows, hidden], the mean over its tokens of the last hidden states."""
-        runner = self.runner(task=False)
-        if not isinstance(runner, Embeds):
-            raise RefusalError(f"runtime {self._runtime!r} gives no embeddings")
-        return runner.embed(texts)
+        with self._leased(task=False) as runner:
+            if not isinstance(runner, Embeds):
+                raise RefusalError(f"runtime {self._runtime!r} gives no embeddings")
+            return runner.embed(texts)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Save as a Hugging Face folder with slimpajama.json. A folder that is there already needs `overwrite`."""
@@ -165,7 +173,7 @@ class LanguageModelHandle:
     def export(self, runtime: str, *, output: str | Path | None = None, **options: Any) -> PrepareReport:
         """Prepare the saved model for a runtime. output: a copy is prepared there, else the model's own folder."""
         if output is not None:
-            self._become(str(self.save(output)))
+            self._become(str(self.save(output)), contextlib.ExitStack())
         component: Runtime = _create_runtime(self.registry, runtime)
         return component.prepare(self.artifact(), self.task()[1], options)
 
@@ -176,42 +184,69 @@ class LanguageModelHandle:
         return self._artifact
 
     def task(self) -> tuple[Task, BoundTask]:
-        """The task, and bound to this model."""
-        if self._bound is None:
-            self._bound = self.artifact().task(self.registry)
-        return self._bound
+        """The task, and bound to this model: what it was trained for here, else what its configuration says it is."""
+        with self._lock:
+            if self._bound is None:
+                known = None if self._artifact is not None else task_of(self._model, self.registry)
+                self._bound = known or self.artifact().task(self.registry)
+            return self._bound
 
     def runner(self, *, task: bool = True) -> Runner:
         """The loaded model, with its task's head or as the bare backbone; loaded on the first call."""
-        if task not in self._runners:
-            runtime = _create_runtime(self.registry, self._runtime)
-            artifact = self._artifact or Artifact(Path(self.source), self._model, {})
-            self._runners[task] = runtime.load(artifact, self.task()[1] if task else None, self._device)
-        return self._runners[task]
+        with self._lock:
+            if task not in self._runners:
+                runtime = _create_runtime(self.registry, self._runtime)
+                artifact = self._artifact or Artifact(Path(self.source), self._model, {})
+                self._runners[task] = runtime.load(artifact, self.task()[1] if task else None, self._device)
+            return self._runners[task]
 
     def close(self) -> None:
-        """Free the loaded weights; they are read again when needed."""
-        for runner in self._runners.values():
-            runner.close()
-        self._runners = {}
+        """Free the loaded weights, once no thread uses them; they are read again when needed."""
+        with self._lock:
+            runners, self._runners = self._runners, {}
+            for runner in runners.values():
+                if not self._users[runner]:
+                    runner.close()
 
-    def _become(self, folder: str) -> None:
-        self.close()
-        self.source, self._bound = folder, None
-        self._artifact = open_artifact(folder, self.registry)
-        self._model = self._artifact.model
+    @contextlib.contextmanager
+    def _leased(self, *, task: bool = True) -> Iterator[Runner]:
+        """The runner, which is not closed meanwhile."""
+        with self._lock:
+            runner = self.runner(task=task)
+            self._users[runner] += 1
+        try:
+            yield runner
+        finally:
+            with self._lock:
+                self._users[runner] -= 1
+                if not self._users[runner]:
+                    del self._users[runner]
+                    if runner not in self._runners.values():
+                        runner.close()
 
-    def _scratch(self) -> Path:
-        """A new temporary folder that goes with this handle."""
-        folder = Path(tempfile.mkdtemp(prefix="slimpajama-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return folder
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[tuple[Runner, BoundTask]]:
+        """The runner, and the task that it has the head of."""
+        with contextlib.ExitStack() as stack:
+            with self._lock:
+                bound = self.task()[1]
+                runner = stack.enter_context(self._leased())
+            yield runner, bound
+
+    def _become(self, folder: str, temporary: contextlib.ExitStack) -> None:
+        """Stand for a saved model. temporary: what removes it, if it goes with this handle."""
+        artifact = open_artifact(folder, self.registry)
+        with self._lock:
+            self.close()
+            self.source, self._bound = folder, None
+            self._artifact, self._model = artifact, artifact.model
+            self._temporary()
+            self._temporary = weakref.finalize(self, temporary.pop_all().close)
 
     def _trained_columns(self, tree: Mapping[str, Any]) -> Mapping[str, str]:
         """The training data's column names, for data of the same kind that says none."""
-        return (
-            {} if tree.get("columns") else self.artifact().manifest.get("recipe", {}).get("data", {}).get("columns", {})
-        )
+        manifest = self._artifact.manifest if self._artifact is not None else {}
+        return {} if tree.get("columns") else manifest.get("recipe", {}).get("data", {}).get("columns", {})
 
 
 def load_model(
@@ -263,73 +298,6 @@ def run(
     registry = registry or components.default_registry()
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, registry=registry)
     return execute(resolved, registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
-
-
-def recipe_tree(
-    model: str, dataset: Data, task: str | Mapping[str, Any] | None, *, eval_dataset: Data | None, registry: Registry, scratch: Any,
-    epochs: float | None = None, batch_size: int | None = None, learning_rate: float | None = None, seed: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The recipe of a fine-tuning, not yet checked. A `task` that is no component is the data set's `name`."""
-    component = task if not isinstance(task, str) or registry.has("task", task) else None
-    name = task if component is None and isinstance(task, str) else None
-    data = data_tree(dataset, name, registry, scratch)
-    tree: dict[str, Any] = {"model": model, "data": data}
-    if component is not None:
-        tree["task"] = component
-    train = {"epochs": epochs, "global_batch_size": batch_size, "seed": seed}
-    tree["train"] = {k: v for k, v in train.items() if v is not None}
-    if learning_rate is not None:
-        tree["optimizer"] = {"lr": learning_rate}
-    if eval_dataset is not None:
-        tree["eval"] = {"data": data_tree(eval_dataset, name, registry, scratch)}
-    return tree
-
-
-def data_tree(dataset: Data, name: str | None, registry: Registry, scratch: Any) -> dict[str, Any]:
-    """A data set as a recipe's mapping. Rows are spilled to a file, so that every process can read them."""
-    if isinstance(dataset, str | Path):
-        known = registry.has("dataset", str(dataset))
-        tree: dict[str, Any] = {"use": str(dataset)} if known else {"source": str(dataset)}
-    elif isinstance(dataset, Mapping):
-        tree = dict(dataset)
-    else:
-        tree = {"source": str(_spilled(dataset, scratch()))}
-    if name is not None:
-        component = tree.get("use") or registry.claiming("dataset", str(tree.get("source", ""))).name
-        options = registry.options_model("dataset", component)
-        if options is None or "name" not in options.model_fields:
-            raise UserError(unknown("task", name, registry.names("task")))
-        tree["name"] = name
-    return tree
-
-
-def _spilled(rows: Sequence[Row], folder: Path) -> Path:
-    path = folder / "rows.jsonl"
-    if not rows:
-        raise DataError("dataset: an empty list of rows")
-    with path.open("w", encoding="utf-8") as file:
-        for n, row in enumerate(rows):
-            if not isinstance(row, Mapping):
-                raise DataError(f"dataset: row {n} is {type(row).__name__}, expected a dict of column -> value")
-            try:
-                file.write(json.dumps(dict(row)) + "\n")  # ASCII: halves of surrogate pairs are no UTF-8
-            except TypeError as error:
-                raise DataError(f"dataset: row {n}: {error}") from error
-    return path
-
-
-def _rows(given: Mapping[str, str | Sequence[str]], roles: Sequence[str]) -> list[Row]:
-    """Columns of texts as rows."""
-    for name in given:
-        if name not in roles:
-            raise UserError(f"predict: {unknown('column', name, roles)}")
-    if not given:
-        raise UserError(f"predict: no text given; columns: {', '.join(roles)}")
-    columns = {name: [value] if isinstance(value, str) else list(value) for name, value in given.items()}
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"predict: columns of different lengths: {', '.join(f'{n} {k}' for n, k in lengths.items())}")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _open(part: DataPart, task: Task, registry: Registry, columns: Mapping[str, str]) -> Any:

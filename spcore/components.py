@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
-import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

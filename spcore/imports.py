@@ -67,7 +67,7 @@ def importable(module: ModuleType) -> bool:
 def reached(target: str) -> Any:
     """What a child process would find at "package.module:attribute", None where it would find nothing or it is not imported here."""
     name, _, attributes = target.partition(":")
-    module = sys.modules.get(name)
+    module: Any = sys.modules.get(name)
     if module is None or not importable(module):
         return None
     return functools.reduce(lambda value, part: getattr(value, part, None), attributes.split("."), module)

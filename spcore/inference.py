@@ -6,19 +6,52 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spcore.errors import DataError, RefusalError
+from spcore.components import Registry
+from spcore.errors import ComponentError, DataError, RefusalError
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.runtime import Forwards, Runner
 from spcore.interfaces.strategy import BatchRule, Place
-from spcore.interfaces.task import Batch, BoundTask, Feature
+from spcore.interfaces.task import Batch, BoundTask, Feature, Limits, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
     from spcore.features import Counts, FeatureStore
+    from spcore.interfaces.model import LanguageModel
     from spcore.rows import RoleSource
 
 _CHUNK = 4096
+
+
+def task_of(model: LanguageModel, registry: Registry) -> tuple[Task, BoundTask] | None:
+    """The task that a model was trained for elsewhere, as far as its configuration says so, bound to it; None where no task that is
+    installed knows it. Raises RefusalError where several do."""
+    found: dict[str, tuple[Task, dict[str, Any]]] = {}
+    for plugin, component in registry.components("task"):
+        task = _by_default(registry, f"{plugin}:{component.name}")
+        state = task.state_of(model.config) if task is not None else None
+        if task is not None and state is not None:
+            found[component.name] = task, state
+    if len(found) > 1:
+        raise RefusalError(
+            f"model {model.source!r}: its configuration could be of several tasks: {', '.join(found)}",
+            hint="Leave the others out: registry=Registry(blocked=[PLUGIN])",
+        )
+    for task, state in found.values():
+        return task, task.bind(model.processor, model.config, state, Limits(model.processor.max_length))
+    return None
+
+
+def _by_default(registry: Registry, name: str) -> Task | None:
+    """A task without settings; None where it cannot be made, which is told where somebody asks for it."""
+    from pydantic import ValidationError
+
+    try:
+        options = registry.options_model("task", name)
+        task: Task = registry.create("task", name, options() if options is not None else None)
+    except (ComponentError, ValidationError):
+        return None
+    return task
 
 
 def forwards(runner: Runner) -> Forwards:

@@ -17,6 +17,7 @@ from typing import Any
 
 from spcore import __version__
 from spcore.artifact import MANIFEST, RUN
+from spcore.bars import shows_progress, silent
 from spcore.components import Registry
 from spcore.errors import OutputError, SlimPajamaError
 from spcore.files import (
@@ -61,9 +62,13 @@ def execute(
 
     Raises whatever `assemble` refuses, OutputError for a folder that cannot be used, RankError for a process that failed.
     """
-    session = assemble(recipe, registry)
+    with silent(not shows_progress(recipe)):
+        return _execute(assemble(recipe, registry), overwrite, on_event, cancel or threading.Event())
+
+
+def _execute(session: Session, overwrite: bool, on_event: OnEvent | None, cancel: Control) -> RunResult:
     if not session.launcher.leads:  # another process keeps the folder and tells the loggers
-        result = session.launcher.launch(run_spec(session), lambda event: None, cancel or threading.Event())
+        result = session.launcher.launch(run_spec(session), lambda event: None, cancel)
         return replace(result, leads=False)
     with _folder(session, overwrite), _loggers(session) as loggers:
 
@@ -73,7 +78,7 @@ def execute(
             if on_event is not None:
                 on_event(event)
 
-        return _launch(session, emit, cancel or threading.Event())
+        return _launch(session, emit, cancel)
 
 
 def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:

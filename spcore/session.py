@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from spcore.bars import shows_progress, silent
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
@@ -224,12 +225,18 @@ def run_spec(session: Session) -> RunSpec:
 
 def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunResult:
     """One process of a run, called by launchers in each. emit: called on the writer only."""
+    recipe = Recipe.model_validate(spec.recipe)
+    with silent(not place.is_writer or not shows_progress(recipe)):
+        return _run_rank(spec, recipe, place, emit, control)
+
+
+def _run_rank(spec: RunSpec, recipe: Recipe, place: Place, emit: Emit, control: Control) -> RunResult:
     from spcore.trainer import Trainer
 
     session = spec.live
     if session is None:
         registry = Registry.from_spec(spec.registry)
-        session = assemble(Recipe.model_validate(spec.recipe), registry, world_size=spec.layout.world_size)
+        session = assemble(recipe, registry, world_size=spec.layout.world_size)
     store = session.features(session.train) if session.train.length is not None else None
     evaluation = session.features(session.eval) if session.eval is not None else None
     engine = session.strategy.engine(session.plan, place)

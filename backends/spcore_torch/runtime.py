@@ -18,7 +18,7 @@ from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
 from spcore.tensors.materialise import materialise, named_parameters
 from spcore.tensors.ops import as_tensors
-from spcore.tensors.process import computing, ready, sharing
+from spcore.tensors.process import computing, plainly, ready, sharing
 from spcore_torch import kernels
 from spcore_torch.options import RuntimeOptions
 from spcore_torch.single import autocast, resolve_device
@@ -76,29 +76,33 @@ class TorchRunner(Runner):
     capabilities = frozenset({"forward", "embed"})
 
     def __init__(self, artifact: Artifact, head: Head | None, device: torch.device, options: RuntimeOptions) -> None:
-        ready()
         self.artifact, self.head, self.options, self.device = artifact, head or EMBEDDING, options, device
         self.provider, self.batch_tokens = str(device), options.batch_tokens
         self.compute = None if options.dtype == "float32" else torch.bfloat16
-        self.module = artifact.model.build(self.head, "float32")
-        report = materialise(self.module, artifact.model, self.head, 0, device)
-        anatomy = artifact.model.anatomy(self.head)
-        if head is not None:
-            lost = [n for n in report.initialised if n in named_parameters(self.module, anatomy.tied)]
-            if lost:
-                raise ArtifactError(
-                    f"{artifact.folder}: its weights lack {lost[0]}; the model was not trained for this task"
-                )
-        self.module.eval().requires_grad_(False)
+        ready()
+        with plainly():
+            self.module = self._loaded(trained=head is not None)
         self.kernel = kernels.install(self.module, self.compute, device)
-        self.flat = anatomy.packs and device.type == "cpu"
+        self.flat = artifact.model.anatomy(self.head).packs and device.type == "cpu"
         self._embedder = self if head is None else None
         self._loading = threading.Lock()
+
+    def _loaded(self, *, trained: bool) -> torch.nn.Module:
+        """The module with its weights. trained: they have the head's too."""
+        model = self.artifact.model
+        module = model.build(self.head, "float32")
+        report = materialise(module, model, self.head, 0, self.device)
+        known = named_parameters(module, model.anatomy(self.head).tied)
+        lost = [name for name in report.initialised if trained and name in known]
+        if lost:
+            folder = self.artifact.folder
+            raise ArtifactError(f"{folder}: its weights lack {lost[0]}; the model was not trained for this task")
+        return module.eval().requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""
         flat = self.flat and can_flatten(batch)
-        with self._undisturbed(), torch.inference_mode(), autocast(self.device, self.compute):
+        with self._undisturbed(), plainly(), torch.inference_mode(), autocast(self.device, self.compute):
             inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
             outputs = {name: value.float().cpu().numpy() for name, value in self.module(**inputs).items()}
         return unflatten(outputs, batch, self.head) if flat else outputs

@@ -13,7 +13,7 @@ from spcore.errors import RefusalError
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors import dropout, embedding
+from spcore.tensors import dropout, embedding, process
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import materialise
@@ -105,7 +105,9 @@ class SingleEngine(TorchEngine):
         self, plan: Plan, place: Place, options: SingleOptions, *, device: str = "cpu", data_group: Any = None
     ) -> None:
         place = replace(place, device=device)
-        self._build(plan, torch.device(device), alone=data_group is None)
+        process.ready()
+        with process.plainly():
+            self._build(plan, torch.device(device), alone=data_group is None)
         super().__init__(plan, place, self.module, data_group=data_group, threads=options.threads)
         # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
         wanted = options.flatten == "always" or (options.flatten == "auto" and self.device.type == "cpu")

@@ -30,7 +30,9 @@ def spec_to_json(spec: RunSpec) -> dict[str, Any]:
 def spec_from_json(content: dict[str, Any]) -> RunSpec:
     """What `spec_to_json` made."""
     registry = content["registry"]
-    parts = [{k: tuple(v) if isinstance(v, list) else v for k, v in part.items()} for part in registry["parts"]]
+    parts: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()} for part in registry["parts"]
+    ]
     spec = RegistrySpec(
         registry["entry_points"],
         tuple((name, module) for name, module in registry["modules"]),

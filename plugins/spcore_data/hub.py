@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, CorruptedCacheException, EntryNotFoundError, HTTPError
 
+from spcore.bars import of_library
 from spcore.errors import SourceError, nearest, unknown
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
 from spcore_data.glue_tasks import advice_for
@@ -57,12 +60,28 @@ class Hub(Dataset):
 def load(source: str, name: str | None, revision: str | None = None) -> Mapping[str, datasets.Dataset]:
     """All splits of a data set, from the Hub or its cache. Raises SourceError of one line."""
     try:
-        found: Mapping[str, datasets.Dataset] = datasets.load_dataset(source, name, revision=revision)
+        with _bars():
+            found: Mapping[str, datasets.Dataset] = datasets.load_dataset(source, name, revision=revision)
     except _ERRORS as error:
         raise _translated(source, name, revision, error) from error
     if revision is not None and constants.HF_HUB_OFFLINE:
         _check_revision(found, source, revision)
     return found
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[None]:
+    """Bars of downloads and conversions, unless the environment decides about them."""
+    hub = huggingface_hub.utils
+    with contextlib.ExitStack() as stack:
+        for lib, decided in (
+            (hub, constants.HF_HUB_DISABLE_PROGRESS_BARS),
+            (datasets, datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS),
+        ):
+            if decided is None:
+                switches = (lib.disable_progress_bars, lib.enable_progress_bars, lib.are_progress_bars_disabled)
+                stack.enter_context(of_library(*switches))
+        yield
 
 
 def source_of(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from spcore.imports import undisturbed
+
 SINGLE = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation")
 MULTI = ("f1_micro", "f1_macro", "accuracy")
 REGRESSION = ("pearson_spearman", "pearson", "spearman", "mse")
@@ -18,7 +20,8 @@ LOWER_IS_BETTER = frozenset({"mse"})
 def single_label(gold: Sequence[int], predicted: Sequence[int], classes: int) -> dict[str, float]:
     """gold, predicted: ids [rows]. f1: of two classes that of the last one (the positive), of more the macro mean, which is
     over the classes that occur in either."""
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    with undisturbed():
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     macro = float(f1_score(gold, predicted, average="macro", zero_division=0))
     one = float(f1_score(gold, predicted, labels=[1], average="macro", zero_division=0))
@@ -34,7 +37,8 @@ def single_label(gold: Sequence[int], predicted: Sequence[int], classes: int) ->
 
 def multi_label(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """gold, predicted: 0 or 1, [rows, labels]. accuracy: share of rows that have exactly the right labels."""
-    from sklearn.metrics import f1_score
+    with undisturbed():
+        from sklearn.metrics import f1_score
 
     return {
         "f1_micro": float(f1_score(gold, predicted, average="micro", zero_division=0)),
@@ -45,7 +49,8 @@ def multi_label(gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 def regression(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
     """pearson_spearman: the mean of both, GLUE's figure for STS-B. mse: mean squared error."""
-    from scipy.stats import pearsonr, spearmanr
+    with undisturbed():
+        from scipy.stats import pearsonr, spearmanr
 
     x, y = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     pearson, spearman = _correlation(pearsonr, x, y), _correlation(spearmanr, x, y)

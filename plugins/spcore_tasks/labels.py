@@ -99,7 +99,7 @@ def learn(column: Column, given: Sequence[Any] | Mapping[Any, str] | None) -> La
     if given is not None:
         return _named(column, tuple(str(name).strip() for name in given))
     if column.labels is not None:
-        return _numbered(column.labels, range(len(column.labels)))
+        return numbered(column.labels, range(len(column.labels)))
     found = values_in(column)
     if found is None or len(found) > MOST_LABELS:
         raise DataError(
@@ -155,7 +155,7 @@ def _by_name(names: Iterable[str]) -> dict[str, int]:
     return {canonical(name): n for n, name in enumerate(names)}
 
 
-def _numbered(names: tuple[str, ...], order: Sequence[int], more: Mapping[str, int] | None = None) -> Labels:
+def numbered(names: tuple[str, ...], order: Sequence[int], more: Mapping[str, int] | None = None) -> Labels:
     """Labels whose names the data may hold as numbers: `order` has the id of each. Of texts, names come first."""
     numbers = {str(n): at for n, at in enumerate(order)}
     return Labels(names, {**numbers, **(more or {}), **_by_name(names)}, tuple(order))
@@ -174,7 +174,7 @@ def _named(column: Column, names: tuple[str, ...]) -> Labels:
     if set(held) <= set(own):
         return Labels(names, own)
     if set(held) <= set(ids):
-        return _numbered(names, range(len(names)))
+        return numbered(names, range(len(names)))
     if set(held) & set(own):  # other values are dropped row by row, and counted
         return Labels(names, own)
     if len(held) == len(names):
@@ -192,4 +192,4 @@ def _renamed(declared: tuple[str, ...], names: tuple[str, ...]) -> Labels:
             f"task.labels has {len(names)} names, and the data names {len(declared)} labels: {', '.join(declared[:12])}"
         )
     order = [names.index(name) for name in declared] if set(declared) == set(names) else list(range(len(names)))
-    return _numbered(names, order, {canonical(name): at for name, at in zip(declared, order, strict=True)})
+    return numbered(names, order, {canonical(name): at for name, at in zip(declared, order, strict=True)})

@@ -19,7 +19,7 @@ from spcore.interfaces.model import Head, Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Ops, Task
 from spcore.text import LABEL, TEXT, TEXT_PAIR, TextTask, labelled, places, stacked
 from spcore_tasks import figures
-from spcore_tasks.labels import Labels, canonical, learn, missing, values_in
+from spcore_tasks.labels import Labels, canonical, learn, missing, numbered, values_in
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,17 @@ class TextClassification(Task):
         bound.prefer([chosen] if isinstance(chosen, str) else chosen or [])
         return bound
 
+    def state_of(self, config: Any) -> dict[str, Any] | None:
+        """See `Task.state_of`: of models that transformers has as ...ForSequenceClassification."""
+        if not any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or []):
+            return None
+        names = tuple(str(name) for _, name in sorted(config.id2label.items()))
+        # transformers settles it by the labels it meets in training; a row of its own answers has one label, or one number.
+        problem = config.problem_type or (REGRESSION if len(names) == 1 else SINGLE)
+        if problem == REGRESSION:
+            return {"problem_type": REGRESSION}
+        return _state(problem, numbered(names, range(len(names))))
+
     def _learn(self, column: Column) -> dict[str, Any]:
         """The state of a task that is bound to this label column."""
         problem = self._problem(column)
@@ -72,10 +83,7 @@ class TextClassification(Task):
                 f"label: the column has {only}: nothing to tell apart",
                 hint="Map another column: data.columns.label=COLUMN",
             )
-        return {
-            "problem_type": problem, "labels": list(labels.names), "values": dict(labels.values), "integers": list(labels.integers),
-            "class_weights": self._class_weights(labels, column), "label_smoothing": self.options.label_smoothing,
-        }  # fmt: skip
+        return _state(problem, labels, self._class_weights(labels, column), self.options.label_smoothing)
 
     def _problem(self, column: Column) -> str:
         asked = self.options.problem_type
@@ -117,6 +125,15 @@ class TextClassification(Task):
         if not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
             raise RefusalError(f"task.class_weights {weights}: numbers from 0 on, not all of them 0")
         return weights
+
+
+def _state(
+    problem: str, labels: Labels, class_weights: list[float] | None = None, label_smoothing: float = 0.0
+) -> dict[str, Any]:
+    return {
+        "problem_type": problem, "labels": list(labels.names), "values": dict(labels.values), "integers": list(labels.integers),
+        "class_weights": class_weights, "label_smoothing": label_smoothing,
+    }  # fmt: skip
 
 
 def _problem_of(column: Column, *, named: bool) -> str:

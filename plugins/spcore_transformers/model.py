@@ -12,8 +12,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.utils import logging as talking
 
+from spcore.bars import of_library
 from spcore.errors import ArtifactError, RefusalError, SourceError
+from spcore.imports import undisturbed
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore_transformers import segments
 from spcore_transformers.assembled import Assembled
@@ -123,7 +126,7 @@ class TransformersLanguageModel(LanguageModel):
         if head.kind == "custom" and "add_pooling_layer" in backbone_class(config).__init__.__code__.co_varnames:
             settings["add_pooling_layer"] = False
         try:
-            with torch.device(device):
+            with undisturbed(), torch.device(device):  # the family's module is imported now, and what that imports
                 return auto.from_config(config, attn_implementation=self._attention(), **settings)
         except ValueError as error:
             what = (
@@ -208,7 +211,10 @@ class TransformersLanguageModel(LanguageModel):
     def _converted(self) -> dict[str, torch.Tensor]:
         """All tensors of a family whose files transformers joins or splits while it loads (experts): held whole, not streamed."""
         named = (self.config.architectures or ["AutoModel"])[0]
-        with translated(self.source, self.options.revision):
+        bars = of_library(
+            talking.disable_progress_bar, talking.enable_progress_bar, lambda: not talking.is_progress_bar_enabled()
+        )
+        with bars, translated(self.source, self.options.revision):
             model = getattr(transformers, named, transformers.AutoModel).from_pretrained(
                 self.source, revision=self.options.revision, dtype=torch.float32, use_safetensors=True
             )

@@ -22,8 +22,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     StrictDataclassError,
 )
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
 
+from spcore.bars import of_library
 from spcore.errors import ArtifactError, SourceError, nearest
 from spcore.tensors.files import load_safetensors
 
@@ -129,11 +131,19 @@ def _where() -> str:
 
 @contextlib.contextmanager
 def translated(source: str, revision: str | None) -> Iterator[None]:
-    """Errors about a source become one SourceError: what was looked for, where, and the nearest names at hand."""
+    """Round what asks the Hub. Errors about a source become one SourceError: what was looked for, where, and the nearest names at hand."""
     try:
-        yield
+        with _bars():
+            yield
     except (OSError, ValueError, KeyError, ImportError, HTTPError, StrictDataclassError) as error:
         raise SourceError(_sentence(source, revision, error)) from error
+
+
+def _bars() -> contextlib.AbstractContextManager[None]:
+    """Bars of downloads, unless the environment decides about them."""
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        return contextlib.nullcontext()
+    return of_library(disable_progress_bars, enable_progress_bars, are_progress_bars_disabled)
 
 
 def _sentence(source: str, revision: str | None, error: Exception) -> str:

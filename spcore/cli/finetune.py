@@ -81,7 +81,7 @@ def data_flags(
     registry: Any,
 ) -> list[tuple[str, Any, str]]:
     """What the flags say, as overrides in order: (path, value, flag). A `--task` that is no component is the data set's `name`."""
-    from spcore.api import data_tree
+    from spcore.given import data_tree
 
     component = task if task is not None and registry.has("task", task) else None
     name = task if component is None else None

@@ -88,8 +88,8 @@ def inspected(
     options: of the data set, and `columns`. problem: why a run would refuse it, None where it would not. Raises
     SlimPajamaError where it cannot be read.
     """
-    from spcore.api import data_tree
     from spcore.artifact import open_model
+    from spcore.given import data_tree
     from spcore.recipe import data_part, part_options
 
     tree = {**data_tree(source, None, registry, None), **(options or {}), **({"split": split} if split else {})}

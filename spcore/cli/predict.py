@@ -75,9 +75,9 @@ def typed_rows(handle: LanguageModelHandle, texts: list[str]) -> list[dict[str, 
 
 def file_rows(handle: LanguageModelHandle, source: str) -> RoleSource:
     """Rows of a file, by the task's column names; labels may be missing."""
-    from spcore.api import data_tree
     from spcore.components import default_registry
     from spcore.errors import DataError
+    from spcore.given import data_tree
     from spcore.recipe import data_part, part_options
     from spcore.rows import open_rows
 

@@ -189,6 +189,12 @@ class Task(ABC):
     ) -> BoundTask:
         """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
 
+    def state_of(self, config: Any) -> dict[str, Any] | None:
+        """What `bind` takes in place of a saved state, for a model that was trained for this task elsewhere and says so in its
+        configuration (Hugging Face's architectures, id2label); None: this one was not, or does not say. Asked, of a task without
+        settings, when a model that is none of ours shall predict or be evaluated."""
+        return None
+
 
 @runtime_checkable
 class WholeBatchLoss(Protocol):

@@ -82,8 +82,18 @@ def computing(*, matmul: Matmul = "ieee", threads: int | None = None) -> Iterato
     with LOCK:
         ready()
         _check_fork(threads or 1)
-        with _changing(matmul, threads), _matmul(matmul), _threads(threads):
+        with _changing(matmul, threads), _matmul(matmul), _threads(threads), plainly():
             yield
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Outside of what the caller's own code may be in: inference_mode, no_grad, autocast, a default device."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    place = torch.device("cpu") if elsewhere else contextlib.nullcontext()  # every call costs more where one is set
+    cast = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda"))
+    with torch.inference_mode(False), torch.enable_grad(), place, next(cast), next(cast):
+        yield
 
 
 def _check_fork(threads: int) -> None:

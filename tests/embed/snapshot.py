@@ -30,14 +30,18 @@ def snapshot() -> dict[str, Any]:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What is not as it was, of what both have."""
-    return [f"{name}: {was!r} -> {after[name]!r}" for name, was in before.items() if name in after and was != after[name]]
+    return [
+        f"{name}: {was!r} -> {after[name]!r}" for name, was in before.items() if name in after and was != after[name]
+    ]
 
 
 def _process() -> dict[str, Any]:
     mask = os.umask(0)
     os.umask(mask)
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    limits = {name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS")}
+    limits = {
+        name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS")
+    }
     return {
         "environment": dict(os.environ),
         "working directory": os.getcwd(),
@@ -87,9 +91,17 @@ def _interpreter() -> dict[str, Any]:
 
 def _logging() -> dict[str, Any]:
     root = logging.getLogger()
-    known = {name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)}
+    known = {
+        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
+    }
     every = {
-        f"logger {name or 'root'}": [logger.level, list(logger.handlers), list(logger.filters), logger.propagate, logger.disabled]
+        f"logger {name or 'root'}": [
+            logger.level,
+            list(logger.handlers),
+            list(logger.filters),
+            logger.propagate,
+            logger.disabled,
+        ]
         for name, logger in {"": root, **known}.items()
     }
     general = [logging.root.manager.disable, logging.lastResort, logging.raiseExceptions, logging.getLoggerClass()]
@@ -122,13 +134,24 @@ def _torch() -> dict[str, Any]:
         "torch gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
         "torch autocast": [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")],
         "torch autocast type": [torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")],
-        "torch deterministic": (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory),
-        "torch products": [torch.backends.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision, matmul.fp32_precision],
-        "torch cuda products": (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction),
+        "torch deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        ),
+        "torch products": [
+            torch.backends.fp32_precision,
+            torch.backends.mkldnn.matmul.fp32_precision,
+            matmul.fp32_precision,
+        ],
+        "torch cuda products": (
+            matmul.allow_fp16_reduced_precision_reduction,
+            matmul.allow_bf16_reduced_precision_reduction,
+        ),
         "torch cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.fp32_precision),
         "torch mkldnn": (torch.backends.mkldnn.enabled, torch.backends.mkldnn.deterministic),
         "torch attention": [
-            getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "math", "mem_efficient", "cudnn")
+            getattr(torch.backends.cuda, f"{name}_sdp_enabled")()
+            for name in ("flash", "math", "mem_efficient", "cudnn")
         ],
         "torch printing": vars(torch._tensor_str.PRINT_OPTS),
         "torch groups": torch.distributed.is_initialized(),

@@ -1,0 +1,63 @@
+"""Progress bars of libraries, for downloads and conversions: shown on a terminal, and never round a run that shows none of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spcore.recipe import Recipe
+
+PROGRESS = "progress"
+"""The logger that a run's progress is shown by."""
+_SILENT: ContextVar[bool] = ContextVar("slimpajama-silent", default=False)
+_LOCK = threading.Lock()
+_OFF: dict[object, int] = {}
+"""Libraries, by their switch, that are silent for so many callers."""
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees bars at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def silent(wanted: bool = True) -> Iterator[None]:
+    """No library shows a bar for what is done inside, in this thread."""
+    token = _SILENT.set(wanted or _SILENT.get())
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+def shows_progress(recipe: Recipe) -> bool:
+    """Whether a run shows its progress."""
+    return any(part.use.rpartition(":")[2] == PROGRESS for part in recipe.loggers)
+
+
+@contextlib.contextmanager
+def of_library(off: Callable[[], None], on: Callable[[], None], are_off: Callable[[], bool]) -> Iterator[None]:
+    """Round a library's work: its bars are off unless they are wanted, and afterwards as they were. Threads may overlap."""
+    if on_terminal() and not _SILENT.get():
+        yield
+        return
+    with _LOCK:
+        held = _OFF.get(off, 0)
+        if held or not are_off():
+            off()
+            _OFF[off] = held + 1
+        ours = off in _OFF
+    try:
+        yield
+    finally:
+        with _LOCK:
+            if ours:
+                _OFF[off] -= 1
+                if not _OFF[off]:
+                    del _OFF[off]
+                    on()
