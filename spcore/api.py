@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from spcore import components
 from spcore.artifact import Artifact, copy_model, is_artifact, open_artifact, open_model
-from spcore.bars import PROGRESS, on_terminal
+from spcore.bars import PROGRESS, on_terminal, silent
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
 from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
@@ -56,9 +56,9 @@ class LanguageModelHandle:
 
     def __init__(self, source: str, *, registry: Registry, runtime: str | Mapping[str, Any], device: str) -> None:
         self.registry, self._runtime, self._device = registry, runtime, device
-        self.source = source
+        self.source = str(Path(source).absolute()) if Path(source).is_dir() else source  # wherever the caller goes
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
-        self._model: LanguageModel = self._artifact.model if self._artifact else open_model(source, registry)
+        self._model: LanguageModel = self._artifact.model if self._artifact else open_model(self.source, registry)
         self._runners: dict[bool, Runner] = {}
         self._users: Counter[Runner] = Counter()
         self._bound: tuple[Task, BoundTask] | None = None
@@ -180,7 +180,8 @@ class LanguageModelHandle:
     def artifact(self) -> Artifact:
         """The saved model it stands for. Raises ArtifactError where it is not fine-tuned."""
         if self._artifact is None:
-            raise ArtifactError(f"{self.source}: has no task yet", hint="Fine-tune it first, or load a saved model")
+            lacks = "was not fine-tuned here" if self._bound is not None else "has no task yet"
+            raise ArtifactError(f"{self.source}: {lacks}", hint="Fine-tune it first, or load a saved model")
         return self._artifact
 
     def task(self) -> tuple[Task, BoundTask]:
@@ -270,7 +271,8 @@ def finetune(
     model: str | Path, dataset: Data, task: str | Mapping[str, Any] | None = None, **settings: Any
 ) -> LanguageModelHandle:
     """`load_model(model)`, then `finetune` with the same arguments; the fine-tuned handle."""
-    handle = load_model(model, registry=settings.pop("registry", None), device=settings.pop("device", "auto"))
+    with silent(settings.get("progress") is False):
+        handle = load_model(model, registry=settings.pop("registry", None), device=settings.pop("device", "auto"))
     handle.finetune(dataset, task, **settings)
     return handle
 

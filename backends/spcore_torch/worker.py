@@ -76,7 +76,9 @@ def main(file: Path) -> int:
     # A terminal sends Ctrl-C to every process of a run, a scheduler SIGTERM: the parent decides on the one, all alike on the other.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: channel.stop.set())
-    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, handlers=[_Telling(channel)])
+    logging.basicConfig(
+        level=logging.WARNING if rank == 0 else logging.ERROR, format="%(message)s", handlers=[_Telling(channel)]
+    )
     if rank == 0:
         logging.getLogger("slimpajama").setLevel(content["level"])
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
+import functools
 import gc
 import locale
 import logging
@@ -22,10 +22,21 @@ from typing import Any
 
 import psutil
 
+TORCH_S = "torchinductor_"
+"""A folder that torch makes while it is imported."""
+
 
 def snapshot() -> dict[str, Any]:
     """Everything. What only exists once a library is imported is there once it is."""
     return {**_process(), **_interpreter(), **_logging(), **_numbers(), **_torch(), **_hugging_face()}
+
+
+@functools.cache
+def torch_s_store() -> None:
+    """What torch's store, which processes meet at, has once for a process and keeps: two ends of a pipe."""
+    import torch.distributed
+
+    torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -53,7 +64,9 @@ def _process() -> dict[str, Any]:
         "open files": _open_files(),
         "threads": Counter(thread.name for thread in threading.enumerate()),
         "children": [child.pid for child in psutil.Process().children(recursive=True)],
-        "temporary files": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
+        "temporary files": sorted(
+            p.name for p in Path(tempfile.gettempdir()).iterdir() if not p.name.startswith(TORCH_S)
+        ),
         "temporary folder": tempfile.gettempdir(),
         "start method": multiprocessing.get_start_method(allow_none=True),
     }
@@ -75,7 +88,7 @@ def _interpreter() -> dict[str, Any]:
     return {
         "sys.path": list(sys.path),
         "sys.argv": list(sys.argv),
-        "sys.meta_path": list(sys.meta_path),
+        "sys.meta_path": [finder for finder in sys.meta_path if "transformers" not in type(finder).__module__],
         "sys.path_hooks": list(sys.path_hooks),
         "hooks": [sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook, sys.breakpointhook],
         "streams": [sys.stdin, sys.stdout, sys.stderr],
@@ -85,7 +98,6 @@ def _interpreter() -> dict[str, Any]:
         "garbage collector": [gc.isenabled(), gc.get_threshold(), len(gc.callbacks)],
         "fault handler": faulthandler.is_enabled(),
         "warnings": [list(warnings.filters), warnings.showwarning],
-        "exit functions": atexit._ncallbacks(),
     }
 
 
