@@ -28,7 +28,7 @@ from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Task
-from spcore.recipe import DataPart, Recipe, data_part, load_recipe, part_options
+from spcore.recipe import DataPart, Recipe, checked_device, data_part, load_recipe, lone_part, part_options
 from spcore.running import OnEvent, execute
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def load_model(
     Raises SourceError that says what was looked for, where, and the nearest names.
     """
     return LanguageModelHandle(
-        str(source), registry=registry or components.default_registry(), runtime=runtime, device=device
+        str(source), registry=registry or components.default_registry(), runtime=runtime, device=checked_device(device)
     )
 
 
@@ -310,8 +310,6 @@ def _open(part: DataPart, task: Task, registry: Registry, columns: Mapping[str, 
 
 
 def _create_runtime(registry: Registry, runtime: str | Mapping[str, Any]) -> Runtime:
-    name = runtime if isinstance(runtime, str) else str(runtime["use"])
-    options = {} if isinstance(runtime, str) else {k: v for k, v in runtime.items() if k != "use"}
-    model = registry.options_model("runtime", name)
-    created: Runtime = registry.create("runtime", name, model.model_validate(options) if model else None)
+    part = lone_part(runtime, "runtime", registry)
+    created: Runtime = registry.create("runtime", part.use, part_options(part, "runtime", registry))
     return created

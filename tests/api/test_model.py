@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -248,3 +249,19 @@ def test_mistakes_are_one_line(tiny: str, tuned: Path) -> None:
         slimpajama.load_model(tiny).predict("a")
     with pytest.raises(slimpajama.RecipeError, match=r"unknown key 'lerning_rate'"):
         slimpajama.load_model(tiny).finetune(rows_of(4), "text-classification", settings={"optimizer.lerning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"runtime": "torsch"}, "unknown runtime 'torsch'; did you mean 'torch'?"),
+        ({"runtime": {"use": "torch", "dtype": "float17"}}, "runtime.dtype"),
+        ({"runtime": {"use": "torch", "dtyp": "float32"}}, "did you mean 'dtype'?"),
+        ({"device": "gpu"}, "device: found 'gpu'"),
+    ],
+)
+def test_wrong_ways_to_run_a_model_are_one_line(tuned: Path, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(slimpajama.UserError) as caught:
+        slimpajama.load_model(tuned, **how).predict("a fine film")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -202,4 +202,9 @@ def test_a_run_s_bars_are_its_logger_s() -> None:
         (["progress"], True),
         ([{"use": "loggers:progress"}], True),
     ):
-        assert bars.shows_progress(slimpajama.load_recipe({**recipe, "loggers": loggers}, registry=slimpajama.default_registry())) == shown
+        assert (
+            bars.shows_progress(
+                slimpajama.load_recipe({**recipe, "loggers": loggers}, registry=slimpajama.default_registry())
+            )
+            == shown
+        )
