@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
-from spcore.components import Component
+from spcore.components import Component, Registry
 from spcore.hooks import hookimpl
 from spcore.interfaces.optimizer import Schedule
 from spcore_tasks.options import TextClassificationOptions
@@ -13,6 +14,24 @@ from spcore_tasks.text_classification import TextClassification
 
 SPCORE_API = "1.0"
 log = logging.getLogger("slimpajama.halves")
+MODULES = {
+    "torch": "spcore_torch.plugin", "fakes": "spcore.testing.plugin", "optim": "spcore_optim.plugin",
+    "precision": "spcore_precision.plugin", "loggers": "spcore_loggers.plugin",
+}  # fmt: skip
+RECIPE: dict[str, Any] = {
+    "model": {"use": "fake"}, "task": "fake-two-terms", "data": {"use": "fake"}, "optimizer": {"use": "adamw", "lr": 1e-2},
+    "precision": "fp32", "schedule": "halves", "device": "cpu", "loggers": [], "strategy": "ddp",
+    "launch": {"use": "local", "processes": 2}, "train": {"epochs": None, "steps": 4, "global_batch_size": 8},
+}  # fmt: skip
+HALVES = Component("schedule", "halves", "embed.parts:Halves", "Half the rate in the second half")
+
+
+def registry_of(*, blocked: tuple[str, ...] = ()) -> Registry:
+    """Nothing of what is installed, but what is registered here."""
+    found = Registry(entry_points=False, blocked=blocked)
+    for name, module in MODULES.items():
+        found.register(importlib.import_module(module), name=name)
+    return found
 
 
 class Halves(Schedule):

@@ -69,7 +69,8 @@ def expected(tiny: str) -> list[Any]:
     return [[loss for _, loss, _ in told.losses], model.predict(["a good film"])]
 
 
-@pytest.mark.parametrize("way", ["-c", *(pytest.param(way, marks=pytest.mark.slow) for way in ("stdin", "notebook"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["-c", "stdin", "notebook"])
 def test_in_one_process(way: str, tiny: str, expected: list[Any], tmp_path: Path) -> None:
     assert json.loads(written(way, tiny, {}, tmp_path)) == expected
     assert list(tmp_path.iterdir()) == []

@@ -71,7 +71,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(
+    "other", [pytest.param(name, marks=[pytest.mark.slow] if "threads" in name else []) for name in OTHERS]
+)
 def test_by_everything_in_turn(other: str, tiny: str, tmp_path: Path) -> None:
     finetune(tiny).evaluate(ROWS)  # everything is imported
     with left_alone():

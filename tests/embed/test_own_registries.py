@@ -15,33 +15,15 @@ import pytest
 
 import slimpajama
 from embed import parts
+from embed.parts import HALVES, RECIPE, registry_of
 from slimpajama import Component, Registry
 from spcore.interfaces.logger import Step
-
-MODULES = {
-    "torch": "spcore_torch.plugin", "fakes": "spcore.testing.plugin", "optim": "spcore_optim.plugin",
-    "precision": "spcore_precision.plugin", "loggers": "spcore_loggers.plugin",
-}  # fmt: skip
-RECIPE: dict[str, Any] = {
-    "model": {"use": "fake"}, "task": "fake-two-terms", "data": {"use": "fake"}, "optimizer": {"use": "adamw", "lr": 1e-2},
-    "precision": "fp32", "schedule": "halves", "device": "cpu", "loggers": [], "strategy": "ddp",
-    "launch": {"use": "local", "processes": 2}, "train": {"epochs": None, "steps": 4, "global_batch_size": 8},
-}  # fmt: skip
-HALVES = Component("schedule", "halves", "embed.parts:Halves", "Half the rate in the second half")
-
-
-def registry(*, blocked: tuple[str, ...] = ()) -> Registry:
-    """Nothing of what is installed, but what is registered here."""
-    found = Registry(entry_points=False, blocked=blocked)
-    for name, module in MODULES.items():
-        found.register(importlib.import_module(module), name=name)
-    return found
 
 
 def test_parts_by_hand_are_in_child_processes_and_their_log_lines_here(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found, rates = registry(blocked=("loggers",)), list[float]()
+    found, rates = registry_of(blocked=("loggers",)), list[float]()
     found.add(HALVES, parts.Halves)
     with caplog.at_level(logging.INFO, "slimpajama"):
         result = slimpajama.run(
@@ -61,7 +43,7 @@ class Handmade(parts.Halves):
 
 def local(way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Registry, str]:
     """A registry with the schedule, registered in a way that other processes cannot follow, and what is to be named."""
-    found = registry()
+    found = registry_of()
     if way == "another target":
         found.add(HALVES, Handmade)
         return found, "by-hand-schedule-halves"
@@ -107,7 +89,7 @@ def test_what_they_cannot_import_after_all_is_named_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "meta_path", [_Elsewhere(), *sys.meta_path])
     module = importlib.import_module("sp_elsewhere")
     monkeypatch.setitem(sys.modules, "sp_elsewhere", module)
-    found = registry()
+    found = registry_of()
     found.add(Component("schedule", "halves", "sp_elsewhere:Halves", ""), module.Halves)
     with pytest.raises(
         slimpajama.ComponentError, match="schedule 'halves' cannot be imported from sp_elsewhere:Halves"

@@ -13,8 +13,12 @@ import pytest
 import torch
 
 import slimpajama
-from embed.tools import CHILDREN, ROWS, TEXTS, Told, finetune
+from embed.parts import HALVES, RECIPE, Halves, registry_of
+from embed.tools import ROWS, TEXTS, Told, finetune
 from spcore.interfaces.logger import Event, RunEnded, RunStarted, Step
+from spcore.tensors import process
+from spcore.tensors.materialise import materialise
+from spcore_torch import runtime
 
 LIMIT = 120
 """Seconds that a thread may take."""
@@ -150,6 +154,53 @@ def test_a_handle_is_fine_tuned_while_it_answers(tiny: str, tmp_path: Path) -> N
     assert all(answer in (before, after) for answer in asked), "answers of one model or the other, never of both"
 
 
+def test_a_thread_that_first_computes_meanwhile_has_the_process_s_own(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch settles a thread's number of CPU threads when it first computes, and for good."""
+    before, inside, leave = torch.get_num_threads(), threading.Event(), threading.Event()
+
+    def steps() -> None:
+        with process.computing(threads=before + 1):
+            inside.set()
+            assert leave.wait(LIMIT)
+
+    def materialises(*arguments: Any) -> Any:
+        assert leave.is_set(), "amid the step"
+        return materialise(*arguments)
+
+    def loads() -> int:
+        assert inside.wait(LIMIT)
+        threading.Timer(1, leave.set).start()
+        handle.runner(task=False)
+        return torch.get_num_threads()
+
+    handle = slimpajama.load_model(tiny)
+    monkeypatch.setattr(runtime, "materialise", materialises)
+    assert together(steps, loads)[1] == before
+
+
+def test_a_model_that_is_closed_answers_who_has_asked(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = finetune(tiny)
+    answers, runner = handle.predict(TEXTS), handle.runner()
+    inside, leave, forward = threading.Event(), threading.Event(), runner.forward
+
+    def waits(batch: Any) -> Any:
+        inside.set()
+        assert leave.wait(LIMIT)
+        return forward(batch)
+
+    def closes() -> None:
+        assert inside.wait(LIMIT)
+        handle.close()
+        leave.set()
+
+    monkeypatch.setattr(runner, "forward", waits)
+    assert together(lambda: handle.predict(TEXTS), closes)[0] == answers
+    assert list(runner.module.parameters()) == [], "it was closed after that"
+    assert handle.predict(TEXTS) == answers
+
+
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -178,10 +229,15 @@ def test_what_the_caller_s_own_code_is_in_changes_nothing(inside: str, tiny: str
     assert beside.losses == alone.losses
 
 
-def test_two_runs_in_child_processes_at_the_same_time(tiny: str) -> None:
+def test_two_runs_in_child_processes_at_the_same_time() -> None:
     told = [Told(), Told()]
-    one, other = together(*[lambda n=n: finetune(tiny, told[n], CHILDREN) for n in range(2)])
-    assert one.predict(TEXTS) == other.predict(TEXTS)
+
+    def runs(n: int) -> int:
+        registry = registry_of()
+        registry.add(HALVES, Halves)
+        return slimpajama.run(RECIPE, registry=registry, on_event=told[n]).steps
+
+    assert together(lambda: runs(0), lambda: runs(1)) == [4, 4]
     assert [step for step, _, _ in told[0].losses] == [1, 2, 3, 4]
     assert told[0].losses == told[1].losses
 
