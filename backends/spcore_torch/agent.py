@@ -32,16 +32,15 @@ class _Alone(RendezvousHandler):  # type: ignore[misc]
     use_agent_store = True
 
     def __init__(self) -> None:
-        self.store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
-        self.run, self.attempts = uuid.uuid4().hex, 0
+        self.run = uuid.uuid4().hex
 
     def get_backend(self) -> str:
         return "alone"
 
     def next_rendezvous(self) -> RendezvousInfo:
-        self.attempts += 1
-        store = dist.PrefixStore(f"agent-{self.attempts}", self.store)
-        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_HOST, self.store.port))
+        # Anew for each attempt: processes that are started again must not find the addresses of those that are gone.
+        store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_HOST, store.port))
 
     def is_closed(self) -> bool:
         return False
