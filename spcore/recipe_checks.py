@@ -119,7 +119,8 @@ class Checks:
         loggers = self.tree.get("loggers")
         entries = range(len(loggers)) if isinstance(loggers, list) else ()
         several = [(("loggers", n), "logger") for n in entries]
-        return [*(((key,), kind) for key, kind in PART_KEYS.items()), (("eval", "data"), "dataset"), *several]
+        keys = {**PART_KEYS, "runtime": "runtime"}  # which stands alone: it is in no recipe
+        return [*(((key,), kind) for key, kind in keys.items()), (("eval", "data"), "dataset"), *several]
 
     def _options(self, kind: str, name: str, path: str) -> Known:
         try:

@@ -256,7 +256,7 @@ def test_mistakes_are_one_line(tiny: str, tuned: Path) -> None:
     [
         ({"runtime": "torsch"}, "unknown runtime 'torsch'; did you mean 'torch'?"),
         ({"runtime": {"use": "torch", "dtype": "float17"}}, "runtime.dtype"),
-        ({"runtime": {"use": "torch", "dtyp": "float32"}}, "runtime.dtyp: unknown key 'dtyp'"),
+        ({"runtime": {"use": "torch", "dtyp": "float32"}}, "runtime.dtyp: unknown key 'dtyp'; did you mean 'dtype'?"),
         ({"device": "gpu"}, "device: found 'gpu'"),
     ],
 )
