@@ -14,7 +14,7 @@ from data_tools import ROWS, WRITERS, as_csv, opened, write
 from spcore.errors import DataError
 
 CSV = as_csv([{"text": f"row {n} " + os.urandom(9).hex(), "label": n % 2} for n in range(5000)])
-CUT = {"gz": gzip.compress(CSV), "zst": zstandard.ZstdCompressor().compress(CSV)}
+CUT = {"gz": gzip.compress(CSV, mtime=0), "zst": zstandard.ZstdCompressor().compress(CSV)}
 
 
 def refused(path: Path, **options: object) -> str:
@@ -38,7 +38,7 @@ def refused(path: Path, **options: object) -> str:
         ("a.json", b"<html>", "a.json:1: an HTML page"),
         ("a.csv", b"text,label\nok,1\ncaf\xe9,0\n", "a.csv:3: not UTF-8 (byte 0xe9)"),
         ("a.csv", "text,label\nok,1\n".encode("utf-16")[:-1], "a.csv:2: not UTF-16"),
-        ("a.csv.gz", gzip.compress(b""), "a.csv.gz:1: the file is empty"),
+        ("a.csv.gz", gzip.compress(b"", mtime=0), "a.csv.gz:1: the file is empty"),
         ("a.csv", b"PK\x03\x04rest", "a.csv:1: a ZIP archive"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.csv:1: a pointer of Git LFS"),
         ("a.jsonl", b'{"a": 1}\n{"a": 2\n', "a.jsonl:2: not JSON"),
