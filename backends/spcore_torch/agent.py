@@ -26,8 +26,8 @@ _HOST = "127.0.0.1"
 
 
 class _Alone(RendezvousHandler):  # type: ignore[misc]
-    """The meeting of one agent: a store on a port that the system chose. torch's own handlers ask for a port that is free now, or wait
-    for random times."""
+    """The meeting of one agent: for each attempt a store of its own, on a port that the system chose. torch's own handlers ask for a
+    port that is free now, or wait for random times."""
 
     use_agent_store = True
 
@@ -38,7 +38,7 @@ class _Alone(RendezvousHandler):  # type: ignore[misc]
         return "alone"
 
     def next_rendezvous(self) -> RendezvousInfo:
-        # Anew for each attempt: processes that are started again must not find the addresses of those that are gone.
+        # torch puts no prefix before an attempt's keys: in the store of the last one its addresses would be found.
         store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_HOST, store.port))
 

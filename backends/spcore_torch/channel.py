@@ -1,7 +1,8 @@
 """What the processes of a run and the process that started them say to each other, over loopback: JSON, a line each.
 
-A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"log"}, {"failed"}, {"result"}. Its last word is {"bye"}: a connection that
-ends without it is a process that died. The parent says: "stop" (finish the step, save), "abort" (another process died), "end" (leave).
+A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"log"}, {"failed"}, {"result"}. Its last word is {"bye"}: a
+connection that ends without it is a process that died. The parent says: "heard" (an event, to who told it), "stop" (finish the step,
+save), "abort" (another process died), "end" (leave).
 A worker whose parent is gone leaves at once, so nothing writes on behind a run that is started again.
 """
 
@@ -16,6 +17,8 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from typing import Any
+
+from spcore.interfaces.logger import Event
 
 Message = dict[str, Any]
 
@@ -95,6 +98,12 @@ class Hub:
             if peer.rank is not None and (attempt is None or peer.attempt == attempt):
                 self._send(peer, word)
 
+    def answer(self, rank: int, attempt: int, word: str) -> None:
+        """Tell one worker."""
+        for peer in self._peers:
+            if (peer.rank, peer.attempt) == (rank, attempt):
+                self._send(peer, word)
+
     def _send(self, peer: _Peer, word: str) -> None:
         try:
             peer.socket.sendall(f"{word}\n".encode())
@@ -110,10 +119,11 @@ class Hub:
 
 
 class Channel:
-    """A worker's end. stop: set when the run should end at the present step's end."""
+    """A worker's end, and its `Control`. stop: set when the run should end at the present step's end."""
 
     def __init__(self, address: tuple[str, int], token: str, rank: int, attempt: int) -> None:
         self.stop = threading.Event()
+        self._unheard, self._answered = 0, threading.Condition()
         self._socket = socket.create_connection(address)
         self._lock = threading.Lock()
         self.say({"rank": rank, "token": token, "attempt": attempt})
@@ -124,11 +134,28 @@ class Channel:
         with self._lock:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def tell(self, event: Event) -> None:
+        """Send an event."""
+        with self._answered:
+            self._unheard += 1
+        self.say({"event": event.to_json()})
+
+    def is_set(self) -> bool:
+        """Whether to stop, once the caller has heard of all that was told: he may wish so because of it."""
+        with self._answered:
+            self._answered.wait_for(lambda: not self._unheard)
+        return self.stop.is_set()
+
     def _listen(self) -> None:
         with self._socket.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                if line.strip() == "stop":
+                word = line.strip()
+                if word == "stop":
                     self.stop.set()
+                elif word == "heard":
+                    with self._answered:
+                        self._unheard -= 1
+                        self._answered.notify_all()
                 else:
-                    os._exit(0 if line.strip() == "end" else 1)
+                    os._exit(0 if word == "end" else 1)
         os._exit(1)  # the parent is gone

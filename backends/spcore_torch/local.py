@@ -69,15 +69,14 @@ class Local(Launcher):
                 "level": logging.getLogger("slimpajama").getEffectiveLevel(),
             }  # fmt: skip
             file.write_text(json.dumps(content), encoding="utf-8")
-            run = _Run(hub, events)
+            run = _Run(hub, events, control)
             command = [sys.executable, "-P", "-c", START, str(file)]
             agent = Agent(command, self.options.processes, self.options.max_restarts)
             agent.start()
             try:
                 while agent.is_alive():
                     run.listen()
-                    if control.is_set() and hub.said is None:
-                        hub.say("stop")
+                    run.ask()
             finally:  # Ctrl-C a second time, or an error of a logger
                 hub.say("end")
                 while agent.is_alive():
@@ -94,6 +93,7 @@ class _Run:
 
     hub: Hub
     events: Emit
+    control: Control
     attempt: int = 0
     step: int | None = None
     result: RunResult | None = None
@@ -107,6 +107,11 @@ class _Run:
             if attempt == self.attempt:
                 self._heard(rank, message)
 
+    def ask(self) -> None:
+        """Pass on the caller's wish to stop."""
+        if self.hub.said is None and self.control.is_set():
+            self.hub.say("stop")
+
     def _restarted(self, attempt: int) -> None:
         said = str(self.error({})).splitlines()[0] if self.failures else "a process died"
         self.attempt, self.failures = attempt, []
@@ -117,6 +122,8 @@ class _Run:
             event = Event.from_json(message["event"])
             self.step = getattr(event, "step", None) or self.step
             self.events(event)
+            self.ask()
+            self.hub.answer(rank, self.attempt, "heard")
         elif "log" in message:
             told = message["log"]
             logging.getLogger(told["name"]).log(told["level"], "rank %d: %s", rank, told["message"])

@@ -87,7 +87,7 @@ def main(file: Path) -> int:
         _share_processors(int(os.environ["LOCAL_WORLD_SIZE"]))
         spec = spec_from_json(content["spec"])
         place = spec.layout.place(rank, local_rank)
-        result = run_rank(spec, place, lambda event: channel.say({"event": event.to_json()}), channel.stop)
+        result = run_rank(spec, place, channel.tell, channel)
     except BaseException as error:  # whatever it is, the parent shows it as this rank's
         channel.say({"failed": failure(error)})
         channel.say({"bye": 1})
