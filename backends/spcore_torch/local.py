@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,12 +80,24 @@ class Local(Launcher):
                     run.ask()
             finally:  # Ctrl-C a second time, or an error of a logger
                 hub.say("end")
-                while agent.is_alive():
-                    hub.receive(POLL)
+                _wait(hub, agent)
             run.listen()
         if agent.broken is not None:
             raise agent.broken
         return run.ended(agent.exit_codes)
+
+
+def _wait(hub: Hub, agent: threading.Thread) -> None:
+    """Until the processes are gone, which were told to go and are killed else: a program that ended before its agent would abort, and
+    leave them behind. So further Ctrl-C change nothing."""
+    interrupted: KeyboardInterrupt | None = None
+    while agent.is_alive():
+        try:
+            hub.receive(POLL)
+        except KeyboardInterrupt as again:
+            interrupted = again
+    if interrupted is not None:
+        raise interrupted
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import os
 import pty
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import slimpajama
-from embed.tools import ROOT, ROWS, finetune, places
+from embed.tools import ROOT, ROWS, finetune, places, program
 from spcore import bars
 from support.hub import Hub
 from support.hub_content import put_glue, put_model
@@ -87,15 +86,20 @@ def test_this_test_sees_what_it_looks_for(tmp_path: Path) -> None:
     assert seized(tmp_path / "bad.py") == {"print", "the root logger", "os.environ", "sys.argv"}
 
 
-def test_loggers_are_below_ours(tiny: str) -> None:
-    """And have neither handlers nor levels of their own."""
-    finetune(tiny)
-    ours = ("slimpajama", "spcore")
-    known = {
-        n: x for n, x in logging.root.manager.loggerDict.items() if n.startswith(ours) and isinstance(x, logging.Logger)
-    }
-    assert [name for name in known if not name.startswith("slimpajama")] == []
-    assert [name for name, x in known.items() if x.handlers or x.level or x.filters or not x.propagate] == []
+LOGGERS = """
+import logging, sys
+import slimpajama
+slimpajama.load_model(sys.argv[1]).finetune([{"text": "a film", "label": "x"}, {"text": "a book", "label": "y"}], epochs=1, progress=False)
+ours = ("slimpajama", "spcore")
+known = {n: x for n, x in logging.root.manager.loggerDict.items() if n.startswith(ours) and isinstance(x, logging.Logger)}
+print([name for name in known if not name.startswith("slimpajama")])
+print([name for name, x in known.items() if x.handlers or x.level or x.filters or not x.propagate])
+"""
+
+
+def test_loggers_are_below_ours(tiny: str, tmp_path: Path) -> None:
+    """And have neither handlers nor levels of their own; in a process of its own, where no command was called before."""
+    assert program(["-c", LOGGERS, tiny], cwd=tmp_path).split() == ["[]", "[]"]
 
 
 def test_nothing_is_written_and_nothing_warned_of(tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
