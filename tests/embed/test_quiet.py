@@ -89,7 +89,7 @@ def test_this_test_sees_what_it_looks_for(tmp_path: Path) -> None:
 LOGGERS = """
 import logging, sys
 import slimpajama
-slimpajama.load_model(sys.argv[1]).finetune([{"text": "a film", "label": "x"}, {"text": "a book", "label": "y"}], epochs=1, progress=False)
+slimpajama.load_model(sys.argv[1]).finetune([{"text": "a film", "label": "x"}, {"text": "a book", "label": "y"}], "text-classification", epochs=1, progress=False)
 ours = ("slimpajama", "spcore")
 known = {n: x for n, x in logging.root.manager.loggerDict.items() if n.startswith(ours) and isinstance(x, logging.Logger)}
 print([name for name in known if not name.startswith("slimpajama")])
