@@ -1,5 +1,6 @@
 """Seconds by folder, printed after every run of the tests, and what a folder may take: so that `make test` stays under 25 minutes on two
-cores whatever is added. A folder that is over its budget fails the run; sample its cases, or mark them slow.
+cores whatever is added. A folder over its budget is marked: sample its cases, or mark them slow. All of them together over theirs fail
+the run; one alone does not, as a busy machine makes it so.
 """
 
 from __future__ import annotations
@@ -45,5 +46,5 @@ class Budget:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Slow tests have no budget."""
-        if self.held and exitstatus == 0 and self.over():
+        if self.held and exitstatus == 0 and sum(self.seconds.values()) > CORES * MINUTES * 60:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
