@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
+import os
 import random
 import tempfile
 import threading
@@ -148,7 +150,7 @@ def test_the_second_of_a_handle_s_temporary_folders_takes_the_first_s_place(tiny
 
 
 FRESH = """
-import random, sys, tempfile
+import os, random, sys, tempfile
 from embed.snapshot import differences, snapshot, torch_s_store
 from embed.tools import CHILDREN, ROWS, finetune
 random.seed(1)
@@ -167,12 +169,26 @@ torch_s_store()
 before["open files"] = snapshot()["open files"]
 finetune(sys.argv[1], how=CHILDREN)
 print("in two:", *differences(before, snapshot()))
+print("may write here:", os.access(".", os.W_OK))
 """
 
 
+def _obeying() -> None:
+    """Before a program of root's begins: modes of files count for it as for anybody."""
+    drop, override_modes = 24, 1  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+    ctypes.CDLL(None).prctl(drop, override_modes, 0, 0, 0)
+
+
 def test_by_a_process_s_first_use(tiny: str, tmp_path: Path) -> None:
-    """What libraries do when they are imported is undone too. The script has no `if __name__ == "__main__"`."""
-    (tmp_path / "fresh").mkdir()
-    (tmp_path / "script.py").write_text(FRESH)
-    found = program([str(tmp_path / "script.py"), tiny, str(tmp_path / "fresh"), str(tmp_path / "saved")])
-    assert found.splitlines() == ["in one process:", "in two:"]
+    """What libraries do when they are imported is undone too. The script has no `if __name__ == "__main__"`, a working directory that
+    is read-only, no home and no caches."""
+    work, fresh, script = tmp_path / "work", tmp_path / "fresh", tmp_path / "script.py"
+    work.mkdir(mode=0o555)
+    fresh.mkdir()
+    script.write_text(FRESH)
+    hidden = {name: "" for name in os.environ if name.startswith(("HF_", "XDG_", "SLIMPAJAMA_"))}
+    environment = {**hidden, "HOME": str(work / "home"), "TMPDIR": str(fresh), "HF_HUB_OFFLINE": "1"}
+    arguments = [str(script), tiny, str(fresh), str(tmp_path / "saved")]
+    found = program(arguments, cwd=work, env=environment, preexec_fn=_obeying)
+    assert found.splitlines() == ["in one process:", "in two:", "may write here: False"]
+    assert list(work.iterdir()) == []
