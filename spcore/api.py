@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from spcore import components
 from spcore.artifact import Artifact, copy_model, is_artifact, open_artifact, open_model
-from spcore.bars import PROGRESS, on_terminal, silent
+from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
 from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
@@ -100,7 +100,10 @@ class LanguageModelHandle:
                 own.callback(shutil.rmtree, folder, ignore_errors=True)
             tree["output"] = str(Path(output).absolute() if output is not None else folder / "run")
             show = on_terminal() if progress is None else progress
-            tree["loggers"] = [*([PROGRESS] if show else []), *(["jsonl"] if output is not None else [])]
+            usual = self.registry.defaults("logger")
+            shown = terminal_loggers(usual, self.registry)
+            kept = [name for name in usual if name not in shown] if output is not None else []
+            tree["loggers"] = [*(shown if show else []), *kept]
             recipe = load_recipe(tree, {"device": self._device, **(settings or {})}, registry=self.registry)
             result = execute(recipe, self.registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
             if not result.cancelled:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spcore.components import Registry
     from spcore.recipe import Recipe
 
-PROGRESS = "progress"
-"""The logger that a run's progress is shown by."""
 _SILENT: ContextVar[bool] = ContextVar("slimpajama-silent", default=False)
 _LOCK = threading.Lock()
 _OFF: dict[object, int] = {}
@@ -35,9 +34,14 @@ def silent(wanted: bool = True) -> Iterator[None]:
         _SILENT.reset(token)
 
 
-def shows_progress(recipe: Recipe) -> bool:
+def terminal_loggers(names: Iterable[str], registry: Registry) -> list[str]:
+    """Those of some loggers that show a run on the terminal."""
+    return [name for name in names if registry.load("logger", name).terminal]
+
+
+def shows_progress(recipe: Recipe, registry: Registry) -> bool:
     """Whether a run shows its progress."""
-    return any(part.use.rpartition(":")[2] == PROGRESS for part in recipe.loggers)
+    return bool(terminal_loggers((part.use for part in recipe.loggers), registry))
 
 
 @contextlib.contextmanager

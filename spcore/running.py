@@ -62,7 +62,7 @@ def execute(
 
     Raises whatever `assemble` refuses, OutputError for a folder that cannot be used, RankError for a process that failed.
     """
-    with silent(not shows_progress(recipe)):
+    with silent(not shows_progress(recipe, registry)):
         return _execute(assemble(recipe, registry), overwrite, on_event, cancel or threading.Event())
 
 

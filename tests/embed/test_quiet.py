@@ -200,15 +200,12 @@ def test_bars_that_the_program_turned_off_stay_off() -> None:
 
 def test_a_run_s_bars_are_its_logger_s() -> None:
     recipe = {"model": "m", "task": "text-classification", "data": {"source": "rows.csv"}}
+    registry = slimpajama.default_registry()
     for loggers, shown in (
         ([], False),
         (["jsonl"], False),
         (["progress"], True),
         ([{"use": "loggers:progress"}], True),
     ):
-        assert (
-            bars.shows_progress(
-                slimpajama.load_recipe({**recipe, "loggers": loggers}, registry=slimpajama.default_registry())
-            )
-            == shown
-        )
+        found = slimpajama.load_recipe({**recipe, "loggers": loggers}, registry=registry)
+        assert bars.shows_progress(found, registry) == shown
