@@ -69,13 +69,14 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     from spcore.cli.output import log_to_stderr
 
-    log_to_stderr()
+    context.with_resource(log_to_stderr())
 
 
 app.command("run")(run.run)

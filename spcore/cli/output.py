@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -53,10 +54,17 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def log_to_stderr() -> None:
-    """Show the library's own warnings. The library itself configures no logging."""
+@contextlib.contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Show the library's own warnings, for as long as a command runs. The library itself configures no logging."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger("slimpajama")
+    propagates = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
