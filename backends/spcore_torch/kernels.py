@@ -177,7 +177,8 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         needs = ctx.needs_input_grad
         of_x = product(grad, used.t(), None).to(x_dtype).view(shape) if needs[0] else None
         of_weight = product(grad.t(), rows.t(), None).to(dtype) if needs[1] else None
-        of_bias = grad.sum(0, dtype=dtype) if needs[2] else None
+        # Torch adds 16-bit numbers in float32 by itself, and rounds once, as the products are rounded.
+        of_bias = grad.sum(0).to(dtype) if needs[2] else None
         return of_x, of_weight, of_bias, None, None
 
 
