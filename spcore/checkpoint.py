@@ -1,7 +1,7 @@
 """Training state on disk: whole or not at all, checksummed, found by reading manifests, pruned.
 
 A checkpoint is the folder `step-00000500`: the engine's files, `progress.json`, and `manifest.json` with every file's size and
-sha256, written last. It is made in a temporary folder, synced, and renamed into place; older ones are deleted only after
+checksum, written last. It is made in a temporary folder, synced, and renamed into place; older ones are deleted only after
 the new one is whole.
 """
 
@@ -11,8 +11,10 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from spcore import __version__
 from spcore.errors import CheckpointError
@@ -27,13 +29,13 @@ from spcore.files import (
     put_text,
     read_sealed,
     reason,
-    remove,
     replace_folder,
     restore_all,
     sealed_files,
     sealed_text,
     sync_file,
     sync_folder,
+    take_away,
 )
 
 FORMAT = 1
@@ -46,6 +48,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self._sealing: Future[None] | None = None
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is written."""
@@ -85,30 +88,53 @@ class CheckpointStore:
         return None
 
     @contextlib.contextmanager
-    def writing(self, step: int, writer: bool) -> Iterator[Path]:
+    def writing(self, step: int, writer: bool, *, later: bool = False) -> Iterator[Path]:
         """A folder to write step's state into; on leaving, the writer makes it whole and prunes. The name of the temporary
-        folder is the same on every rank. Raises OutputError."""
+        folder is the same on every rank. later: that goes on in a thread of its own until `settled`. Raises OutputError."""
         work = self.folder / f"{WRITING}{step:08d}"
         if not writer:
             with disk_errors(work):
                 yield work
             return
+        self.settled()
         make_folder(self.folder)
-        with alone(self.folder), disk_errors(work):
-            clear(self.folder)
-            work.mkdir()
-            try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(alone(self.folder))
+            with disk_errors(work):
+                clear(self.folder)
+                work.mkdir()
+                held.push(_dropping(work))
                 with disk_errors(work):  # in here it can still see which file was being written
                     yield work
-                self._finish(work, step)
-            except BaseException:
-                shutil.rmtree(work, ignore_errors=True)
-                raise
+            rest = held.pop_all()
+            if not later:
+                self._seal(rest, work, step)
+                self.tidy()
+                return
+            pool = ThreadPoolExecutor(1, "checkpoint")
+            self._sealing = pool.submit(self._seal, rest, work, step)
+            pool.shutdown(wait=False)
+
+    def settled(self, *, wait: bool = True) -> bool:
+        """Whether the checkpoint written last, if any, is whole. Raises the OutputError that its rest met, once. wait: until it is over."""
+        sealing = self._sealing
+        if sealing is None:
+            return True
+        if not wait and not sealing.done():
+            return False
+        self._sealing = None
+        sealing.result()
+        return True
+
+    def _seal(self, held: contextlib.ExitStack, work: Path, step: int) -> None:
+        """Make a written folder whole, in its place; then let go of what was held for it."""
+        with held, disk_errors(work):
+            self._finish(work, step)
             self._prune(step)
 
     def _finish(self, work: Path, step: int) -> None:
         """The manifest comes last: what has one is whole."""
-        files = sealed_files(work)
+        files = sealed_files(work, "xxh3_128")
         content = {"format": FORMAT, "version": __version__, "step": step, "files": files}
         put_text(work / MANIFEST, sealed_text(content))
         sync_file(work / MANIFEST)
@@ -116,13 +142,33 @@ class CheckpointStore:
         replace_folder(work, self.path(step))
 
     def _prune(self, step: int) -> None:
-        """Delete old ones. Those of later steps were passed over as damaged: they must not count as kept."""
+        """Take old ones away. Those of later steps were passed over as damaged: they must not count as kept.
+
+        Their space is freed right before the next is written, which then takes the same memory for its pages: memory that a
+        system has to find first costs several times what writing to it does.
+        """
         upto = [path for at, path in self._found() if at <= step and path != self.path(step)]
         for old in upto[: max(0, len(upto) + 1 - self.keep)]:
             try:
-                remove(old)
+                take_away(old)
             except OSError as error:  # the new one is whole: no reason to end a run
                 log.warning("%s: an old checkpoint that cannot be deleted: %s", old, reason(error))
+
+    def tidy(self) -> None:
+        """Free the disk of what pruning took away, once no checkpoint will be written. Called by the writer."""
+        if self.folder.is_dir():
+            with alone(self.folder), disk_errors(self.folder):
+                clear(self.folder)
+
+
+def _dropping(work: Path) -> Callable[[Any, Any, Any], None]:
+    """An exit that deletes a folder where what it was for has failed."""
+
+    def exit_(kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+    return exit_
 
 
 class _Newer(CheckpointError):

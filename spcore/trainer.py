@@ -83,6 +83,8 @@ class Trainer:
         self.progress = _Progress()
         self.seconds, self.rows = 0.0, 0
         self.saved: int | None = None
+        self.unsettled: tuple[int, float] | None = None
+        """(step, seconds) of a checkpoint that is being made whole."""
 
     def fit(self) -> RunResult:
         """Train from where the last checkpoint is, evaluate, save the model."""
@@ -92,7 +94,10 @@ class Trainer:
             raise DataError(f"nothing to learn: no label is left in any row: {'; '.join(cut)}")
         self._resume()
         self._started()
-        cancelled = self._steps()
+        try:
+            cancelled = self._steps()
+        finally:
+            self._settle(wait=True)
         if (
             self.evaluation is not None
             and not cancelled
@@ -104,6 +109,9 @@ class Trainer:
                 self._checkpoint()
         else:
             self._save_model()
+        self._settle(wait=True)
+        if self.checkpoints is not None and self.engine.place.is_writer:
+            self.checkpoints.tidy()
         self.engine.agree(0)  # no rank is done before everything is on disk
         return RunResult(self.progress.step, self.progress.metrics, str(self.output or ""), cancelled)
 
@@ -114,6 +122,7 @@ class Trainer:
         first = self.progress.step
         steps = self.loader.steps(first, self.total)
         while (data := next(steps, None)) is not None:
+            self._settle(wait=False)
             if self.engine.agree(STOP if self.control.is_set() else 0) >= STOP:
                 return True
             at = time.monotonic()
@@ -246,15 +255,25 @@ class Trainer:
             return
         at = time.monotonic()
         writer = self.engine.place.is_writer
-        with self.checkpoints.writing(self.progress.step, writer) as folder:
+        self._settle(wait=True)
+        with self.checkpoints.writing(self.progress.step, writer, later=True) as folder:
             self.engine.agree(0)  # the folder is there before any rank writes into it
             self.engine.save(folder).wait()
             self.engine.agree(0)  # every rank has written before the manifest is
             if writer:
                 put_text(folder / "progress.json", json.dumps(vars(self.progress)))
         self.saved = self.progress.step
-        path = str(self.checkpoints.path(self.progress.step))
-        self.tell(Checkpointed(time=time.time(), step=self.progress.step, path=path, seconds=time.monotonic() - at))
+        self.unsettled = self.saved, time.monotonic() - at
+
+    def _settle(self, *, wait: bool) -> None:
+        """Tell of a checkpoint that has become whole meanwhile; raises what its writing met. On the writer, which alone waits."""
+        if self.unsettled is None or self.checkpoints is None or not self.engine.place.is_writer:
+            return
+        if self.checkpoints.settled(wait=wait):
+            step, seconds = self.unsettled
+            self.unsettled = None
+            path = str(self.checkpoints.path(step))
+            self.tell(Checkpointed(time=time.time(), step=step, path=path, seconds=seconds))
 
     def _save_model(self) -> None:
         if self.output is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spcore import __version__
+from spcore import __version__, checkpoint
 from spcore.checkpoint import CheckpointStore, verify
 from spcore.errors import CheckpointError, OutputError
 
@@ -287,3 +290,54 @@ except OutputError as error:
     assert done.stdout.endswith("cannot be written: File too large\n")
     assert done.stdout.count("\n") == 1
     assert (names(store), store.latest()) == (["step-00000100"], old)
+
+
+@pytest.fixture
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Flushing waits until this is set."""
+    go, flushed = threading.Event(), checkpoint.sealed_files
+
+    def sealed(*args: Any) -> Any:
+        assert go.wait(30)
+        return flushed(*args)
+
+    monkeypatch.setattr(checkpoint, "sealed_files", sealed)
+    return go
+
+
+def test_the_rest_goes_on_beside_and_is_seen_when_whole(tmp_path: Path, held_back: threading.Event) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", 1)
+    with store.writing(100, writer=True, later=True) as work:
+        (work / "state").write_text("100")
+    assert not store.settled(wait=False)
+    assert store.steps() == []
+    held_back.set()
+    assert store.settled()
+    assert store.latest() == store.path(100)
+    with store.writing(200, writer=True, later=True) as work:
+        (work / "state").write_text("200")
+    assert store.settled()
+    assert store.steps() == [200]
+    store.tidy()
+    assert [p.name for p in store.folder.iterdir()] == ["step-00000200"]
+
+
+def test_what_the_rest_meets_is_raised_once_and_leaves_the_last_good_one(
+    tmp_path: Path, held_back: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_back.set()
+    store = CheckpointStore(tmp_path / "checkpoints", 1)
+    with store.writing(100, writer=True) as work:
+        (work / "state").write_text("100")
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr(checkpoint, "sync_file", full)
+    with store.writing(200, writer=True, later=True) as work:
+        (work / "state").write_text("200")
+    with pytest.raises(OutputError, match=r"manifest\.json: cannot be written: no space left on the disk"):
+        store.settled()
+    assert store.settled()
+    assert [p.name for p in store.folder.iterdir()] == ["step-00000100"]
+    assert store.latest() == store.path(100)
