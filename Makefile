@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= auto
 DATA ?= builtin/reviews
 
-.PHONY: quickstart test test-fast test-all check bench clean
+.PHONY: quickstart test test-fast test-all test-gpu check bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,15 +22,19 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python docs/quickstart.py
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
 test-fast: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" tests/core tests/optim tests/precision tests/tasks
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
 
 # Every judged figure: the slow tests too, one after another where they measure time, then the benchmarks. DATA: labelled text to measure on.
 test-all: $(VENV)/.tested
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 -m "not gpu"
 	$(MAKE) bench
+
+# On a machine with a CUDA device.
+test-gpu: $(VENV)/.tested
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

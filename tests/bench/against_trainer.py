@@ -123,7 +123,7 @@ class Theirs:
         settings = transformers.TrainingArguments(
             output_dir=str(self.work / "trainer"), num_train_epochs=1, per_device_train_batch_size=BATCH, learning_rate=LR,
             weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[], save_strategy="no", disable_tqdm=True,
-            use_cpu=True, logging_strategy="no", seed=0,
+            use_cpu=not torch.cuda.is_available(), logging_strategy="no", seed=0,
         )  # fmt: skip
         clock = _Clock()
         trainer = _Sequential(
