@@ -112,6 +112,7 @@ class Collator:
 
     def __init__(self, store: FeatureStore, task: BoundTask, rule: BatchRule, seed: int) -> None:
         self.store, self.task, self.rule, self.seed = store, task, rule, seed
+        self.augments = type(task).augment is not BoundTask.augment  # a generator for each feature is not free
 
     def spans(self, step: list[list[list[Group]]]) -> list[list[int]]:
         """rank -> microbatches -> padded length, by the rule."""
@@ -133,7 +134,7 @@ class Collator:
         if i < 0:
             return filler(self.store[0])
         feature = self.store[i]
-        if epoch is None:
+        if epoch is None or not self.augments:
             return feature
         return self.task.augment(feature, generator(self.seed, epoch, "augment", feature.id))
 

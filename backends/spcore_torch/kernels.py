@@ -14,7 +14,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +220,16 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
     return name
 
 
-def refresh(module: nn.Module) -> None:
+def installed(module: nn.Module) -> tuple[_Forward, ...]:
+    """What `install` gave."""
+    given = (linear.__dict__.get("forward") for linear in module.modules())
+    return tuple(forward for forward in given if isinstance(forward, _Forward))
+
+
+def refresh(forwards: Iterable[_Forward]) -> None:
     """Have the low-precision copies of weights made anew when they are next needed."""
-    for linear in module.modules():
-        forward = linear.__dict__.get("forward")
-        if isinstance(forward, _Forward):
-            forward.version = -1
+    for forward in forwards:
+        forward.version = -1
 
 
 def uninstall(module: nn.Module) -> None:

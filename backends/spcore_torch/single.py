@@ -118,6 +118,7 @@ class SingleEngine(TorchEngine):
         self.report = materialise(module, plan.model, plan.head, plan.seed, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         self.kernel = kernels.install(module, self.compute, device)
+        self.products = kernels.installed(module)
         if device.type == "cpu":
             dropout.install(module)
         if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
@@ -128,7 +129,7 @@ class SingleEngine(TorchEngine):
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
     ) -> list[Any]:
         """See `TorchEngine.sweep`."""
-        kernels.refresh(self.module)
+        kernels.refresh(self.products)
         return super().sweep(microbatches, fn, backward, training=training)
 
     def prepared(self, batch: Batch) -> Batch:
@@ -159,6 +160,7 @@ class SingleEngine(TorchEngine):
 
     def close(self) -> None:
         """See `Engine.close`."""
+        self.products = ()
         kernels.uninstall(self.module)
         dropout.uninstall(self.module)
         embedding.uninstall(self.module)

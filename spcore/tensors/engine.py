@@ -54,6 +54,9 @@ class TorchEngine(Engine):
     ) -> None:
         self.plan, self.place, self.module, self.data_group, self.threads = plan, place, module, data_group, threads
         self.device = torch.device(place.device)
+        self.held = tuple(
+            module.parameters()
+        )  # walking a module's tree at each step costs more than what is done to it
         self.task, self.ops = plan.task, WholeOps(data_group)
         self.tied = plan.model.anatomy(plan.head).tied
         self.optimizer = self.build_optimizer() if plan.optimizer is not None else None
@@ -68,7 +71,9 @@ class TorchEngine(Engine):
         """Run microbatches in order; see the module. The loss scale is applied here. training: whether the module is in training
         mode (dropout), by default as `backward` says."""
         records = []
-        self.module.train(backward if training is None else training)
+        training = backward if training is None else training
+        if self.module.training is not training:
+            self.module.train(training)
         for n, batch in enumerate(microbatches):
             last = n == len(microbatches) - 1
             with torch.set_grad_enabled(backward), self.synchronising(backward and last):
@@ -211,11 +216,12 @@ class TorchEngine(Engine):
 
     def zero_gradients(self) -> None:
         """Before a step."""
-        self.module.zero_grad(set_to_none=True)
+        for p in self.held:
+            p.grad = None
 
     def gradient_norm(self) -> float:
         """Norm of all gradients together, of the whole model."""
-        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.held if p.grad is not None]
         if not grads:
             return 0.0
         if self.device.type == "cpu" and all(g.is_contiguous() for g in grads):
@@ -369,4 +375,5 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """See `Engine.close`."""
         self.optimizer = None
+        self.held = ()
         self.module = torch.nn.Module()

@@ -82,7 +82,7 @@ def computing(*, matmul: Matmul = "ieee", threads: int | None = None) -> Iterato
     with LOCK:
         ready()
         _check_fork(threads or 1)
-        with _changing(matmul, threads), _matmul(matmul), _threads(threads), plainly():
+        with _changing(matmul, threads), _matmul(matmul), _threads(threads), _attention(), plainly():
             yield
 
 
@@ -141,6 +141,21 @@ def _matmul(wanted: Matmul) -> Iterator[None]:
         for (knob, _), was in zip(knobs, before, strict=True):
             if knob.fp32_precision != was:
                 knob.fp32_precision = was
+
+
+@contextlib.contextmanager
+def _attention() -> Iterator[None]:
+    """Without cuDNN's attention, which builds a plan for every shape it meets: with texts of any length that is most steps' time
+    (H100, 16 bits: 137 rows a second, not 1,728). torch's own kernels take any shape."""
+    kind = torch.backends.cuda
+    before = kind.cudnn_sdp_enabled()
+    try:
+        if before:
+            kind.enable_cudnn_sdp(False)
+        yield
+    finally:
+        if before:
+            kind.enable_cudnn_sdp(True)
 
 
 @contextlib.contextmanager

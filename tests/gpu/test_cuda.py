@@ -103,6 +103,8 @@ def long_texts(folder: Path) -> dict[str, Any]:
             model, **sizes, max_position_embeddings=512, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             initializer_range=0.02,
         )  # fmt: skip
+        settings = model / "tokenizer_config.json"
+        settings.write_text(settings.read_text().replace('"model_max_length": 40', '"model_max_length": 512'))
         words = [" ".join(f"w{(n * 7 + i * i) % 60}" for i in range(500)) for n in range(64)]
         lines = [f'{{"text": "{text}", "label": "{"abc"[n % 3]}"}}\n' for n, text in enumerate(words)]
         (folder / "long.jsonl").write_text("".join(lines))

@@ -91,4 +91,4 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, layout: tuple[str, int
     assert not psutil.wait_procs(children, timeout=10)[1]
     latest = CheckpointStore(tmp_path / "run" / "checkpoints", 2).latest()
     assert latest is not None
-    assert latest.name == "step-00000001"
+    assert latest.name in ("step-00000001", "step-00000002")  # told of the first, it may be writing the second
