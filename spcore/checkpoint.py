@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,10 @@ class CheckpointStore:
         return None
 
     @contextlib.contextmanager
-    def writing(self, step: int, writer: bool, *, later: bool = False) -> Iterator[Path]:
+    def writing(self, step: int, writer: bool, *, later: list[Callable[[], None]] | None = None) -> Iterator[Path]:
         """A folder to write step's state into; on leaving, the writer makes it whole and prunes. The name of the temporary
-        folder is the same on every rank. later: that goes on in a thread of its own until `settled`. Raises OutputError."""
+        folder is the same on every rank. later: that goes on in a thread of its own until `settled`, after these calls, to which may be added in here. Raises
+        OutputError."""
         work = self.folder / f"{WRITING}{step:08d}"
         if not writer:
             with disk_errors(work):
@@ -107,12 +108,12 @@ class CheckpointStore:
                 with disk_errors(work):  # in here it can still see which file was being written
                     yield work
             rest = held.pop_all()
-            if not later:
+            if later is None:
                 self._seal(rest, work, step)
                 self.tidy()
                 return
             pool = ThreadPoolExecutor(1, "checkpoint")
-            self._sealing = pool.submit(self._seal, rest, work, step)
+            self._sealing = pool.submit(self._seal, rest, work, step, later)
             pool.shutdown(wait=False)
 
     def settled(self, *, wait: bool = True) -> bool:
@@ -126,9 +127,13 @@ class CheckpointStore:
         sealing.result()
         return True
 
-    def _seal(self, held: contextlib.ExitStack, work: Path, step: int) -> None:
+    def _seal(
+        self, held: contextlib.ExitStack, work: Path, step: int, first: Sequence[Callable[[], None]] = ()
+    ) -> None:
         """Make a written folder whole, in its place; then let go of what was held for it."""
         with held, disk_errors(work):
+            for call in first:
+                call()
             self._finish(work, step)
             self._prune(step)
 

@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,10 +256,15 @@ class Trainer:
         at = time.monotonic()
         writer = self.engine.place.is_writer
         self._settle(wait=True)
-        with self.checkpoints.writing(self.progress.step, writer, later=True) as folder:
+        later: list[Callable[[], None]] = []
+        with self.checkpoints.writing(self.progress.step, writer, later=later) as folder:
             self.engine.agree(0)  # the folder is there before any rank writes into it
-            self.engine.save(folder).wait()
-            self.engine.agree(0)  # every rank has written before the manifest is
+            saving = self.engine.save(folder)
+            if self.engine.place.world_size == 1:
+                later.append(saving.wait)
+            else:
+                saving.wait()
+                self.engine.agree(0)  # every rank has written before the manifest is
             if writer:
                 put_text(folder / "progress.json", json.dumps(vars(self.progress)))
         self.saved = self.progress.step

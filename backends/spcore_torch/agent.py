@@ -5,14 +5,12 @@ draws from the global random generator, no log lines; several at a time.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import sys
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import WorkerSpec
@@ -80,7 +78,7 @@ class Agent(threading.Thread):
                 role="default", local_world_size=self.processes, entrypoint=self.command[0], args=tuple(self.command[1:]),
                 rdzv_handler=_Alone(), max_restarts=self.max_restarts, monitor_interval=POLL, local_addr=_HOST,
             )  # fmt: skip
-            agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull), **_LEAVING)
+            agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=LEAVE)
             with _unheard():
                 result = agent.run()
         except BaseException as error:  # the caller's thread raises it
@@ -88,12 +86,6 @@ class Agent(threading.Thread):
         else:
             if result.is_failed():
                 self.exit_codes = {rank: failed.exitcode for rank, failed in result.failures.items()}
-
-
-_LEAVING: dict[str, Any] = (
-    {"shutdown_timeout": LEAVE} if "shutdown_timeout" in inspect.signature(LocalElasticAgent).parameters else {}
-)
-"""How long processes have to leave, where torch (2.12 on) lets itself be told."""
 
 
 @contextlib.contextmanager

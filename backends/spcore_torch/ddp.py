@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from spcore.errors import RefusalError
-from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
+from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Pending, Place, Plan, Refusal
 from spcore.tensors import state
 from spcore.tensors.materialise import named_tensors
 from spcore_torch.options import SingleOptions
@@ -95,12 +95,11 @@ class DataParallelEngine(SingleEngine):
         if self.reducer is not None:
             self.reducer.finish()
 
-    def save(self, folder: Path) -> state.Done:
+    def save(self, folder: Path) -> Pending:
         """Model and optimizer once, by the writer; random generators of every rank."""
         if self.place.is_writer:
             return super().save(folder)
-        state.save(self._state_file(folder), {}, None, self.scaler, self.random)
-        return state.Done()
+        return state.save(self._state_file(folder), {}, None, self.scaler, self.random)
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from spcore.errors import OutOfMemory
-from spcore.interfaces.strategy import Engine, Place, Plan, StepReport
+from spcore.interfaces.strategy import Engine, Pending, Place, Plan, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart, LossTerm, WholeBatchLoss
 from spcore.tensors import process, rng, state
 from spcore.tensors.exhaustion import out_of_memory, too_large
@@ -336,11 +336,10 @@ class TorchEngine(Engine):
     def _state_file(self, folder: Path) -> Path:
         return folder / f"rank-{self.place.rank:05d}.safetensors"
 
-    def save(self, folder: Path) -> state.Done:
+    def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
         tensors = named_tensors(self.module, self.tied)
-        state.save(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
-        return state.Done()
+        return state.save(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""

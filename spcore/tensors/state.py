@@ -4,7 +4,8 @@ generators. Nothing is pickled."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from spcore.errors import CheckpointError
+from spcore.interfaces.strategy import Pending
 from spcore.tensors.files import write_tensors
 from spcore.tensors.rng import State
 from spcore.tensors.stepping import Scaler
@@ -24,15 +26,28 @@ class Done:
         """Return at once."""
 
 
+class Writing:
+    """A `Pending` that goes on in a thread of its own."""
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        pool = ThreadPoolExecutor(1, "checkpoint-file")
+        self._written = pool.submit(write)
+        pool.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """See `Pending.wait`."""
+        self._written.result()
+
+
 def save(
     file: Path,
     tensors: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer | None,
     scaler: Scaler,
     random: State,
-) -> None:
+) -> Pending:
     """Write everything. tensors: parameters and buffers by name. Optimizer state tensors go under "optimizer/NAME/KEY", its
-    plain numbers into the header. Raises OutputError."""
+    plain numbers into the header. What lies on a device is copied from there at once and written in a thread. Raises OutputError."""
     stored = {f"model/{name}": value for name, value in tensors.items()}
     stored.update({f"random/{name}": value for name, value in random.items()})
     numbers: dict[str, Any] = {"scaler": {"scale": scaler.scale, "good": scaler.good}, "optimizer": {}}
@@ -42,7 +57,12 @@ def save(
                 stored[f"optimizer/{name}/{key}"] = value
             else:
                 numbers["optimizer"][f"{name}/{key}"] = value
-    write_tensors(stored, file, {"numbers": json.dumps(numbers)})
+    header = {"numbers": json.dumps(numbers)}
+    if all(value.device.type == "cpu" for value in tensors.values()):
+        write_tensors(stored, file, header)
+        return Done()
+    copies = {name: value.detach().to("cpu", copy=True) for name, value in stored.items()}
+    return Writing(lambda: write_tensors(copies, file, header))
 
 
 def load(

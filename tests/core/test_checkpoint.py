@@ -307,14 +307,14 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def test_the_rest_goes_on_beside_and_is_seen_when_whole(tmp_path: Path, held_back: threading.Event) -> None:
     store = CheckpointStore(tmp_path / "checkpoints", 1)
-    with store.writing(100, writer=True, later=True) as work:
+    with store.writing(100, writer=True, later=[]) as work:
         (work / "state").write_text("100")
     assert not store.settled(wait=False)
     assert store.steps() == []
     held_back.set()
     assert store.settled()
     assert store.latest() == store.path(100)
-    with store.writing(200, writer=True, later=True) as work:
+    with store.writing(200, writer=True, later=[]) as work:
         (work / "state").write_text("200")
     assert store.settled()
     assert store.steps() == [200]
@@ -334,7 +334,7 @@ def test_what_the_rest_meets_is_raised_once_and_leaves_the_last_good_one(
         raise OSError(errno.ENOSPC, "full", str(path))
 
     monkeypatch.setattr(checkpoint, "sync_file", full)
-    with store.writing(200, writer=True, later=True) as work:
+    with store.writing(200, writer=True, later=[]) as work:
         (work / "state").write_text("200")
     with pytest.raises(OutputError, match=r"manifest\.json: cannot be written: no space left on the disk"):
         store.settled()
