@@ -262,8 +262,8 @@ from crash.fake_runs import made, recipe, registry_of_fakes
 from spcore.running import execute
 registry = registry_of_fakes()
 def told(event):
-    if getattr(event, "step", None) == 3:
-        print("at step 3", flush=True)
+    if event.name == "checkpointed" and event.step == 2:
+        print("step 2 is saved", flush=True)
         sys.stdin.readline()
 execute(made(recipe(Path(sys.argv[1])), registry), registry, on_event=told)
 """
@@ -280,7 +280,7 @@ def test_a_live_run_is_locked_and_a_killed_one_is_not(tmp_path: Path) -> None:
         env=environment(),
     )  # fmt: skip
     assert live.stdout is not None
-    assert live.stdout.readline() == "at step 3\n"
+    assert live.stdout.readline() == "step 2 is saved\n"
     for overwrite in (False, True):
         with pytest.raises(OutputError) as caught:
             run(tmp_path / "run", overwrite=overwrite)
