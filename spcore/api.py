@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore import components
-from spcore.artifact import Artifact, copy_model, is_artifact, open_artifact, open_model
+from spcore.artifact import PROCESSOR, Artifact, copy_model, is_artifact, open_artifact, open_model
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
 from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
-from spcore.inference import evaluate_rows, predict_rows, task_of
+from spcore.inference import RowSamples, evaluate_rows, predict_rows, task_of
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spcore.interfaces.model import LanguageModel
+    from spcore.rows import RoleSource
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,29 @@ class LanguageModelHandle:
         self.registry, self._runtime, self._device = registry, runtime, device
         self.source = str(Path(source).absolute()) if Path(source).is_dir() else source  # wherever the caller goes
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
-        self._model: LanguageModel = self._artifact.model if self._artifact else open_model(self.source, registry)
+        self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry)
+        if not self._portable():
+            _ = self._model  # what is wrong with it is told here, not when it is first asked
         self._runners: dict[bool, Runner] = {}
         self._users: Counter[Runner] = Counter()
         self._bound: tuple[Task, BoundTask] | None = None
         self._lock = threading.RLock()
         self._temporary: Callable[[], Any] = contextlib.ExitStack().close
+
+    @property
+    def _model(self) -> LanguageModel:
+        """What the source is, configuration only."""
+        if self._artifact is not None:
+            return self._artifact.model
+        assert self._plain is not None, "a source that is no saved model was opened"
+        return self._plain
+
+    def _portable(self) -> bool:
+        """Whether the runtime answers without the model being opened, for which transformers is imported."""
+        if self._artifact is None or not self._artifact.manifest.get(PROCESSOR):
+            return False
+        name = lone_part(self._runtime, "runtime", self.registry).use
+        return bool(getattr(self.registry.load("runtime", name), "portable", False))
 
     def finetune(
         self,
@@ -126,7 +144,7 @@ class LanguageModelHandle:
                 tree["split"] = split
             if columns:
                 tree["columns"] = dict(columns)
-            source = _open(data_part(tree, self.registry), task_part, self.registry, self._trained_columns(tree))
+            source = self._opened(tree, task_part)
             metrics, rows, counts = evaluate_rows(runner, bound, source)
         report = {
             **counts.to_json(),
@@ -173,12 +191,31 @@ class LanguageModelHandle:
         copy_model(artifact.folder, target)
         return target
 
-    def export(self, runtime: str, *, output: str | Path | None = None, **options: Any) -> PrepareReport:
-        """Prepare the saved model for a runtime. output: a copy is prepared there, else the model's own folder."""
-        if output is not None:
-            self._become(str(self.save(output)), contextlib.ExitStack())
-        component: Runtime = _create_runtime(self.registry, runtime)
-        return component.prepare(self.artifact(), self.task()[1], options)
+    def export(
+        self,
+        runtime: str,
+        *,
+        output: str | Path | None = None,
+        evaluate: Data | None = None,
+        calibrate: Data | None = None,
+        **options: Any,
+    ) -> PrepareReport:
+        """Prepare the saved model for a runtime. output: a copy is prepared there, else the model's own folder.
+
+        evaluate: labelled rows on which it is scored before and after. calibrate: rows that a quantisation is fitted to. options:
+        the runtime's own ({"quantise": "dynamic"}). The report's `refusal` says what was not written, and why. Raises
+        SlimPajamaError.
+        """
+        component = _create_runtime(self.registry, runtime)
+        artifact, (task, bound) = self.artifact(), self.task()
+        with scratch() as spilling:
+            given = {"evaluate": evaluate, "calibrate": calibrate}
+            trees = {k: data_tree(d, None, self.registry, spilling) for k, d in given.items() if d is not None}
+            data = {k: RowSamples(_called(t), self._opened(t, task), task, bound) for k, t in trees.items()}
+            if output is not None:
+                self._become(str(self.save(output)), contextlib.ExitStack())
+                artifact, bound = self.artifact(), self.task()[1]
+            return component.prepare(artifact, bound, options, data)
 
     def artifact(self) -> Artifact:
         """The saved model it stands for. Raises ArtifactError where it is not fine-tuned."""
@@ -243,9 +280,14 @@ class LanguageModelHandle:
         with self._lock:
             self.close()
             self.source, self._bound = folder, None
-            self._artifact, self._model = artifact, artifact.model
+            self._artifact = artifact
             self._temporary()
             self._temporary = weakref.finalize(self, temporary.pop_all().close)
+
+    def _opened(self, tree: Mapping[str, Any], task: Task) -> RoleSource:
+        """Rows of a data set, by the task's column names."""
+        part = data_part(tree, self.registry)
+        return open_part(part, task, self.registry, self._trained_columns(tree))
 
     def _trained_columns(self, tree: Mapping[str, Any]) -> Mapping[str, str]:
         """The training data's column names, for data of the same kind that says none."""
@@ -305,7 +347,13 @@ def run(
     return execute(resolved, registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
 
 
-def _open(part: DataPart, task: Task, registry: Registry, columns: Mapping[str, str]) -> Any:
+def _called(tree: Mapping[str, Any]) -> str:
+    """A data set's name, for people."""
+    return str(tree.get("source") or tree.get("use"))
+
+
+def open_part(part: DataPart, task: Task, registry: Registry, columns: Mapping[str, str]) -> RoleSource:
+    """Rows of a data set for a task. columns: where `part` maps none."""
     from spcore.rows import open_rows
 
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))

@@ -11,15 +11,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import inspect
 import json
 import logging
 import os
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +45,14 @@ from spcore.files import (
     staged,
     sync_folder,
     sync_tree,
+    write_text,
 )
 from spcore.interfaces.task import BoundTask, Limits, Task
 
 if TYPE_CHECKING:
     import torch
 
-    from spcore.interfaces.model import LanguageModel
+    from spcore.interfaces.model import LanguageModel, Processor
     from spcore.session import Session
 
 FORMAT = 1
@@ -58,18 +60,45 @@ MANIFEST = "slimpajama.json"
 CONFIG = "config.json"
 RUN = "run.json"
 """What a run's folder has from its first moment (see `spcore.running`)."""
+PROCESSOR = "processor"
+"""What slimpajama.json has of `Processor.portable`."""
+WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
+"""Endings of files that are checked while they are read, not before."""
 TEXTS = ("README.md", "report.json")
 """Files for people, who may edit them: a difference is told, not refused."""
 log = logging.getLogger("slimpajama.artifact")
 
 
-@dataclass
 class Artifact:
-    """A saved model, opened: configuration and manifest are read, weights are not."""
+    """A saved model, opened: the manifest is read, weights are not. model: opened already, or how to open it."""
 
-    folder: Path
-    model: LanguageModel
-    manifest: dict[str, Any]
+    def __init__(
+        self, folder: Path, model: LanguageModel | Callable[[], LanguageModel], manifest: dict[str, Any]
+    ) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._open: Callable[[], Any] = model if inspect.isfunction(model) else lambda: model
+        self._lock = threading.RLock()
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model, whose configuration is read when it is first asked for."""
+        with self._lock:
+            return self._model
+
+    @functools.cached_property
+    def _model(self) -> LanguageModel:
+        opened: LanguageModel = self._open()
+        return opened
+
+    @functools.cached_property
+    def processor(self) -> Processor:
+        """The tokenizer: by itself where the folder says how, else the model's."""
+        facts = self.manifest.get(PROCESSOR)
+        if not facts:
+            return self.model.processor
+        from spcore.tokenizing import open_processor
+
+        return open_processor(self.folder, facts)
 
     def task(self, registry: Registry) -> tuple[Task, BoundTask]:
         """The task it was trained for, bound to its saved state. Raises ArtifactError where there is none."""
@@ -84,12 +113,14 @@ class Artifact:
             plugin = part.get("plugin", {})
             hint = f"It was saved with plugin {plugin.get('name')!r} ({plugin.get('distribution')} {plugin.get('version')}): install that"
             raise ArtifactError(f"{self.folder / MANIFEST}: {error.message}", hint=hint) from error
+        if task.portable:
+            return task, task.bind(self.processor, None, part["state"], self.limits())
         return task, task.bind(self.model.processor, self.model.config, part["state"], self.limits())
 
     def limits(self) -> Limits:
         """The limits it was trained with."""
         saved = self.manifest.get("limits") or {}
-        return Limits(max_length=saved.get("max_length") or self.model.processor.max_length)
+        return Limits(max_length=saved.get("max_length") or self.processor.max_length)
 
 
 def is_artifact(source: str | Path) -> bool:
@@ -106,7 +137,7 @@ def open_artifact(folder: str | Path, registry: Registry) -> Artifact:
         raise ArtifactError(f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished")
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    return Artifact(folder, open_model(str(folder), registry, manifest.get("model")), manifest)
+    return Artifact(folder, lambda: open_model(str(folder), registry, manifest.get("model")), manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -129,7 +160,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, weights: bool = Fa
     for name, entry in files.items() if isinstance(files, dict) else ():  # 0.1's first models have a list of names
         if entry is None:  # a person took it out, see the hint
             continue
-        wrong = fault(folder / name, entry, read=weights or not name.endswith(".safetensors"))
+        wrong = fault(folder / name, entry, read=weights or not name.endswith(WEIGHTS))
         if wrong and name in TEXTS:
             log.warning("%s: %s; that changes no answer", folder / name, wrong)
         elif wrong:
@@ -138,12 +169,12 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, weights: bool = Fa
 
 
 @contextlib.contextmanager
-def verified(file: Path) -> Iterator[None]:
-    """Round the reading of a weight file: on leaving, it is what the slimpajama.json beside it says, where there is one. The
-    checksum is made in a thread while the caller reads, and costs him little. Raises ArtifactError."""
-    folder = file.parent
+def verified(file: Path, folder: Path | None = None) -> Iterator[None]:
+    """Round the reading of a weight file: on leaving, it is what the slimpajama.json in `folder` (default: beside it) says, where
+    there is one. The checksum is made in a thread while the caller reads, and costs him little. Raises ArtifactError."""
+    folder = folder or file.parent
     files = read_manifest(folder).get("files") if (folder / MANIFEST).is_file() else None
-    entry = files.get(file.name, {}) if isinstance(files, dict) else None
+    entry = files.get(file.relative_to(folder).as_posix(), {}) if isinstance(files, dict) else None
     if entry is None:
         yield
         return
@@ -220,6 +251,29 @@ def copy_model(source: Path, folder: Path, *, run: bool = False) -> None:
         publish(work, folder)
 
 
+def attach(artifact: Artifact, work: Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Give a saved model a folder of further files, `name`, from one staged inside the model's. slimpajama.json gets `facts` under
+    that name; what was there under it before is gone. A crash leaves the model without that folder or with it. Raises OutputError."""
+    folder, manifest = artifact.folder, artifact.manifest
+    own = {f"{name}/{path}": entry for path, entry in sealed_files(work).items()}
+    without = {k: v for k, v in manifest.items() if k != name}
+    kept = manifest.get("files")
+    if isinstance(kept, dict):
+        kept = {k: v for k, v in kept.items() if not k.startswith(f"{name}/")}
+        without["files"] = kept
+    with disk_errors(folder):
+        if without != manifest:
+            write_text(folder / MANIFEST, sealed_text(without))
+        replace_folder(work, folder / name)
+    manifest.update(without)
+    manifest[name] = json.loads(json.dumps(facts))
+    if PROCESSOR not in manifest and (portable := artifact.model.processor.portable()) is not None:
+        manifest[PROCESSOR] = dict(portable)
+    if isinstance(kept, dict):
+        manifest["files"] = {**kept, **own}
+    write_text(folder / MANIFEST, sealed_text(manifest))
+
+
 def publish(work: Path, folder: Path) -> None:
     """Put a finished model, staged beside or inside `folder`, in its place. From beside it takes the whole folder's place at once,
     with what else was there. From inside its files are moved: config.json next to last, without which nobody opens a model, then
@@ -288,6 +342,7 @@ def describe_run(session: Session, metrics: Mapping[str, float], step: int) -> d
         },
         "head": {"kind": head.kind, "size": head.size, "labels": list(head.labels), "outputs": {k: list(v) for k, v in head.outputs.items()}},
         "limits": {"max_length": session.plan.max_length},
+        PROCESSOR: session.plan.model.processor.portable(),
         "metrics": dict(metrics),
         "steps": step,
         "data": {"train": session.train.fingerprint, "eval": session.eval.fingerprint if session.eval else None},

@@ -36,7 +36,7 @@ class Component:
     kind: one of KINDS, or a plugin's own. name: as in recipes; lower case, digits, hyphens. target: "package.module:attribute",
     imported on first use; a class or function is called with the options (or nothing), anything else is the part itself.
     summary: one line for `plugins list`. options: "package.module:Model" of a pydantic model in a light module.
-    requires: distributions it needs, as pip writes them ("megatron-core>=0.16"). aliases: other names. schemes: source
+    requires: distributions it needs, as pip writes them ("megatron-core>=0.16"), alternatives with | between. aliases: other names. schemes: source
     prefixes it claims ("hf" for "hf:..."). default: what a recipe has that names none of the kind (of loggers, all that are
     so); of models and data sets, what takes sources that no scheme claims.
     extra: the extra of its distribution that brings `requires`.
@@ -345,7 +345,11 @@ def _ask(name: str, plugin: Any) -> tuple[Component, ...]:
 
 
 def _satisfied(requirement: str) -> bool:
-    """Whether an installed distribution meets a requirement, by `packaging`."""
+    """Whether an installed distribution meets a requirement, or one of its alternatives, by `packaging`."""
+    return any(_installed(one.strip()) for one in requirement.split("|"))
+
+
+def _installed(requirement: str) -> bool:
     from packaging.requirements import Requirement
 
     need = Requirement(requirement)

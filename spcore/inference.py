@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spcore.components import Registry
 from spcore.errors import ComponentError, DataError, RefusalError
 from spcore.interfaces.dataset import Row
-from spcore.interfaces.runtime import Forwards, Runner
+from spcore.interfaces.runtime import Forwards, Runner, Score
 from spcore.interfaces.strategy import BatchRule, Place
-from spcore.interfaces.task import Batch, BoundTask, Feature, Limits, Task
+from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature, Limits, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,23 +102,63 @@ def evaluate_rows(
     runner: Runner, task: BoundTask, source: RoleSource
 ) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
     """Metrics, the rows they were made of, and what became of the data's rows. Raises DataError where no row is usable."""
+    store = usable(source, task)
+    part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
+    return task.metrics(part), part.rows, store.counts
+
+
+def usable(source: RoleSource, task: BoundTask) -> FeatureStore:
+    """The features of a data set. Raises DataError where no row is usable."""
     from spcore.features import featurize
-    from spcore.tensors.ops import WholeOps, as_tensors
-    from spcore.trainer import merge_parts
 
     store = featurize(source, task, limit=None)
     if not len(store):
         raise DataError(f"no usable row: {'; '.join(store.counts.remarks()) or 'the data has no rows'}")
-    parts = [
-        task.reduce(
-            as_tensors(outputs),
-            replace(batch, inputs=as_tensors(batch.inputs), targets=as_tensors(batch.targets)),
-            WholeOps(),
-        )
-        for batch, outputs in run_batches(forwards(runner), task, store, augment=True)
-    ]
-    part = merge_parts(parts)
-    return task.metrics(part), part.rows, store.counts
+    return store
+
+
+def reduced(task: BoundTask, found: Iterable[tuple[Batch, Mapping[str, np.ndarray]]]) -> EvalPart:
+    """What an evaluation needs of batches and their outputs."""
+    from spcore.tensors.ops import WholeOps, as_tensors
+    from spcore.trainer import merge_parts
+
+    parts = []
+    for batch, outputs in found:
+        tensors = replace(batch, inputs=as_tensors(batch.inputs), targets=as_tensors(batch.targets))
+        parts.append(task.reduce(as_tensors(outputs), tensors, WholeOps()))
+    return merge_parts(parts)
+
+
+class RowSamples:
+    """`spcore.interfaces.runtime.Samples` of a data set. Raises DataError where no row is usable."""
+
+    def __init__(self, name: str, source: RoleSource, task: Task, bound: BoundTask) -> None:
+        self.name, self._task, self._bound = name, task, bound
+        self._store = usable(source, bound)
+
+    def batches(self, tokens: int) -> Iterator[Batch]:
+        """See `Samples.batches`."""
+        rows: list[int] = []
+        lengths = self._store.lengths
+        for n in range(len(self._store)):
+            if rows and (len(rows) + 1) * max(lengths[i] for i in (*rows, n)) > tokens:
+                yield self._batch(rows)
+                rows = []
+            rows.append(n)
+        yield self._batch(rows)
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        return self._bound.collate([[self._store[n]] for n in rows], int(max(self._store.lengths[n] for n in rows)))
+
+    def score(self, runner: Runner) -> Score:
+        """See `Samples.score`."""
+        began = time.perf_counter()
+        found = list(run_batches(forwards(runner), self._bound, self._store, augment=True))
+        seconds = time.perf_counter() - began
+        figures = self._bound.metrics(reduced(self._bound, found))
+        metric = next(iter(self._bound.metric_names or figures))
+        better: Literal["more", "less"] = "less" if metric in self._task.lower_is_better else "more"
+        return Score(metric, figures[metric], better, len(self._store) / max(seconds, 1e-9))
 
 
 def run_batches(

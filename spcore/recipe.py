@@ -131,6 +131,19 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
     return dict(item.split("=", 1) for item in items)
 
 
+def typed_pairs(items: Sequence[str], what: str) -> dict[str, Any]:
+    """ "KEY=VALUE" texts as a dict, values read as in overrides."""
+    try:
+        return {key: Text.parse_value(text) for key, text in pairs(items, what).items()}
+    except Unreadable as error:
+        raise RecipeError(f"{what}: {error.text}") from error
+
+
+def runtime_part(name: str, options: Sequence[str] | None) -> str | dict[str, Any]:
+    """A runtime as the command line names it, with its options, for `lone_part`."""
+    return {"use": name, **typed_pairs(options, "--runtime-option")} if options else name
+
+
 def _consistent(recipe: Recipe, places: Places) -> None:
     """Settings that contradict each other."""
     train, data = recipe.train, recipe.data

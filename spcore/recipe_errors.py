@@ -11,13 +11,14 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from spcore.errors import nearest, short
+from spcore.errors import RecipeError, nearest, short, unknown
 from spcore.recipe_syntax import KeyPath, Unreadable, dotted, read_yaml
 
+Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]
 Known = Mapping[str, Schema]
 """Dotted path of a setting -> its JSON schema."""
@@ -150,6 +151,20 @@ _SCHEMA_TELLS = (
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error", "string_pattern_mismatch", "too_long",
     "too_short", "missing", "string_too_short", "string_too_long", "int_from_float", "enum",
 )  # fmt: skip
+
+
+def checked(model: type[Model], given: Mapping[str, Any], what: str) -> Model:
+    """Settings that stand in no recipe, as `model` has them; types are as they are written. what: whose they are. Raises RecipeError
+    of one line."""
+    try:
+        return model.model_validate_json(json.dumps(dict(given)), strict=True)
+    except ValidationError as error:
+        place, strange, text = finding(error, model, given)
+        if strange is not None:
+            raise RecipeError(f"{what}: {unknown('option', dotted(place), model.model_fields)}") from None
+        raise RecipeError(f"{what}: {dotted(place)}: {text}") from None
+    except TypeError as error:  # no JSON
+        raise RecipeError(f"{what}: {error}") from error
 
 
 def _meaning(schema: Schema) -> str:

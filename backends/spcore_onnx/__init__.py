@@ -1,0 +1,1 @@
+"""Encoders exported to ONNX, optimised, quantised, checked against the eager model, and run by ONNX Runtime."""

@@ -130,7 +130,12 @@ def skip_norm(graph: ir.Graph) -> int:
                 break
         epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
         fused = ir.node(
-            "SkipLayerNormalization", inputs, {"epsilon": epsilon}, domain=MICROSOFT, num_outputs=4, name=f"skip_{found}"
+            "SkipLayerNormalization",
+            inputs,
+            {"epsilon": epsilon},
+            domain=MICROSOFT,
+            num_outputs=4,
+            name=f"skip_{found}",
         )
         total = added.outputs[0]
         for at in (1, 2):
@@ -154,14 +159,22 @@ def bias_gelu(graph: ir.Graph) -> int:
         if part is None or _only_use(node.inputs[0]) is not node:
             continue
         exact = "approximate" not in node.attributes or node.attributes["approximate"].as_string() == "none"
-        fused = ir.node("BiasGelu" if exact else "FastGelu", list(part), domain=MICROSOFT, name=f"gelu_{node.outputs[0].name}")
+        fused = ir.node(
+            "BiasGelu" if exact else "FastGelu", list(part), domain=MICROSOFT, name=f"gelu_{node.outputs[0].name}"
+        )
         graph.insert_before(node, fused)
         _take_place(graph, node.outputs[0], fused.outputs[0])
         found += 1
     return found
 
 
-PASSES: tuple[Callable[[ir.Graph], int], ...] = (unshape_attention, bias_attention, pack_attention, skip_norm, bias_gelu)
+PASSES: tuple[Callable[[ir.Graph], int], ...] = (
+    unshape_attention,
+    bias_attention,
+    pack_attention,
+    skip_norm,
+    bias_gelu,
+)
 
 
 def _all(graph: ir.Graph, operator: str) -> list[ir.Node]:
@@ -197,7 +210,13 @@ def _biased(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     if node is None or node.op_type != "Add":
         return None
     for what, bias in (tuple(node.inputs), tuple(reversed(node.inputs))):
-        if what is not None and bias is not None and _array(bias) is not None and _array(bias).ndim == 1 and _rank(what) == _rank(value):
+        if (
+            what is not None
+            and bias is not None
+            and _array(bias) is not None
+            and _array(bias).ndim == 1
+            and _rank(what) == _rank(value)
+        ):
             return what, bias
     return None
 
@@ -216,7 +235,7 @@ def _take_place(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 
 def _sweep(graph: ir.Graph) -> None:
     """Remove what nothing uses."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     RemoveUnusedNodesPass()(onnx_ir.Model(graph, ir_version=10))

@@ -31,7 +31,9 @@ class Tapped(torch.nn.Module):  # type: ignore[misc]
     """A module called by position, in `names`; gives its outputs in the order of `outputs`, then the hidden states that each module
     of `taps` gives. So a graph and the module that it was made of can be compared layer by layer."""
 
-    def __init__(self, module: torch.nn.Module, names: Sequence[str], outputs: Sequence[str], taps: Sequence[str]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, names: Sequence[str], outputs: Sequence[str], taps: Sequence[str]
+    ) -> None:
         super().__init__()
         self.module, self.names, self.outputs, self.taps = module, tuple(names), tuple(outputs), tuple(taps)
         self._seen: dict[str, torch.Tensor] = {}
@@ -76,7 +78,9 @@ def attention(
     return found.reshape(sequences, -1, heads, depth), None
 
 
-def _mask(*args: Any, attention_mask: torch.Tensor | None = None, mask_function: Any, **rest: Any) -> torch.Tensor | None:
+def _mask(
+    *args: Any, attention_mask: torch.Tensor | None = None, mask_function: Any, **rest: Any
+) -> torch.Tensor | None:
     """A mask of padding alone stays one row a sequence; others (windows) are what sdpa takes."""
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
@@ -93,7 +97,9 @@ def emitting(module: torch.nn.Module) -> Iterator[None]:
         from transformers import AttentionInterface, AttentionMaskInterface
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, _mask)
-    configs = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    configs = {
+        id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
     before = {key: config._attn_implementation for key, config in configs.items()}
     # "eager" is asked for by families that know no other, which look nothing up.
     chosen = [key for key, config in configs.items() if _looks_up(module) and config._attn_implementation is not None]
@@ -118,7 +124,10 @@ def trace(
     whole = Tapped(module, names, outputs, taps)
     length = min(9, longest)
     example = tuple(torch.ones(2, length, dtype=torch.int64) for _ in names)
-    sizes = {0: torch.export.Dim("sequences", min=1, max=2**20), 1: torch.export.Dim("length", min=1, max=max(longest, 2))}
+    sizes = {
+        0: torch.export.Dim("sequences", min=1, max=2**20),
+        1: torch.export.Dim("length", min=1, max=max(longest, 2)),
+    }
     named = [*outputs, *(TAP + path for path in taps)]
     with _quiet(), emitting(module), torch.no_grad():
         try:

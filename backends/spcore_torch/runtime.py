@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from spcore.artifact import Artifact
 from spcore.errors import ArtifactError, DataError, RefusalError
 from spcore.interfaces.model import Head
-from spcore.interfaces.runtime import PrepareReport, Runner, Runtime
+from spcore.interfaces.runtime import PrepareReport, Runner, Runtime, Samples
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
 from spcore.tensors.materialise import materialise, named_parameters
@@ -30,13 +31,24 @@ class TorchRuntime(Runtime):
     def __init__(self, options: RuntimeOptions) -> None:
         self.options = options
 
-    def prepare(self, artifact: Artifact, task: BoundTask, options: Mapping[str, Any]) -> PrepareReport:
+    def prepare(
+        self,
+        artifact: Artifact,
+        task: BoundTask,
+        options: Mapping[str, Any],
+        data: Mapping[str, Samples] = MappingProxyType({}),
+    ) -> PrepareReport:
         """Does nothing: this runtime reads the saved model as it is. Raises RefusalError for options, of which it has none."""
-        if options:
+        given = (*options, *data)
+        if given:
             raise RefusalError(
-                f"runtime 'torch': nothing is exported, so {', '.join(options)} cannot be honoured; leave it out"
+                f"runtime 'torch': nothing is exported, so {', '.join(given)} cannot be honoured; leave it out"
             )
         return PrepareReport(remarks=("runtime 'torch' reads the saved model as it is",))
+
+    def variants(self, artifact: Artifact) -> Sequence[Mapping[str, Any]]:
+        """fp32, and bf16."""
+        return ({"dtype": "float32"}, {"dtype": "bfloat16"})
 
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
         """See `Runtime.load`. Raises ArtifactError for a model whose weights lack a part, RefusalError for a device that is not

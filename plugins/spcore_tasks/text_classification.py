@@ -37,6 +37,7 @@ class TextClassification(Task):
     """Kind `task`, `text-classification`."""
 
     roles = (TEXT, TEXT_PAIR, LABEL)
+    portable = True
     lower_is_better = Task.lower_is_better | figures.LOWER_IS_BETTER
 
     def __init__(self, options: TextClassificationOptions) -> None:

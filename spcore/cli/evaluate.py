@@ -18,6 +18,10 @@ def evaluate(
         list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")
     ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--runtime-option", metavar="KEY=VALUE", help="An option of the runtime; repeatable."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Keep metrics and predictions in MODEL/evaluations/NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
@@ -26,9 +30,9 @@ def evaluate(
     from spcore.api import load_model
     from spcore.cli.output import finite, note, result
     from spcore.files import write_text
-    from spcore.recipe import checked_device, pairs
+    from spcore.recipe import checked_device, pairs, runtime_part
 
-    handle = load_model(model, runtime=runtime, device=checked_device(device))
+    handle = load_model(model, runtime=runtime_part(runtime, options), device=checked_device(device))
     done = handle.evaluate(data, task, split=split, columns=pairs(columns or [], "--column"))
     for line in done.report["remarks"]:
         note(line)

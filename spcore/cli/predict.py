@@ -25,6 +25,10 @@ def predict(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there as JSON lines.")] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--runtime-option", metavar="KEY=VALUE", help="An option of the runtime; repeatable."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as one JSON array.")] = False,
 ) -> None:
@@ -33,11 +37,11 @@ def predict(
     from spcore.cli.output import finite, note, result
     from spcore.errors import UserError
     from spcore.files import write_text
-    from spcore.recipe import checked_device
+    from spcore.recipe import checked_device, runtime_part
 
     if texts and source is not None:
         raise UserError("predict: give texts or --input, not both")
-    handle = load_model(model, runtime=runtime, device=checked_device(device))
+    handle = load_model(model, runtime=runtime_part(runtime, options), device=checked_device(device))
     if source is not None:
         from spcore.inference import predict_rows
 

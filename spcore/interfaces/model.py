@@ -116,6 +116,11 @@ class Processor(ABC):
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files in Hugging Face's layout."""
 
+    def portable(self) -> Mapping[str, Any] | None:
+        """JSON that makes the same processor of the tokenizer.json that `save` writes, through `spcore.tokenizing`, and so without the
+        plugin that made this one; None where there is no such file."""
+        return None
+
 
 class LanguageModel(ABC):
     """An opened model: configuration and processor are read, weights are not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -46,11 +47,43 @@ class Token:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """files: what was written. figures: sizes in bytes, differences, accuracies, by name. remarks: lines for the user."""
+    """files: what was written. figures: sizes in bytes, differences, accuracies, by name. remarks: lines for the user.
+
+    details: the same and more as JSON, for programs and for slimpajama.json. refusal: the line for what was asked and not written,
+    as it fell short of what was asked of it; None where all was. What `files` lists is good either way.
+    """
 
     files: tuple[str, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A runner's figures on labelled rows. metric: the task's first; better: "more" or "less". rows_per_second: tokenizing left out."""
+
+    metric: str
+    value: float
+    better: Literal["more", "less"]
+    rows_per_second: float
+
+    def loss_from(self, before: Score) -> float:
+        """How much worse this is than `before`, in the metric's unit; below 0: better."""
+        return (before.value - self.value) * (1 if self.better == "more" else -1)
+
+
+class Samples(Protocol):
+    """Labelled rows that a user names for `Runtime.prepare`, lent by the core. name: as the user wrote it."""
+
+    name: str
+
+    def batches(self, tokens: int) -> Iterator[Batch]:
+        """Batches in the order of the rows, of at most so many padded tokens."""
+
+    def score(self, runner: Runner) -> Score:
+        """Evaluate a runner with the ability `Forwards` on all rows."""
 
 
 class Runner(ABC):
@@ -65,11 +98,28 @@ class Runner(ABC):
 
 
 class Runtime(ABC):
-    """Kind `runtime`, made with the component's options."""
+    """Kind `runtime`, made with the component's options.
+
+    portable: whether `load` does without `artifact.model`, whose making imports what a runtime may want to do without.
+    """
+
+    portable: bool = False
 
     @abstractmethod
-    def prepare(self, artifact: Artifact, task: BoundTask, options: Mapping[str, Any]) -> PrepareReport:
-        """Export, optimise, quantise and check numbers, into the artifact's folder. Does nothing where nothing is needed."""
+    def prepare(
+        self,
+        artifact: Artifact,
+        task: BoundTask,
+        options: Mapping[str, Any],
+        data: Mapping[str, Samples] = MappingProxyType({}),
+    ) -> PrepareReport:
+        """Export, optimise, quantise and check numbers, into the artifact's folder, whole or not at all. Does nothing where nothing
+        is needed. options: the runtime's own, checked before anything starts. data: rows that the user named, under "evaluate" and
+        "calibrate". Raises RefusalError for options and data that it cannot honour."""
+
+    def variants(self, artifact: Artifact) -> Sequence[Mapping[str, Any]]:
+        """Options of this runtime under which the saved model can be run as it lies there, for `bench`."""
+        return ({},)
 
     @abstractmethod
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:

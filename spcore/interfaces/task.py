@@ -178,9 +178,14 @@ class BoundTask(ABC):
 
 
 class Task(ABC):
-    """Kind `task`. roles: the columns it reads. lower_is_better: metrics for which less is better, read for `keep_best`."""
+    """Kind `task`. roles: the columns it reads. lower_is_better: metrics for which less is better, read for `keep_best`.
+
+    portable: whether `bind` to a saved state reads nothing of `config` and, as `featurize`, `collate` and `decode`, imports no torch.
+    Then a saved model's task is bound without its model; `config` is None.
+    """
 
     roles: tuple[Role, ...] = ()
+    portable: bool = False
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity"})
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from spcore.errors import RefusalError
 from spcore.generation import DecodingLoop
 from spcore.interfaces.model import Head, LanguageModel
-from spcore.interfaces.runtime import GenerationRequest, PrepareReport, Runner, Runtime, Token
+from spcore.interfaces.runtime import GenerationRequest, PrepareReport, Runner, Runtime, Samples, Token
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.testing.fakes.decoder import FakeDecoder
 from spcore.testing.fakes.outputs import fake_outputs
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 class FakeRuntime(Runtime):
     """Kind `runtime`."""
 
-    def prepare(self, artifact: Artifact, task: BoundTask, options: Mapping[str, Any]) -> PrepareReport:
+    def prepare(
+        self,
+        artifact: Artifact,
+        task: BoundTask,
+        options: Mapping[str, Any],
+        data: Mapping[str, Samples] = MappingProxyType({}),
+    ) -> PrepareReport:
         """Write a file with the names of the outputs."""
         file = artifact.folder / "fake_runtime.json"
         file.write_text(json.dumps(sorted(task.head.outputs)))
