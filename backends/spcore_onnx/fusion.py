@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 MICROSOFT = "com.microsoft"
 MINUTE = 1e-12
@@ -40,8 +41,8 @@ def unshape_attention(graph: ir.Graph) -> int:
             value = node.inputs[at]
             width = _width(value)
             source = value
-            while source is not None and source.producer() is not None and source.producer().op_type == "Reshape":
-                source = source.producer().inputs[0]
+            while source is not None and (made := source.producer()) is not None and made.op_type == "Reshape":
+                source = made.inputs[0]
                 if width is not None and _rank(source) == 3 and _width(source) == width:
                     value = source
             if value is not node.inputs[at]:
@@ -84,29 +85,36 @@ def bias_attention(graph: ir.Graph) -> int:
 
 
 def pack_attention(graph: ir.Graph) -> int:
-    """Products of one input with three weights, for queries, keys and values, become one product."""
+    """Products of one input with several weights, for queries, keys and values, become one product."""
     found = 0
     for node in _all(graph, "MultiHeadAttention"):
-        products = [value.producer() if value is not None else None for value in node.inputs[:3]]
-        if any(p is None or p.op_type != "MatMul" or _array(p.inputs[1]) is None for p in products):
-            continue
-        if len({id(p.inputs[0]) for p in products if p is not None}) > 1 or len({id(p) for p in products}) < 3:
-            continue
-        weights = [_array(p.inputs[1]) for p in products if p is not None]
-        first = products[0]
-        assert first is not None
-        name = f"{node.outputs[0].name}_qkv"
-        weight = _constant(graph, f"{name}_weight", np.concatenate(weights, axis=1))
-        whole = ir.node("MatMul", [first.inputs[0], weight], name=name)
-        sizes = _constant(graph, f"{name}_sizes", np.array([w.shape[1] for w in weights], np.int64))
-        parts = ir.node("Split", [whole.outputs[0], sizes], {"axis": 2}, num_outputs=3, name=f"{name}_split")
-        whole.outputs[0].name = name
-        for at, value in enumerate(parts.outputs):
-            value.name = f"{name}_{at}"
-            node.replace_input_with(at, value)
-        graph.insert_before(first, [whole, parts])
-        found += 1
+        places: dict[int, list[int]] = {}
+        for at, value in enumerate(node.inputs[:3]):
+            product = value.producer() if value is not None else None
+            if product is not None and product.op_type == "MatMul" and _array(product.inputs[1]) is not None:
+                if _only_use(product.outputs[0]) is node:
+                    places.setdefault(id(product.inputs[0]), []).append(at)
+        for group in places.values():
+            if len(group) > 1:
+                _pack(graph, node, group)
+                found += 1
     return found
+
+
+def _pack(graph: ir.Graph, node: ir.Node, places: list[int]) -> None:
+    """Inputs of an attention node at `places`, products of one value, as parts of one product."""
+    products = [_producer(node.inputs[at]) for at in places]
+    weights = [_array(product.inputs[1]) for product in products]
+    name = f"{node.outputs[0].name}_packed"
+    weight = _constant(graph, f"{name}_weight", np.concatenate(weights, axis=1))
+    whole = ir.node("MatMul", [products[0].inputs[0], weight], name=name)
+    sizes = _constant(graph, f"{name}_sizes", np.array([w.shape[1] for w in weights], np.int64))
+    parts = ir.node("Split", [whole.outputs[0], sizes], {"axis": 2}, num_outputs=len(places), name=f"{name}_split")
+    whole.outputs[0].name = name
+    for at, value in zip(places, parts.outputs, strict=True):
+        value.name = f"{name}_{at}"
+        node.replace_input_with(at, value)
+    graph.insert_before(products[0], [whole, parts])
 
 
 def skip_norm(graph: ir.Graph) -> int:
@@ -168,17 +176,104 @@ def bias_gelu(graph: ir.Graph) -> int:
     return found
 
 
+def first_token(graph: ir.Graph) -> int:
+    """Where a head reads each sequence's first token alone, the last layer computes no other: all but its keys and values."""
+    readers = [node for node in graph if _reads_first(node)]
+    rows = {id(node) for node in readers}
+    chosen: list[ir.Node] = []
+    for node in reversed(list(graph)):
+        uses = list(node.outputs[0].uses()) if node.outputs else []
+        inside = uses and all(id(use.node) in rows and use.idx in _by_row(use.node) for use in uses)
+        if (
+            inside
+            and _by_row(node)
+            and not any(value.is_graph_output() for value in node.outputs)
+            and node not in readers
+        ):
+            rows.add(id(node))
+            chosen.append(node)
+    if not chosen:
+        return 0
+    cut: dict[tuple[int, int], ir.Value] = {}
+    for node in reversed(chosen):
+        for at, axis in _by_row(node).items():
+            value = node.inputs[at]
+            if value is not None and _array(value) is None and id(value.producer()) not in rows:
+                key = (id(value), axis)
+                if key not in cut:
+                    cut[key] = _first_of(graph, node, value, axis)
+                node.replace_input_with(at, cut[key])
+        for output in node.outputs:
+            if output.shape is not None and len(output.shape) == 3:
+                output.shape = ir.Shape([output.shape[0], 1, output.shape[2]])
+    return len(chosen)
+
+
+def _reads_first(node: ir.Node) -> bool:
+    """Whether a node takes [S, 1, H] or [S, H], the first tokens, of [S, L, H]."""
+    if _rank(node.inputs[0] if node.inputs else None) != 3:
+        return False
+    if node.op_type == "Gather":
+        return (
+            _integer(node, "axis", 0) == 1 and _array(node.inputs[1]) is not None and not _array(node.inputs[1]).any()
+        )
+    if node.op_type != "Slice" or len(node.inputs) < 4:
+        return False
+    arrays = [_array(value) for value in node.inputs[1:]]
+    return all(a is not None and a.size == 1 for a in arrays) and [int(a.item()) for a in arrays[:3]] == [0, 1, 1]
+
+
+def _by_row(node: ir.Node) -> dict[int, int]:
+    """Input -> its axis of tokens, for inputs that a node works on token by token; {} for nodes that mix tokens."""
+    if _reads_first(node):
+        return {0: 1}
+    if _rank(node.outputs[0]) != 3:
+        return {}
+    if node.op_type == "MultiHeadAttention":
+        bias = node.inputs[5] if len(node.inputs) > 5 else None
+        return {0: 1, **({5: 2} if bias is not None else {})}
+    if node.op_type == "MatMul":
+        return {0: 1} if _array(node.inputs[1]) is not None else {}
+    if node.op_type in ("SkipLayerNormalization", "Add", "Mul"):
+        full = [at for at, value in enumerate(node.inputs[:2]) if _array(value) is None]
+        return dict.fromkeys(full, 1) if all(_rank(node.inputs[at]) == 3 for at in full) else {}
+    if node.op_type in ("LayerNormalization", "BiasGelu", "FastGelu", "Gelu"):
+        return {0: 1}
+    return {}
+
+
+def _first_of(graph: ir.Graph, before: ir.Node, value: ir.Value, axis: int) -> ir.Value:
+    """A value's first entry along an axis, which stays."""
+    bounds = [
+        _constant(graph, f"first_{what}_{n}", np.array([n], np.int64))
+        for what, n in (("from", 0), ("to", 1), ("axis", axis))
+    ]
+    node = ir.node("Slice", [value, *bounds], name=f"first_of_{value.name}_{axis}")
+    cut = node.outputs[0]
+    cut.name, cut.type = f"{value.name}_first_{axis}", value.type
+    if value.shape is not None:
+        cut.shape = ir.Shape([1 if n == axis else size for n, size in enumerate(value.shape)])
+    graph.insert_before(before, node)
+    return cut
+
+
 PASSES: tuple[Callable[[ir.Graph], int], ...] = (
-    unshape_attention,
-    bias_attention,
-    pack_attention,
-    skip_norm,
-    bias_gelu,
-)
+    unshape_attention, bias_attention, skip_norm, bias_gelu, first_token, pack_attention,
+)  # fmt: skip
 
 
 def _all(graph: ir.Graph, operator: str) -> list[ir.Node]:
     return [node for node in graph if node.op_type == operator]
+
+
+def _producer(value: ir.Value | None) -> ir.Node:
+    node = value.producer() if value is not None else None
+    assert node is not None, "the caller looked"
+    return node
+
+
+def _integer(node: ir.Node, name: str, default: int) -> int:
+    return node.attributes[name].as_int() if name in node.attributes else default
 
 
 def _rank(value: ir.Value | None) -> int | None:
@@ -199,6 +294,8 @@ def _array(value: ir.Value | None) -> Any:
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
     value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
     graph.register_initializer(value)
     return value
@@ -221,7 +318,9 @@ def _biased(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     return None
 
 
-def _only_use(value: ir.Value) -> ir.Node | None:
+def _only_use(value: ir.Value | None) -> ir.Node | None:
+    if value is None:
+        return None
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
@@ -235,7 +334,4 @@ def _take_place(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 
 def _sweep(graph: ir.Graph) -> None:
     """Remove what nothing uses."""
-    import onnx_ir
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    RemoveUnusedNodesPass()(onnx_ir.Model(graph, ir_version=10))
+    RemoveUnusedNodesPass()(ir.Model(graph, ir_version=10))
