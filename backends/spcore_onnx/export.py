@@ -23,7 +23,7 @@ from spcore.files import staged
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.runtime import PrepareReport, Samples, Score
 from spcore.interfaces.task import BoundTask
-from spcore_onnx import check, fusion, quantise, sessions, tracing
+from spcore_onnx import check, fusion, graphs, quantise, sessions, tracing
 from spcore_onnx.options import FILES, FOLDER, ExportOptions
 from spcore_onnx.runner import OnnxRunner
 
@@ -61,7 +61,7 @@ def export(artifact: Artifact, task: BoundTask, options: ExportOptions, data: Ma
     precision = "int8" if options.quantise != "none" else options.dtype
     with staged(artifact.folder / FOLDER) as work:
         graph, reference, fused = _graph(artifact, task.head)
-        large = _bytes(graph) > LARGEST
+        large = graphs.size(graph) > LARGEST
         plain = _plain(graph, work, reference, large)
         written, refusal = [plain], None
         if samples := data.get("evaluate"):
@@ -126,7 +126,8 @@ def _graph(artifact: Artifact, head: Head) -> tuple[ir.Model, check.Reference, d
     taps = check.taps_of(model, head, module)
     longest = artifact.limits().max_length or 512
     graph = tracing.trace(module, names, tuple(head.outputs), taps, longest)
-    del graph.graph.outputs[len(head.outputs) :]
+    while len(graph.graph.outputs) > len(head.outputs):
+        graph.graph.outputs.pop()  # by slice they would still count as outputs
     fused = fusion.fuse(graph)
     fused["attention blocks"] = _blocks(model, head, module)
     config = model.config
@@ -147,18 +148,11 @@ def _blocks(model: LanguageModel, head: Head, module: torch.nn.Module) -> int:
     return len(module.get_submodule(f"{anatomy.base}.{anatomy.layers}" if anatomy.base else anatomy.layers))
 
 
-def _bytes(graph: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
-
-
 def _plain(graph: ir.Model, work: Path, reference: check.Reference, large: bool) -> _Written:
     """model.onnx, written and compared."""
     file = work / FILES["float32"]
     graph.producer_name = "slimpajama"
-    if large:
-        ir.save(graph, file, external_data=f"{file.name}_data")
-    else:
-        ir.save(graph, file)
+    graphs.save(graph, file, large=large)
     return _checked(file, "float32", reference)
 
 

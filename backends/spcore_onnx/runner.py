@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class OnnxRunner(Runner):
     ) -> None:
         self.file, self.batch_tokens, self._outputs = file, batch_tokens, list(head.outputs)
         session = sessions.open_session(file, place, threads)
-        self._session: sessions.ort.InferenceSession | None = session
+        self._session: Any = session
         self.provider = sessions.provider_of(session)
         self._inputs = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
