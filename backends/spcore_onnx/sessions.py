@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ ERRORS: tuple[type[Exception], ...] = tuple(
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _SLOWER: dict[str, list[str]] = {"cpu": ["SkipLayerNormFusion"], "cuda": [], "tensorrt": []}
 """Optimisers of ONNX Runtime whose operator is slower there than what it replaces (measured: 3.4 times)."""
+AGAIN = "Export it: slimpajama export MODEL --runtime onnx"
 SMALLEST = 64
 """Bytes; no model is smaller."""
 
@@ -105,11 +107,11 @@ def _looked_at(file: Path) -> None:
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise ArtifactError(f"{file}: not there", hint="Export it: slimpajama export MODEL --runtime onnx") from None
+        raise ArtifactError(f"{file}: not there", hint=AGAIN) from None
     except OSError as error:
         raise ArtifactError(f"{file}: cannot be read: {reason(error)}") from error
     if size < SMALLEST:
-        raise ArtifactError(f"{file}: {size} bytes are no ONNX model")
+        raise ArtifactError(f"{file}: {size} bytes are no ONNX model", hint=AGAIN)
 
 
 @contextlib.contextmanager
@@ -120,12 +122,15 @@ def translated(file: Path) -> Iterator[None]:
     except MemoryError as error:
         raise ArtifactError(f"{file}: not run: it asks for more memory than there is") from error
     except ERRORS as error:
-        raise ArtifactError(f"{file}: ONNX Runtime refuses it: {told(error)}") from error
+        found = told(error)
+        if "Protobuf parsing failed" in found:
+            raise ArtifactError(f"{file}: no ONNX model, or a truncated one", hint=AGAIN) from error
+        raise ArtifactError(f"{file}: ONNX Runtime refuses it: {found}") from error
 
 
 def told(error: Exception) -> str:
     """The gist of an error of ONNX Runtime: its texts begin with a code and end with a stack or a source place."""
-    text = " ".join(str(error).split())
+    text = re.sub(r"\S+\.(cc|h):\d+ \S+ ", "", " ".join(str(error).split()))
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return text if len(text) <= 200 else f"{text[:200]}..."
