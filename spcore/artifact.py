@@ -62,7 +62,7 @@ RUN = "run.json"
 """What a run's folder has from its first moment (see `spcore.running`)."""
 PROCESSOR = "processor"
 """What slimpajama.json has of `Processor.portable`."""
-WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
+WEIGHTS = (".safetensors", ".onnx", ".onnx_data", ".onnx.data")
 """Endings of files that are checked while they are read, not before."""
 TEXTS = ("README.md", "report.json")
 """Files for people, who may edit them: a difference is told, not refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +58,9 @@ class OnnxRuntime(Runtime):
             there = f"exported are {', '.join(known)}" if known else "nothing is exported"
             raise ArtifactError(f"{artifact.folder}: no {precision} for runtime 'onnx', {there}", hint=_how(precision))
         file = artifact.folder / FOLDER / FILES[precision]
-        with verified(file, artifact.folder):
+        with contextlib.ExitStack() as stack:
+            for path in sorted(file.parent.glob(f"{file.name}*")):  # tensors of large models lie beside
+                stack.enter_context(verified(path, artifact.folder))
             return OnnxRunner(
                 file, task.head, place, threads=self.options.threads, batch_tokens=self.options.batch_tokens
             )

@@ -14,10 +14,12 @@ from spcore.files import sealed_files, sealed_text
 from spcore.interfaces.model import Head
 from spcore.interfaces.runtime import PrepareReport
 from spcore.interfaces.task import BoundTask
+from spcore_onnx import tracing
 from spcore_onnx.options import RuntimeOptions
 from spcore_onnx.runner import OnnxRunner
 from spcore_onnx.runtime import OnnxRuntime
 
+TRACE = tracing.trace
 LABELS = ("low", "middle", "high")
 PROBLEMS = {
     "single": "single_label_classification",
