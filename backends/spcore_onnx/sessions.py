@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ def open_session(file: Path, place: Place, threads: int | None) -> ort.Inference
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or machine.cores()
     options.inter_op_num_threads = 1
-    with translated(file):
+    with translated(file), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a provider does not start is told below
         session = ort.InferenceSession(
             str(file), options, providers=_chain(place), disabled_optimizers=_SLOWER[place.provider]
         )

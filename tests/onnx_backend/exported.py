@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers_plugin.tiny_models import opened, save_tiny
 
 from spcore.artifact import MANIFEST, PROCESSOR, Artifact
 from spcore.components import default_registry
@@ -18,6 +17,7 @@ from spcore_onnx import tracing
 from spcore_onnx.options import RuntimeOptions
 from spcore_onnx.runner import OnnxRunner
 from spcore_onnx.runtime import OnnxRuntime
+from transformers_plugin.tiny_models import opened, save_tiny
 
 TRACE = tracing.trace
 LABELS = ("low", "middle", "high")

@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 from exported import CUSTOM, export, runner, save
-from tensors.tensor_fakes import Weighted
-from transformers_plugin.tiny_models import FAMILIES, opened, padded, save_tiny, texts
 
 from spcore.artifact import Artifact, open_artifact
 from spcore.components import default_registry
+from tensors.tensor_fakes import Weighted
+from transformers_plugin.tiny_models import FAMILIES, opened, padded, save_tiny, texts
 
 ATTENTION = {name: 0 if name == "deberta-v2" else 2 for name in FAMILIES}
 """Blocks that become one node: DeBERTa's relative attention has no operator of its own."""
@@ -56,6 +56,7 @@ def test_a_strangers_head(family: str, tmp_path: Path) -> None:
 def with_head(folder: Path, model: object) -> None:
     """Write the head's weights beside the backbone's, as a run does."""
     from safetensors.torch import load_file, save_file
+
     from transformers_plugin.tiny_models import made
 
     tensors = load_file(folder / "model.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -127,11 +128,14 @@ def runtime_embed(case: RuntimeCase) -> Iterator[Wrong]:
     """Three texts together, and one by one; no texts give no rows. With the task, and of the backbone alone."""
     if not hasattr(case, "runner"):
         raise CannotCheck("nothing was loaded")
-    bare = case.runtime.load(case.artifact, None, "cpu")
-    able = [runner for runner in (case.runner, bare) if "embed" in runner.capabilities]
+    loaded = [case.runner]
+    with contextlib.suppress(UserError):  # one that embeds nothing may refuse a backbone alone
+        loaded.append(case.runtime.load(case.artifact, None, "cpu"))
+    able = [runner for runner in loaded if "embed" in runner.capabilities]
     for runner in able:
         yield from _embeds(runner)
-    bare.close()
+    for bare in loaded[1:]:
+        bare.close()
     if not able:
         raise DoesNotApply
 
