@@ -284,8 +284,11 @@ class LanguageModelHandle:
             self._temporary()
             self._temporary = weakref.finalize(self, temporary.pop_all().close)
 
+    def opened(self, data: Mapping[str, Any]) -> RoleSource:
+        """Rows of a data set (as under a recipe's `data`), by the task's column names."""
+        return self._opened(data, self.task()[0])
+
     def _opened(self, tree: Mapping[str, Any], task: Task) -> RoleSource:
-        """Rows of a data set, by the task's column names."""
         part = data_part(tree, self.registry)
         return open_part(part, task, self.registry, self._trained_columns(tree))
 

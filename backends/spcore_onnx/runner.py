@@ -14,6 +14,9 @@ from spcore.interfaces.runtime import Runner
 from spcore.interfaces.task import Batch
 from spcore_onnx import sessions
 
+USUAL = {"token_type_ids": 0, "attention_mask": 1}
+"""What models take for an input that a batch does not have."""
+
 
 class OnnxRunner(Runner):
     """Ability `Forwards`. One session, which threads may share. Raises ArtifactError for a file whose outputs are not the head's."""
@@ -40,6 +43,9 @@ class OnnxRunner(Runner):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """inputs: int64 [S, L] each, by the names of the graph's inputs; others are left out. Raises RunError."""
+        shape = inputs["input_ids"].shape
+        usual = {name: np.full(shape, value, np.int64) for name, value in USUAL.items() if name not in inputs}
+        inputs = {**inputs, **usual}
         lacking = [name for name in self._inputs if name not in inputs]
         if lacking:
             raise RefusalError(f"runtime 'onnx': the batch has no {lacking[0]!r}; it has {', '.join(inputs)}")

@@ -167,10 +167,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _rename(model: onnx_ir.Model) -> None:
-    """Inner values by number: one may bear the name of an output."""
+    """Inner values by number: one may bear the name of an output. What the exporter noted of this machine's files goes."""
+    for noted in (
+        model,
+        model.graph,
+        *model.graph.all_nodes(),
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+    ):
+        noted.metadata_props.clear()
     kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
     number = 0
     for node in model.graph.all_nodes():
         for value in node.outputs:
+            value.metadata_props.clear()
             if id(value) not in kept:
                 value.name, number = f"v{number}", number + 1

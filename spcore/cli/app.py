@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spcore import __version__
-from spcore.cli import doctor, evaluate, export, finetune, inspect, plugins, predict, run
+from spcore.cli import bench, doctor, evaluate, export, finetune, inspect, plugins, predict, run
 
 
 class _Group(TyperGroup):
@@ -83,6 +83,7 @@ app.command("run")(run.run)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("bench")(bench.bench)
 app.command("export")(export.export)
 app.add_typer(inspect.app, name="data")
 app.add_typer(plugins.app, name="plugins")
