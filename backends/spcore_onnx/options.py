@@ -37,7 +37,9 @@ class RuntimeOptions(_Closed):
         lt=2**16,
         description="CPU threads; null: the cores that this process may use, container limits counted",
     )
-    batch_tokens: int = Field(2048, ge=16, lt=2**31, description="padded tokens of a batch at most")
+    batch_tokens: int | None = Field(
+        None, ge=16, lt=2**31, description="padded tokens of a batch at most; null: 512 on a CPU, 16384 on a GPU"
+    )
 
 
 class ExportOptions(_Closed):

@@ -20,7 +20,7 @@ def spcore_components() -> list[Component]:
             "spcore_onnx.runtime:OnnxRuntime",
             "ONNX Runtime, after `export --runtime onnx`",
             options="spcore_onnx.options:RuntimeOptions",
-            requires=("onnxruntime>=1.20 | onnxruntime-gpu>=1.20",),
+            requires=("onnxruntime>=1.31 | onnxruntime-gpu>=1.31",),
             extra="onnx",
         )
     ]

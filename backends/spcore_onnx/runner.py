@@ -14,6 +14,8 @@ from spcore.interfaces.runtime import Runner
 from spcore.interfaces.task import Batch
 from spcore_onnx import sessions
 
+TOKENS = {True: 512, False: 16384}
+"""Padded tokens of a batch where nobody says: on a CPU hidden states stay in its cache, a GPU wants to be filled."""
 USUAL = {"token_type_ids": 0, "attention_mask": 1}
 """What models take for an input that a batch does not have."""
 
@@ -24,12 +26,19 @@ class OnnxRunner(Runner):
     capabilities = frozenset({"forward"})
 
     def __init__(
-        self, file: Path, head: Head, place: sessions.Place, *, threads: int | None = None, batch_tokens: int = 2048
+        self,
+        file: Path,
+        head: Head,
+        place: sessions.Place,
+        *,
+        threads: int | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
-        self.file, self.batch_tokens, self._outputs = file, batch_tokens, list(head.outputs)
+        self.file, self._outputs = file, list(head.outputs)
         session = sessions.open_session(file, place, threads)
         self._session: Any = session
         self.provider = sessions.provider_of(session)
+        self.batch_tokens = batch_tokens or TOKENS[self.provider == "cpu"]
         self._inputs = [value.name for value in session.get_inputs()]
         found = [value.name for value in session.get_outputs()]
         if not set(self._outputs) <= set(found):

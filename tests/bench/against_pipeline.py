@@ -1,6 +1,6 @@
 """The ONNX runtime against `transformers.pipeline`, side by side: alternated pairs, the median of their ratios.
 
-Give a fine-tuned saved model (it is exported beside, in a temporary copy) and labelled data: `python tests/bench/onnx.py MODEL DATA`.
+Give a fine-tuned saved model (it is exported beside, in a temporary copy) and labelled data: `python tests/bench/against_pipeline.py MODEL DATA`.
 Both sides have the same texts and as many threads as there are cores.
 """
 
