@@ -29,13 +29,13 @@ from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Task
 from spcore.recipe import DataPart, Recipe, checked_device, data_part, load_recipe, lone_part, part_options
-from spcore.running import OnEvent, execute
 
 if TYPE_CHECKING:
     import numpy as np
 
     from spcore.interfaces.model import LanguageModel
     from spcore.rows import RoleSource
+    from spcore.running import OnEvent
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class LanguageModelHandle:
         settings: anything else of a recipe by dotted path ({"train.clip_norm": 0.5}). progress: a bar on stderr; None: if that
         is a terminal. cancel: stops at a step's end when set. Raises SlimPajamaError.
         """
+        from spcore.running import execute  # what an answer does without
+
         with scratch() as spilling, contextlib.ExitStack() as own:
             tree = recipe_tree(
                 self.source, dataset, task, eval_dataset=eval_dataset, registry=self.registry, scratch=spilling,
@@ -345,6 +347,8 @@ def run(
     cancel: Control | None = None,
 ) -> RunResult:
     """Carry out a recipe: a file, a mapping, or a `Recipe`. Raises SlimPajamaError."""
+    from spcore.running import execute
+
     registry = registry or components.default_registry()
     resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides, registry=registry)
     return execute(resolved, registry, overwrite=overwrite, on_event=on_event, cancel=cancel)

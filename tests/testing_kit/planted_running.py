@@ -60,7 +60,7 @@ def beside(self: Any, batch: Any) -> Any:
 plant("runtime.contract", "a load without a device", check_runtime, FakeRuntime, load=lambda self, artifact, task: None)
 plant(
     "runtime.prepares", "files that are not there", check_runtime, FakeRuntime,
-    prepare=lambda self, artifact, task, options: PrepareReport(("model.onnx",)),
+    prepare=lambda self, artifact, task, options, data={}: PrepareReport(("model.onnx",)),
 )  # fmt: skip
 runner(
     "runtime.loads",
