@@ -23,7 +23,7 @@ from spcore.files import staged
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.runtime import PrepareReport, Samples, Score
 from spcore.interfaces.task import BoundTask
-from spcore_onnx import check, fusion, graphs, quantise, sessions, tracing
+from spcore_onnx import check, fusion, graphs, machine, quantise, sessions, tracing
 from spcore_onnx.options import FILES, FOLDER, ExportOptions
 from spcore_onnx.runner import OnnxRunner
 
@@ -97,9 +97,10 @@ def _settle(options: ExportOptions, data: Mapping[str, Samples]) -> None:
         raise RefusalError(
             "export: max_drop compares a lower precision on data: give --eval-data DATA, and quantise or dtype"
         )
-    if options.dtype == "bfloat16" and sessions.PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+    gpu = sessions.PROVIDERS["cuda"] in onnxruntime.get_available_providers() and machine.gpus() > 0
+    if options.dtype == "bfloat16" and not gpu:
         raise RefusalError(
-            "export: dtype 'bfloat16' is checked where it runs, on a GPU, and this ONNX Runtime has no provider 'cuda'; use dtype=float16"
+            "export: dtype 'bfloat16' is checked where it runs, on a GPU, and ONNX Runtime finds none here; use dtype=float16"
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
@@ -56,6 +57,7 @@ def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool)
     sweep(model.graph)
     between = target.with_name(f"between-{target.name}")
     save(model, between, large=large)
+    _forget_shapes(between)
     settings: dict[str, Any] = {
         "weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"], "use_external_data_format": large,
     }  # fmt: skip
@@ -67,6 +69,16 @@ def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool)
             quantize_static(between, target, _Reader(samples, names), activation_type=QuantType.QUInt8, **settings)
     for path in between.parent.glob(f"{between.name}*"):
         path.unlink()
+
+
+def _forget_shapes(file: Path) -> None:
+    """Leave out the shapes of constants, which they have themselves: the quantiser turns some, and then finds a contradiction."""
+    proto = onnx.load(file, load_external_data=False)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in constants]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    onnx.save(proto, file)
 
 
 def equalise(graph: ir.Graph) -> int:
