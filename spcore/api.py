@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore import components
-from spcore.artifact import PROCESSOR, Artifact, copy_model, is_artifact, open_artifact, open_model
+from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact, open_artifact, open_model
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
@@ -202,13 +202,18 @@ class LanguageModelHandle:
         calibrate: Data | None = None,
         **options: Any,
     ) -> PrepareReport:
-        """Prepare the saved model for a runtime. output: a copy is prepared there, else the model's own folder.
+        """Prepare the saved model for a runtime. output: a copy is prepared there, else the model's own folder. A model trained
+        elsewhere, whose configuration says for what, needs it: there it becomes a saved model.
 
         evaluate: labelled rows on which it is scored before and after. calibrate: rows that a quantisation is fitted to. options:
         the runtime's own ({"quantise": "dynamic"}). The report's `refusal` says what was not written, and why. Raises
         SlimPajamaError.
         """
         component = _create_runtime(self.registry, runtime)
+        task, bound = self.task()
+        if self._artifact is None:
+            self._adopt(task, bound, output)
+            output = None
         artifact, (task, bound) = self.artifact(), self.task()
         with scratch() as spilling:
             given = {"evaluate": evaluate, "calibrate": calibrate}
@@ -218,6 +223,19 @@ class LanguageModelHandle:
                 self._become(str(self.save(output)), contextlib.ExitStack())
                 artifact, bound = self.artifact(), self.task()[1]
             return component.prepare(artifact, bound, options, data)
+
+    def _adopt(self, task: Task, bound: BoundTask, output: str | Path | None) -> None:
+        """Stand for a saved model of what was trained elsewhere."""
+        if output is None:
+            raise ArtifactError(
+                f"{self.source}: no model saved by slimpajama",
+                hint="Give output, a folder for one that can be exported",
+            )
+        folder = Path(output).absolute()
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"{folder}: not empty", hint="Give another folder")
+        adopt(self._model, task, bound, folder, self.registry)
+        self._become(str(folder), contextlib.ExitStack())
 
     def artifact(self) -> Artifact:
         """The saved model it stands for. Raises ArtifactError where it is not fine-tuned."""

@@ -236,6 +236,40 @@ def write_artifact(
         publish(work, folder)
 
 
+def adopt(model: LanguageModel, task: Task, bound: BoundTask, folder: Path, registry: Registry) -> None:
+    """Write a model that was trained elsewhere for a task that its configuration names as a saved model, whole or not at all. Raises
+    OutputError."""
+    from spcore.tensors.files import save_safetensors
+
+    use = next(
+        c.name for plugin, c in registry.components("task") if registry.load("task", f"{plugin}:{c.name}") is type(task)
+    )
+    options = registry.options_model("task", use)
+    owner, head = registry.owner("task", use), bound.head
+    with staged(folder) as work:
+        model.anatomy(head)  # from here on the model knows by which names this head's weights go
+        save_safetensors(model.weights(), work)
+        model.save_config(work, head)
+        model.processor.save(work)
+        manifest = {
+            "format": FORMAT,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "model": {"use": registry.claiming("model", model.source).name, "source": model.source, "family": model.family},
+            "task": {
+                "use": use, "options": options().model_dump(mode="json") if options is not None else {}, "state": bound.state(),
+                "plugin": {"name": owner.name, "distribution": owner.distribution, "version": owner.version},
+            },
+            "head": {"kind": head.kind, "size": head.size, "labels": list(head.labels), "outputs": {k: list(v) for k, v in head.outputs.items()}},
+            "limits": {"max_length": model.processor.max_length},
+            PROCESSOR: model.processor.portable(),
+            "metrics": {},
+            "versions": versions(),
+        }  # fmt: skip
+        put_text(work / "README.md", model_card(manifest))
+        put_text(work / MANIFEST, sealed_text({**manifest, "files": sealed_files(work)}))
+        publish(work, folder)
+
+
 def copy_model(source: Path, folder: Path, *, run: bool = False) -> None:
     """Copy a saved model's own files, not the checkpoints and logs of a run around it. folder: takes the model in place of what
     was there at once; or, `run`, the folder of the run that made it, whose files become links. Raises ArtifactError, OutputError."""
