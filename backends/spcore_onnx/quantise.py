@@ -4,7 +4,8 @@ int8 products have one scale a column of the weight and one for all of the activ
 accuracy comes from the feed-forward parts, so those are made fit for it first, exactly, in the graph: channels that a layer
 normalisation makes large are divided by their size, which goes into the weight (after SmoothQuant, Xiao et al. 2023, with sizes read from
 the normalisation itself); and rows that enter a narrowing product are divided by their largest value, which multiplies the result.
-On MiniLM that halves the error of the logits for 6% of the time.
+What rounding a weight takes from the mean of a product goes into its bias. On MiniLM that halves the error of the logits for 6% of the
+time.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool)
     large: tensors lie in files beside."""
     model = ir.load(source)
     equalise(model.graph)
+    correct_means(model.graph)
     scale_rows(model.graph)
     quantise_tables(model.graph)
     sweep(model.graph)
@@ -100,6 +102,37 @@ def equalise(graph: ir.Graph) -> int:
         graph.insert_before(node, even)
         node.replace_input_with(0, even.outputs[0])
         node.replace_input_with(1, constant(graph, f"{name}_weight", weight * size[:, None]))
+        found += 1
+    return found
+
+
+def correct_means(graph: ir.Graph) -> int:
+    """Give to biases what the rounding of a weight takes from the mean of a product: of what was normalised, the mean is known."""
+    found = 0
+    for node in _products(graph):
+        normalised, share = _producer(node), np.float32(1)
+        if normalised is not None and normalised.op_type == "Mul" and array(normalised.inputs[1]) is not None:
+            share, normalised = array(normalised.inputs[1]), _producer(normalised)
+        after = [use.node for use in node.outputs[0].uses()]
+        if (
+            normalised is None
+            or normalised.op_type != "LayerNormalization"
+            or len(normalised.inputs) < 3
+            or len(after) != 1
+        ):
+            continue
+        bias = [
+            at for at, value in enumerate(after[0].inputs) if after[0].op_type == "Add" and array(value) is not None
+        ]
+        if not bias:
+            continue
+        weight, mean = array(node.inputs[1]), array(normalised.inputs[2]) * share
+        scale = np.maximum(np.abs(weight).max(0) / 127, 1e-12)
+        lost = mean @ (weight - np.rint(weight / scale) * scale)
+        name = f"{node.outputs[0].name}_mean_bias"
+        after[0].replace_input_with(
+            bias[0], constant(graph, name, (array(after[0].inputs[bias[0]]) + lost).astype(np.float32))
+        )
         found += 1
     return found
 
