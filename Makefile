@@ -33,7 +33,7 @@ $(ONNX_GPU)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 test-onnx-gpu: $(ONNX_GPU)/.installed
-	$(ONNX_GPU)/bin/python -m pytest -q -m "not slow" tests/onnx_backend
+	$(ONNX_GPU)/bin/python -m pytest -q -m "not slow and not gpu" tests/onnx_backend
 
 test-fast: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
