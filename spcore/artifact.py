@@ -160,6 +160,9 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, weights: bool = Fa
     for name, entry in files.items() if isinstance(files, dict) else ():  # 0.1's first models have a list of names
         if entry is None:  # a person took it out, see the hint
             continue
+        attached = name.partition("/")[0]
+        if attached != name and attached in manifest and not (folder / attached).exists():
+            continue  # what `attach` added may be thrown away; whoever asks for it is told that it is gone
         wrong = fault(folder / name, entry, read=weights or not name.endswith(WEIGHTS))
         if wrong and name in TEXTS:
             log.warning("%s: %s; that changes no answer", folder / name, wrong)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,11 +210,14 @@ def _producer(node: ir.Node) -> ir.Node | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser advises on the root logger."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
+    """Without the advice that the quantiser gives on the root logger; other threads' lines go on."""
+    root, me = logging.getLogger(), threading.get_ident()
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != me or record.levelno >= logging.ERROR
+
+    root.addFilter(others)
     try:
         yield
     finally:
-        root.setLevel(before)
+        root.removeFilter(others)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +74,25 @@ def open_session(file: Path, place: Place, threads: int | None) -> ort.Inference
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or machine.cores()
     options.inter_op_num_threads = 1
-    with translated(file), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a provider does not start is told below
-        session = ort.InferenceSession(
-            str(file), options, providers=_chain(place), disabled_optimizers=_SLOWER[place.provider]
+
+    def opened(providers: list[Any]) -> ort.InferenceSession:
+        # Its own way of falling back prints.
+        return ort.InferenceSession(
+            str(file), options, providers=providers, disabled_optimizers=_SLOWER[place.provider], enable_fallback=0
         )
+
+    why = ""
+    with translated(file):
+        try:
+            session = opened(_chain(place))
+        except ERRORS as error:
+            if place.provider == "cpu":
+                raise
+            session, why = opened(_chain(Place("cpu"))), f" ({told(error)})"  # raises where it is the file's fault
     in_use = session.get_providers()[0]
     if in_use != PROVIDERS[place.provider] and not place.allow_fallback:
         raise RefusalError(
-            f"runtime 'onnx': provider {place.provider!r} did not start, ONNX Runtime would run on {_names([in_use])!r} instead",
+            f"runtime 'onnx': provider {place.provider!r} did not start{why}, ONNX Runtime would run on {_names([in_use])!r} instead",
             hint="See `slimpajama doctor`; use device=cpu, or allow_fallback=true",
         )
     return session
@@ -97,7 +106,8 @@ def _chain(place: Place) -> list[Any]:
         "cuda": [cuda],
         "tensorrt": [(PROVIDERS["tensorrt"], {"device_id": str(place.number)}), cuda],
     }
-    return [*chains[place.provider], PROVIDERS["cpu"]]
+    there = ort.get_available_providers()  # it warns of others
+    return [*(link for link in chains[place.provider] if link[0] in there), PROVIDERS["cpu"]]
 
 
 def provider_of(session: ort.InferenceSession) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from spcore.errors import RefusalError
 from spcore.imports import undisturbed
+from spcore.tensors.process import LOCK
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -151,11 +152,11 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter narrates; what is wrong is raised."""
+    """The exporter narrates; what is wrong is raised. Alone, since what is put back is the process's."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

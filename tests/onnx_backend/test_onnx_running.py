@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,7 @@ def test_what_cannot_be_honoured_is_refused(case: str, folder: Path) -> None:
         OnnxRuntime(RuntimeOptions(**options)).load(artifact, bound(artifact), device)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_no_silent_fall_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = open_artifact(folder, default_registry())
     real = onnxruntime.get_available_providers()
@@ -103,6 +105,18 @@ def test_no_silent_fall_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sessions.ort, "get_available_providers", lambda: ["CUDAExecutionProvider", *real])
     with pytest.raises(RefusalError, match="'cuda' did not start, ONNX Runtime would run on 'cpu' instead"):
         OnnxRuntime(RuntimeOptions()).load(artifact, bound(artifact), "cuda")
+    opened = sessions.ort.InferenceSession
+
+    def broken(file: str, *given: Any, providers: list[Any], **more: Any) -> Any:
+        if len(providers) > 1:
+            raise RuntimeError("libcudart.so.13: cannot open shared object file")
+        return opened(file, *given, providers=providers, **more)
+
+    monkeypatch.setattr(sessions.ort, "InferenceSession", broken)
+    with pytest.raises(RefusalError, match=r"'cuda' did not start \(libcudart\.so\.13: cannot open"):
+        OnnxRuntime(RuntimeOptions()).load(artifact, bound(artifact), "cuda")
+    allowed = OnnxRuntime(RuntimeOptions(allow_fallback=True)).load(artifact, bound(artifact), "cuda")
+    assert allowed.provider == "cpu"
     monkeypatch.setattr(machine, "gpus", lambda: 0)
     assert sessions.placed("auto", "auto", False).provider == "cpu"
     monkeypatch.setattr(machine, "gpus", lambda: 1)
@@ -214,3 +228,14 @@ def test_doctor_names_the_clash(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "both installed" in machine.facts()["onnx runtime problem"]
     monkeypatch.setattr(machine, "installed", dict)
     assert machine.facts() == {"onnx runtime": "not installed"}
+
+
+def test_an_export_that_is_thrown_away_is_no_damage(folder: Path, tmp_path: Path) -> None:
+    copy = load_model(folder).save(tmp_path / "copy")
+    export(open_artifact(copy, default_registry()))
+    shutil.rmtree(copy / "onnx")
+    assert load_model(copy).predict("a b")[0]["label"] in LABELS
+    with pytest.raises(ArtifactError, match=r"model\.onnx: not there.*slimpajama export"):
+        load_model(copy, runtime="onnx").predict("a b")
+    export(open_artifact(copy, default_registry()))
+    assert load_model(copy, runtime="onnx").predict("a b")[0]["label"] in LABELS
