@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from exact.processes import Processes, measure
 from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, minilm
+from spcore_torch.single import SingleEngine
 
 TASKS = ["classification", "fake-two-terms", "fake-next-word", "fake-masked-words", "fake-preference", "fake-contrast"]
 EXPECTED: dict[str, Any] = {}
@@ -95,6 +99,39 @@ def test_a_cut_changes_nothing(
     same_rows(found["predictions"], wanted["predictions"])
     for name, value in wanted["metrics"].items():
         assert found["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+@contextlib.contextmanager
+def spare(rank: int) -> Iterator[None]:
+    """Every module has a parameter that nothing uses, as a backbone's pooler is under many heads: it never gets a gradient."""
+    plain = SingleEngine._build
+
+    def build(self: SingleEngine, *given: Any, **named: Any) -> None:
+        plain(self, *given, **named)
+        self.module.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SingleEngine, "_build", build)
+        yield
+
+
+def test_a_parameter_that_nothing_uses(folder: Path, tmp_path: Path, two: Processes) -> None:
+    tree, files = classification(folder), [tmp_path / "one.npz", tmp_path / "two.npz"]
+    with spare(0):
+        wanted = measure(laid(tree, "single", 1), gradients=str(files[0]))
+    found = two.measure(laid(tree, "ddp", 2), str(files[1]), around="exact.test_cuts:spare")
+    same_gradients(dict(np.load(files[1])), dict(np.load(files[0])))
+    ours, theirs = ([step["loss"] for step in run["steps"]] for run in (found, wanted))
+    assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+def test_an_evaluation_of_fewer_rows_than_processes(folder: Path, four: Processes) -> None:
+    tree = classification(folder)
+    tree["eval"]["data"]["split"] = "train[198:]"
+    wanted, found = measure(laid(tree, "single", 1)), four.measure(laid(tree, "ddp", 4))
+    assert len(wanted["predictions"]) == 2
+    same_rows(found["predictions"], wanted["predictions"])
+    assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.slow

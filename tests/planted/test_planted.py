@@ -62,7 +62,7 @@ FAULTS = {
         "spcore/trainer.py",
         'if row["feature_id"] >= 0), key',
         "), key",
-        "tests/exact/test_cuts.py",
+        "tests/core/test_evaluation_parts.py",
     ),
     "a resumed run begins its epoch again": (
         "spcore/trainer.py",
