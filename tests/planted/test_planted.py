@@ -64,6 +64,20 @@ FAULTS = {
         "), key",
         "tests/core/test_evaluation_parts.py",
     ),
+    "a checkpoint has its name before its manifest": (
+        "spcore/checkpoint.py",
+        "        put_text(work / MANIFEST, sealed_text(content))\n        sync_file(work / MANIFEST)\n"
+        "        sync_folder(work)\n        replace_folder(work, self.path(step))",
+        "        replace_folder(work, self.path(step))\n        work = self.path(step)\n"
+        "        put_text(work / MANIFEST, sealed_text(content))\n        sync_file(work / MANIFEST)\n        sync_folder(work)",
+        "tests/crash/test_checkpoint_faults.py",
+    ),
+    "old checkpoints go before the new one is whole": (
+        "spcore/checkpoint.py",
+        "            self._finish(work, step)\n            self._prune(step)",
+        "            self._prune(step)\n            self._finish(work, step)",
+        "tests/crash/test_checkpoint_faults.py",
+    ),
     "a resumed run begins its epoch again": (
         "spcore/trainer.py",
         "steps = self.loader.steps(first, self.total)",
