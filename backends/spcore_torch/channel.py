@@ -8,6 +8,7 @@ A worker whose parent is gone leaves at once, so nothing writes on behind a run 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
@@ -147,6 +148,12 @@ class Channel:
         return self.stop.is_set()
 
     def _listen(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the parent was killed with something unread
+            self._obey()
+        os._exit(1)  # the parent is gone
+
+    def _obey(self) -> None:
+        """Until the connection ends."""
         with self._socket.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 word = line.strip()
@@ -158,4 +165,3 @@ class Channel:
                         self._answered.notify_all()
                 else:
                     os._exit(0 if word == "end" else 1)
-        os._exit(1)  # the parent is gone
