@@ -51,4 +51,6 @@ class RuntimeOptions(_Closed):
     """Runtime `torch`."""
 
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="format of matrix products")
-    batch_tokens: int = Field(8192, ge=16, lt=2**31, description="padded tokens of a batch at most")
+    batch_tokens: int | None = Field(
+        None, ge=16, lt=2**31, description="padded tokens of a batch at most; null: 2048 on a CPU, 8192 on a GPU"
+    )

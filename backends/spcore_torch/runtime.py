@@ -89,7 +89,9 @@ class TorchRunner(Runner):
 
     def __init__(self, artifact: Artifact, head: Head | None, device: torch.device, options: RuntimeOptions) -> None:
         self.artifact, self.head, self.options, self.device = artifact, head or EMBEDDING, options, device
-        self.provider, self.batch_tokens = str(device), options.batch_tokens
+        self.provider = str(device)
+        # On a CPU hidden states stay in its cache, a GPU wants to be filled.
+        self.batch_tokens = options.batch_tokens or (2048 if device.type == "cpu" else 8192)
         self.compute = None if options.dtype == "float32" else torch.bfloat16
         ready()
         with plainly():
