@@ -90,8 +90,8 @@ class CheckpointStore:
     @contextlib.contextmanager
     def writing(self, step: int, writer: bool, *, later: list[Callable[[], None]] | None = None) -> Iterator[Path]:
         """A folder to write step's state into; on leaving, the writer makes it whole and prunes. The name of the temporary
-        folder is the same on every rank. later: that goes on in a thread of its own until `settled`, after these calls, to which may be added in here. Raises
-        OutputError."""
+        folder is the same on every rank. later: that goes on in a thread of its own until `settled`, after these calls, to which
+        the caller may add until it leaves. Raises OutputError."""
         work = self.folder / f"{WRITING}{step:08d}"
         if not writer:
             with disk_errors(work):

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from spcore.artifact import Artifact, attach
-from spcore.errors import ArtifactError, OutputError, RefusalError
+from spcore.errors import OutputError, RefusalError
 from spcore.files import staged
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.runtime import PrepareReport, Samples, Score
@@ -104,25 +104,14 @@ def _settle(options: ExportOptions, data: Mapping[str, Samples]) -> None:
         )
 
 
-def _loaded(model: LanguageModel, head: Head) -> torch.nn.Module:
-    """The module with the saved weights, on the CPU. Raises ArtifactError where they lack a part."""
-    from spcore.tensors.materialise import materialise, named_parameters
-    from spcore.tensors.process import plainly
-
-    with plainly():
-        module = model.build(head, "float32")
-        report = materialise(module, model, head, 0)
-        known = named_parameters(module, model.anatomy(head).tied)
-    lost = [name for name in report.initialised if name in known]
-    if lost:
-        raise ArtifactError(f"{model.source}: its weights lack {lost[0]}; the model was not trained for this task")
-    return module.eval().requires_grad_(False)
-
-
 def _graph(artifact: Artifact, head: Head) -> tuple[ir.Model, check.Reference, dict[str, int]]:
     """The optimised graph, what it is compared with, and how many operators were fused."""
+    from spcore.tensors.materialise import frozen
+    from spcore.tensors.process import plainly
+
     model, processor = artifact.model, artifact.model.processor
-    module = _loaded(model, head)
+    with plainly():
+        module, fresh = frozen(model, head), frozen(model, head)  # what tracing does to its own is not missed
     names = tuple(dict.fromkeys([*processor.encode("a").arrays, "attention_mask"]))
     taps = check.taps_of(model, head, module)
     longest = artifact.limits().max_length or 512
@@ -133,7 +122,7 @@ def _graph(artifact: Artifact, head: Head) -> tuple[ir.Model, check.Reference, d
     fused["attention blocks"] = _blocks(model, head, module)
     config = model.config
     reference = check.Reference(
-        _loaded(model, head), head, names, taps, longest,
+        fresh, head, names, taps, longest,
         width=int(getattr(config, "hidden_size", None) or getattr(config, "dim", None) or 768),
         heads=int(getattr(config, "num_attention_heads", None) or getattr(config, "n_heads", None) or 16),
         fill=processor.fill, vocabulary=processor.vocabulary_size,

@@ -11,7 +11,7 @@ _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
 
 def halve(model: ir.Model, precision: str) -> ir.Model:
-    """The same graph, changed in place. Raises OverflowError for a weight that float16 does not hold."""
+    """The same graph, changed in place. What float16 does not hold becomes its nearest number: the check of the file finds what matters."""
     kind, graph = _TYPES[precision], model.graph
     for name, value in list(graph.initializers.items()):
         content = array(value)

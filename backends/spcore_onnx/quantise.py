@@ -153,13 +153,7 @@ def scale_rows(graph: ir.Graph) -> int:
         even = ir.node("Mul", [rows, part.outputs[0]], name=f"{name}_even")
         product = ir.node("MatMul", [even.outputs[0], node.inputs[1]], name=name)
         whole = ir.node("Mul", [product.outputs[0], by.outputs[0]], name=f"{name}_whole")
-        made = [largest, by, part, even, product, whole]
-        for one in made:
-            one.outputs[0].name = f"{one.name}_value"
-        whole.outputs[0].shape, whole.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-        graph.insert_before(node, made)
-        ir.convenience.replace_all_uses_with(node.outputs[0], whole.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+        _put(graph, node, [largest, by, part, even, product, whole])
         found += 1
     return found
 
@@ -180,13 +174,7 @@ def quantise_tables(graph: ir.Graph) -> int:
             "Gather", [constant(graph, f"{name}_scale", scale), node.inputs[1]], {"axis": 0}, name=f"{name}_by"
         )
         whole = ir.node("Mul", [real.outputs[0], by.outputs[0]], name=f"{name}_whole")
-        made = [taken, real, by, whole]
-        for one in made:
-            one.outputs[0].name = f"{one.name}_value"
-        whole.outputs[0].shape, whole.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-        graph.insert_before(node, made)
-        ir.convenience.replace_all_uses_with(node.outputs[0], whole.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+        _put(graph, node, [taken, real, by, whole])
         found += 1
     return found
 
@@ -196,6 +184,17 @@ def to_half(source: Path, target: Path, precision: str, *, large: bool) -> None:
     from spcore_onnx.halves import halve
 
     save(halve(ir.load(source), precision), target, large=large)
+
+
+def _put(graph: ir.Graph, node: ir.Node, made: list[ir.Node]) -> None:
+    """Replace a node by several, of which the last gives its output."""
+    for one in made:
+        one.outputs[0].name = f"{one.name}_value"
+    last = made[-1].outputs[0]
+    last.shape, last.type = node.outputs[0].shape, node.outputs[0].type
+    graph.insert_before(node, made)
+    ir.convenience.replace_all_uses_with(node.outputs[0], last, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
 
 
 def _products(graph: ir.Graph) -> list[ir.Node]:

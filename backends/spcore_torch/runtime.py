@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from spcore.artifact import Artifact
-from spcore.errors import ArtifactError, DataError, RefusalError
+from spcore.errors import DataError, RefusalError
 from spcore.interfaces.model import Head
 from spcore.interfaces.runtime import PrepareReport, Runner, Runtime, Samples
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
-from spcore.tensors.materialise import materialise, named_parameters
+from spcore.tensors.materialise import frozen
 from spcore.tensors.ops import as_tensors
 from spcore.tensors.process import computing, plainly, ready, sharing
 from spcore_torch import kernels
@@ -95,23 +95,11 @@ class TorchRunner(Runner):
         self.compute = None if options.dtype == "float32" else torch.bfloat16
         ready()
         with plainly():
-            self.module = self._loaded(trained=head is not None)
+            self.module = frozen(artifact.model, self.head, device, trained=head is not None)
         self.kernel = kernels.install(self.module, self.compute, device)
         self.flat = artifact.model.anatomy(self.head).packs and device.type == "cpu"
         self._embedder = self if head is None else None
         self._loading = threading.Lock()
-
-    def _loaded(self, *, trained: bool) -> torch.nn.Module:
-        """The module with its weights. trained: they have the head's too."""
-        model = self.artifact.model
-        module = model.build(self.head, "float32")
-        report = materialise(module, model, self.head, 0, self.device)
-        known = named_parameters(module, model.anatomy(self.head).tied)
-        lost = [name for name in report.initialised if trained and name in known]
-        if lost:
-            folder = self.artifact.folder
-            raise ArtifactError(f"{folder}: its weights lack {lost[0]}; the model was not trained for this task")
-        return module.eval().requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""

@@ -53,6 +53,20 @@ def materialise(
     return report
 
 
+def frozen(
+    model: LanguageModel, head: Head, device: torch.device | str = "cpu", *, trained: bool = True
+) -> torch.nn.Module:
+    """A float32 module with its weights, to be run and not trained. trained: the weights have the head's too. Raises ArtifactError
+    where they lack a part."""
+    module = model.build(head, "float32")
+    report = materialise(module, model, head, 0, device)
+    known = named_parameters(module, model.anatomy(head).tied)
+    lost = [name for name in report.initialised if trained and name in known]
+    if lost:
+        raise ArtifactError(f"{model.source}: its weights lack {lost[0]}; the model was not trained for this task")
+    return module.eval().requires_grad_(False)
+
+
 def _take(
     report: LoadReport,
     own: Mapping[str, torch.Tensor],
