@@ -17,7 +17,7 @@ from embed.parts import HALVES, RECIPE, Halves, registry_of
 from embed.tools import ROWS, TEXTS, Told, finetune
 from spcore.interfaces.logger import Event, RunEnded, RunStarted, Step
 from spcore.tensors import process
-from spcore.tensors.materialise import materialise
+from spcore.tensors.materialise import frozen
 from spcore_torch import runtime
 
 LIMIT = 120
@@ -165,9 +165,9 @@ def test_a_thread_that_first_computes_meanwhile_has_the_process_s_own(
             inside.set()
             assert leave.wait(LIMIT)
 
-    def materialises(*arguments: Any) -> Any:
+    def materialises(*arguments: Any, **named: Any) -> Any:
         assert leave.is_set(), "amid the step"
-        return materialise(*arguments)
+        return frozen(*arguments, **named)
 
     def loads() -> int:
         assert inside.wait(LIMIT)
@@ -176,7 +176,7 @@ def test_a_thread_that_first_computes_meanwhile_has_the_process_s_own(
         return torch.get_num_threads()
 
     handle = slimpajama.load_model(tiny)
-    monkeypatch.setattr(runtime, "materialise", materialises)
+    monkeypatch.setattr(runtime, "frozen", materialises)
     assert together(steps, loads)[1] == before
 
 
