@@ -60,7 +60,10 @@ class LanguageModelHandle:
         self.source = str(Path(source).absolute()) if Path(source).is_dir() else source  # wherever the caller goes
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
         self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry)
-        if not self._portable():
+        self._component = _create_runtime(registry, runtime)
+        if self._artifact is not None and self._component.portable and self._artifact.manifest.get(PROCESSOR):
+            self._component.begin(self._artifact, device)
+        else:
             _ = self._model  # what is wrong with it is told here, not when it is first asked
         self._runners: dict[bool, Runner] = {}
         self._users: Counter[Runner] = Counter()
@@ -75,13 +78,6 @@ class LanguageModelHandle:
             return self._artifact.model
         assert self._plain is not None, "a source that is no saved model was opened"
         return self._plain
-
-    def _portable(self) -> bool:
-        """Whether the runtime answers without the model being opened, for which transformers is imported."""
-        if self._artifact is None or not self._artifact.manifest.get(PROCESSOR):
-            return False
-        name = lone_part(self._runtime, "runtime", self.registry).use
-        return bool(getattr(self.registry.load("runtime", name), "portable", False))
 
     def finetune(
         self,
@@ -256,9 +252,8 @@ class LanguageModelHandle:
         """The loaded model, with its task's head or as the bare backbone; loaded on the first call."""
         with self._lock:
             if task not in self._runners:
-                runtime = _create_runtime(self.registry, self._runtime)
                 artifact = self._artifact or Artifact(Path(self.source), self._model, {})
-                self._runners[task] = runtime.load(artifact, self.task()[1] if task else None, self._device)
+                self._runners[task] = self._component.load(artifact, self.task()[1] if task else None, self._device)
             return self._runners[task]
 
     def close(self) -> None:

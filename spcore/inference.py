@@ -79,8 +79,6 @@ def predict_rows(
 def _predict_chunk(
     runner: Forwards, task: BoundTask, rows: Sequence[Row], places: Sequence[str]
 ) -> list[dict[str, Any]]:
-    from spcore.features import FeatureStore
-
     features: list[Feature] = []
     for row_id, row in enumerate(rows):
         try:
@@ -91,11 +89,24 @@ def _predict_chunk(
     if not features:
         return []
     by_row: dict[int, list[dict[str, Any]]] = {row: [] for row in range(len(rows))}
-    store = FeatureStore.of(features)
-    for batch, outputs in run_batches(runner, task, store, augment=False):
+    for batch, outputs in _batched(runner, task, features):
         for answer in task.decode(outputs, batch):
             by_row[answer["row_id"]].append(answer)
     return [{k: v for k, v in task.combine(by_row[row]).items() if k != "row_id"} for row in range(len(rows))]
+
+
+def _batched(
+    runner: Forwards, task: BoundTask, features: list[Feature]
+) -> Iterable[tuple[Batch, Mapping[str, np.ndarray]]]:
+    """Batches of features and their outputs. Where one batch holds them all, as for whoever asks one text at a time, there is
+    nothing to sort."""
+    from spcore.features import FeatureStore
+
+    longest = max(f.length for f in features)
+    if len(features) * longest > runner.batch_tokens:
+        return run_batches(runner, task, FeatureStore.of(features), augment=False)
+    batch = task.collate([[f] for f in features], longest)
+    return [(batch, runner.forward(batch))]
 
 
 def evaluate_rows(

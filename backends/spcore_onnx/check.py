@@ -77,7 +77,7 @@ def tolerance(precision: str, layers: int, width: int) -> float:
 def compare(file: Path, precision: str, reference: Reference, place: sessions.Place) -> Findings:
     """Run all cases. Raises ArtifactError that names the case, the difference and the first layer that differs."""
     found = Findings(tolerance(precision, len(reference.taps), reference.width))
-    runner = OnnxRunner(file, reference.head, place)
+    runner = OnnxRunner(file, reference.head, sessions.open_session(file, place))
     eager = Tapped(reference.module, reference.names, tuple(reference.head.outputs), ())
     for rows, length, padded in cases(reference, found):
         inputs = made(reference, rows, length, padded)
@@ -155,7 +155,7 @@ def first_layer(
     probe = file.with_name(f"probe-{file.name}")  # beside it, where its external data lies
     onnx.save(graph, probe)
     try:
-        session = sessions.open_session(probe, place, None)
+        session = sessions.open_session(probe, place)
         given = {value.name: inputs[value.name] for value in session.get_inputs()}
         found = session.run([TAP + path for path in taps], given)
     finally:

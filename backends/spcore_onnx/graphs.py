@@ -42,9 +42,9 @@ def size(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def save(model: ir.Model, file: Path, *, large: bool) -> None:
-    """Write a graph; large: its tensors into a file beside it, NAME_data."""
-    if large:
+def save(model: ir.Model, file: Path, *, beside: bool) -> None:
+    """Write a graph; beside: its tensors into a file beside it, NAME_data."""
+    if beside:
         ir.save(model, file, external_data=f"{file.name}_data")
     else:
         ir.save(model, file)

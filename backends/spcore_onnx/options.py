@@ -52,6 +52,10 @@ class ExportOptions(_Closed):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="a further file in this format, for GPUs"
     )
+    single_file: bool = Field(
+        False,
+        description="float32 tensors inside model.onnx, as browsers want it, not beside it, from where they are read faster",
+    )
     max_drop: float | None = Field(
         None,
         ge=0,

@@ -59,7 +59,7 @@ def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool)
     quantise_tables(model.graph)
     sweep(model.graph)
     between = target.with_name(f"between-{target.name}")
-    save(model, between, large=large)
+    save(model, between, beside=large)
     _forget_shapes(between)
     settings: dict[str, Any] = {
         "weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"], "use_external_data_format": large,
@@ -183,7 +183,7 @@ def to_half(source: Path, target: Path, precision: str, *, large: bool) -> None:
     """Weights and hidden states in 16 bits, float16 or bfloat16; inputs and outputs as they were."""
     from spcore_onnx.halves import halve
 
-    save(halve(ir.load(source), precision), target, large=large)
+    save(halve(ir.load(source), precision), target, beside=large)
 
 
 def _put(graph: ir.Graph, node: ir.Node, made: list[ir.Node]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from spcore.errors import ArtifactError, RefusalError, RunError
 from spcore.interfaces.model import Head
@@ -29,13 +30,11 @@ class OnnxRunner(Runner):
         self,
         file: Path,
         head: Head,
-        place: sessions.Place,
+        session: ort.InferenceSession,
         *,
-        threads: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
         self.file, self._outputs = file, list(head.outputs)
-        session = sessions.open_session(file, place, threads)
         self._session: Any = session
         self.provider = sessions.provider_of(session)
         self.batch_tokens = batch_tokens or TOKENS[self.provider == "cpu"]

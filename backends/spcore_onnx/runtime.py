@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +23,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, options: RuntimeOptions) -> None:
         self.options = options
+        self._begun: tuple[Path, str, Future[tuple[Path, Any]]] | None = None
 
     def prepare(
         self,
@@ -41,6 +44,14 @@ class OnnxRuntime(Runtime):
         known = artifact.manifest.get(FOLDER, {}).get("files", {})
         return tuple({"precision": precision} for precision in FILES if precision in known)
 
+    def begin(self, artifact: Artifact, device: str) -> None:
+        """See `Runtime.begin`: ONNX Runtime reads and lays out the file in a thread of its own, for which Python is not needed."""
+        from spcore_onnx import sessions  # ONNX Runtime is imported before anything competes for the interpreter
+
+        pool = ThreadPoolExecutor(1, thread_name_prefix="spcore_onnx")
+        self._begun = artifact.folder, device, pool.submit(self._opened, artifact, device, sessions)
+        pool.shutdown(wait=False)  # ends when it is done
+
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
         """See `Runtime.load`. Raises ArtifactError for what is not exported or damaged, RefusalError for a provider that is not
         there, and without a task: of a backbone alone nothing is exported."""
@@ -51,6 +62,15 @@ class OnnxRuntime(Runtime):
             raise RefusalError(
                 "runtime 'onnx' gives no embeddings: what is exported has the task's head; use runtime 'torch'"
             )
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[:2] == (artifact.folder, device):
+            file, session = begun[2].result()
+        else:
+            file, session = self._opened(artifact, device, sessions)
+        return OnnxRunner(file, task.head, session, batch_tokens=self.options.batch_tokens)
+
+    def _opened(self, artifact: Artifact, device: str, sessions: Any) -> tuple[Path, Any]:
+        """The file that is run, and its session."""
         place = sessions.placed(device, self.options.provider, self.options.allow_fallback)
         precision = self.options.precision
         known = artifact.manifest.get(FOLDER, {}).get("files", {})
@@ -61,9 +81,7 @@ class OnnxRuntime(Runtime):
         with contextlib.ExitStack() as stack:
             for path in sorted(file.parent.glob(f"{file.name}*")):  # tensors of large models lie beside
                 stack.enter_context(verified(path, artifact.folder))
-            return OnnxRunner(
-                file, task.head, place, threads=self.options.threads, batch_tokens=self.options.batch_tokens
-            )
+            return file, sessions.open_session(file, place, self.options.threads)
 
 
 def _how(precision: str) -> str:

@@ -66,7 +66,7 @@ def _names(available: list[str]) -> str:
     return ", ".join(known.get(name, name) for name in available)
 
 
-def open_session(file: Path, place: Place, threads: int | None) -> ort.InferenceSession:
+def open_session(file: Path, place: Place, threads: int | None = None) -> ort.InferenceSession:
     """A session on an .onnx file. Raises ArtifactError for a file that is none, or that reaches outside its folder; RefusalError
     where the provider asked for is not the one that runs."""
     _looked_at(file)

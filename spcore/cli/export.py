@@ -21,6 +21,9 @@ def export(
     max_drop: Annotated[
         float | None, typer.Option(help="Write nothing that loses more of the task's metric on --eval-data.")
     ] = None,
+    single_file: Annotated[
+        bool | None, typer.Option("--single-file", help="All tensors inside the graph's file, as browsers want it.")
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--runtime-option", metavar="KEY=VALUE", help="An option of the export; repeatable."),
@@ -33,7 +36,7 @@ def export(
     from spcore.cli.output import complain, note, result
     from spcore.recipe import typed_pairs
 
-    named = {"quantise": quantise, "dtype": dtype, "max_drop": max_drop}
+    named = {"quantise": quantise, "dtype": dtype, "max_drop": max_drop, "single_file": single_file}
     given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
     given |= typed_pairs(options or [], "--runtime-option")
     report = load_model(model).export(runtime, output=output, evaluate=eval_data, calibrate=calibrate, **given)

@@ -121,6 +121,10 @@ class Runtime(ABC):
         """Options of this runtime under which the saved model can be run as it lies there, for `bench`."""
         return ({},)
 
+    def begin(self, artifact: Artifact, device: str) -> None:  # noqa: B027 (nothing is a good answer)
+        """Called once a saved model is opened to be run: may begin in the background what `load` on the same artifact and device will
+        need. What goes wrong is raised by `load`."""
+
     @abstractmethod
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
         """Load for running; `task` None: the backbone alone (`Embeds`). device: "auto", "cpu", "cuda", "cuda:1"."""

@@ -131,7 +131,7 @@ def test_outputs_of_another_task(folder: Path) -> None:
         OnnxRuntime(RuntimeOptions()).load(artifact, task, "cpu")
     with pytest.raises(RefusalError, match="no embeddings"):
         OnnxRuntime(RuntimeOptions()).load(artifact, None, "cpu")
-    runner = OnnxRunner(folder / "onnx" / "model.onnx", bound(artifact).head, sessions.Place("cpu"))
+    runner = OnnxRunner(file, bound(artifact).head, sessions.open_session(file, sessions.Place("cpu")))
     one = np.ones((1, 2), np.int64)
     given = {"input_ids": one, "attention_mask": one, "token_type_ids": 0 * one}
     np.testing.assert_array_equal(runner.run({"input_ids": one})["logits"], runner.run(given)["logits"])
@@ -187,7 +187,7 @@ def test_a_broken_file_is_refused_in_one_line(case: str, tmp_path: Path) -> None
     content, words = BROKEN[case]
     (inner / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=words) as caught:
-        sessions.open_session(inner / "model.onnx", sessions.Place("cpu"), 1)
+        sessions.open_session(inner / "model.onnx", sessions.Place("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -195,9 +195,9 @@ def test_truncated_and_changed(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "onnx" / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ArtifactError, match="no ONNX model, or a truncated one"):
-        sessions.open_session(tmp_path / "model.onnx", sessions.Place("cpu"), 1)
+        sessions.open_session(tmp_path / "model.onnx", sessions.Place("cpu"))
     with pytest.raises(ArtifactError, match="not there"):
-        sessions.open_session(tmp_path / "other.onnx", sessions.Place("cpu"), 1)
+        sessions.open_session(tmp_path / "other.onnx", sessions.Place("cpu"))
 
 
 def test_cores_are_those_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
