@@ -92,6 +92,8 @@ def _take(
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:
     """Whether a tensor may be new when a model is given a head: the head's own, and a pooler that pretraining did not keep."""
+    if not anatomy.base and anatomy.head:
+        return name.startswith(tuple(f"{path}." for path in anatomy.head))
     return not name.startswith(f"{anatomy.base}.") or name.startswith(f"{anatomy.base}.pooler.")
 
 
