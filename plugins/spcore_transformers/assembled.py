@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from spcore.interfaces.model import Head
 from spcore_transformers import segments
@@ -35,10 +35,10 @@ class _Given(nn.Module):  # type: ignore[misc]
 
     def forward(
         self, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Hidden states as `inputs_embeds`."""
         pooled = self.owner[0].get_submodule(self.pooler)(inputs_embeds) if self.pooler else None
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 class Assembled(nn.Module):  # type: ignore[misc]
@@ -77,6 +77,12 @@ class Assembled(nn.Module):  # type: ignore[misc]
         super().train(mode)
         self._whole[0].training = self._tail[0].training = mode
         return self
+
+    def as_family(self) -> Any:
+        """A copy of the family's own class that holds this module's tensors: transformers initialises by class."""
+        whole = copy.copy(self._whole[0])
+        whole.__dict__ = {**whole.__dict__, "_parameters": self._parameters, "_buffers": self._buffers, "_modules": self._modules}
+        return whole
 
     def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See the class."""

@@ -191,7 +191,7 @@ class TransformersLanguageModel(LanguageModel):
             initialise_custom(module, path)
             return
         whole, below = self._holding(path)
-        initialise_family(module, below, whole)
+        initialise_family(module.as_family() if isinstance(module, Assembled) else module, below, whole)
 
     def _holding(self, path: str) -> tuple[Any, str]:
         """A module without storage that has `path`, and the path in it: in a bare backbone it lacks the base's name."""
@@ -212,15 +212,18 @@ class TransformersLanguageModel(LanguageModel):
         else:
             whole = self._converted()
             names, tensors = list(whole), iter(whole.items())
-        base = self._prefix()
         # A bare backbone's checkpoint (MiniLM's) lacks the prefix that the same tensors have under a head; a few heads (Llama's for
         # spans) have another than the family's others.
         usual = f"{backbone_class(self.config).base_model_prefix}."
-        bare = base and not any(name.startswith(base) for name in names)
+        bare = {base: base and not any(name.startswith(base) for name in names) for base in self._prefixes()}
         for name, tensor in tensors:
             for old, new in _RENAMED:
                 name = old.sub(new, name)
-            yield base + name.removeprefix(usual) if bare and not name.startswith("head.") else name, tensor
+            for full in {
+                base + name.removeprefix(usual) if lacks and not name.startswith("head.") else name
+                for base, lacks in bare.items()
+            }:
+                yield full, tensor
 
     def _converted(self) -> dict[str, torch.Tensor]:
         """All tensors of a family whose files transformers joins or splits while it loads (experts): held whole, not streamed."""
@@ -235,11 +238,10 @@ class TransformersLanguageModel(LanguageModel):
         found: dict[str, torch.Tensor] = model.state_dict()
         return found
 
-    def _prefix(self) -> str:
-        """What the backbone's names begin with in modules that are built."""
-        headed = [whole for kind, whole in self._skeletons.items() if kind != "custom"]
-        base = self._base(headed[0]) if headed else str(backbone_class(self.config).base_model_prefix)
-        return f"{base}." if base else ""
+    def _prefixes(self) -> set[str]:
+        """What the backbone's names begin with in modules that are built: one prefix, but where heads differ in it."""
+        headed = {self._base(whole) for kind, whole in self._skeletons.items() if kind != "custom"}
+        return {f"{base}." if base else "" for base in headed or {str(backbone_class(self.config).base_model_prefix)}}
 
     def save_config(self, folder: Path, head: Head) -> None:
         """See `LanguageModel.save_config`."""
