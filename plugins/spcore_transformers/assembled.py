@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from spcore.interfaces.model import Head
 from spcore_transformers import segments
@@ -35,10 +35,10 @@ class _Given(nn.Module):  # type: ignore[misc]
 
     def forward(
         self, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Hidden states as `inputs_embeds`."""
         pooled = self.owner[0].get_submodule(self.pooler)(inputs_embeds) if self.pooler else None
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 class Assembled(nn.Module):  # type: ignore[misc]
@@ -78,6 +78,12 @@ class Assembled(nn.Module):  # type: ignore[misc]
         self._whole[0].training = self._tail[0].training = mode
         return self
 
+    def as_family(self) -> Any:
+        """A copy of the family's own class that holds this module's tensors: transformers initialises by class."""
+        whole = copy.copy(self._whole[0])
+        whole.__dict__ = {**whole.__dict__, "_parameters": self._parameters, "_buffers": self._buffers, "_modules": self._modules}
+        return whole
+
     def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See the class."""
         segment_ids = inputs.pop("segment_ids", None)
@@ -88,14 +94,14 @@ class Assembled(nn.Module):  # type: ignore[misc]
             return self._named(self._whole[0](**inputs))
         if segment_ids is None:
             hidden = self.get_submodule(self._base)(**inputs).last_hidden_state
-            return self._headed(hidden, inputs.get("attention_mask"), None)
+            return self._headed(hidden, inputs, inputs.get("attention_mask"), None)
         layout = segments.Layout(segment_ids)
         read = _READ.set(layout.first if self._prunes else None)
         try:
             hidden = self._packed(inputs, segment_ids, layout)
         finally:
             _READ.reset(read)
-        return self._headed(hidden, segment_ids > 0, layout)
+        return self._headed(hidden, inputs, segment_ids > 0, layout)
 
     def _packed(
         self, inputs: dict[str, torch.Tensor], segment_ids: torch.Tensor, layout: segments.Layout
@@ -108,15 +114,23 @@ class Assembled(nn.Module):  # type: ignore[misc]
         }
         if self.config._attn_implementation == segments.NAME:
             kinds = segments.layer_kinds(self.config)
-            given |= {"segment_layout": layout, "attention_mask": dict.fromkeys(kinds) if kinds else None}
+            none = segments.NO_MASK
+            given |= {"segment_layout": layout, "attention_mask": dict.fromkeys(kinds, none) if kinds else none}
+        elif len(layout.runs) == 1 and layout.count:
+            # Texts of one length and nothing else: as many rows, which need no mask of ours.
+            given = {name: x.view(layout.count, -1) for name, x in given.items()}
         else:
             dtype = next(self.parameters()).dtype
-            given["attention_mask"] = segments.dense_masks(segment_ids, self.config, dtype)
+            given["attention_mask"] = segments.dense_masks(segment_ids, self.config, dtype, self._family.causal)
         hidden: torch.Tensor = self.get_submodule(self._base)(**given).last_hidden_state
-        return hidden
+        return hidden if self._prunes else hidden.view(*segment_ids.shape, -1)
 
     def _headed(
-        self, hidden: torch.Tensor, mask: torch.Tensor | None, layout: segments.Layout | None
+        self,
+        hidden: torch.Tensor,
+        inputs: Mapping[str, torch.Tensor],
+        mask: torch.Tensor | None,
+        layout: segments.Layout | None,
     ) -> Mapping[str, torch.Tensor]:
         """The head on hidden states [S, L, H]."""
         if self._kind == "custom":
@@ -125,11 +139,28 @@ class Assembled(nn.Module):  # type: ignore[misc]
             )
             found: Mapping[str, torch.Tensor] = self.head(hidden, every, None if layout is None else layout.segments)
             return found
-        if self._kind == "sequence":
-            hidden, mask = self._pooled(hidden, mask, layout), None
         tail = self._tail[0]
         tail._modules = {**self._modules, self._base: self._given[0]}
-        return self._named(tail(inputs_embeds=hidden, attention_mask=mask))
+        if self._kind != "sequence":
+            return self._named(tail(inputs_embeds=hidden, attention_mask=mask))
+        if self._family is not None and self._family.causal:
+            one = self._last(hidden, inputs["input_ids"], layout)
+            # Ids tell such heads where texts end; here each is one token long.
+            return self._named(tail(input_ids=one.new_zeros(one.shape[:2], dtype=torch.int64), inputs_embeds=one))
+        return self._named(tail(inputs_embeds=self._pooled(hidden, mask, layout)))
+
+    def _last(self, hidden: torch.Tensor, ids: torch.Tensor, layout: segments.Layout | None) -> torch.Tensor:
+        """[N, 1, H]: each text's last token that is not the padding token, as transformers' heads on causal models choose it."""
+        real = ids != self.config.pad_token_id
+        if layout is None:
+            place = torch.arange(ids.shape[1], device=ids.device)
+            last = torch.where(real, place, 0).amax(1)
+            return hidden.take_along_dim(last[:, None, None], 1)
+        place = torch.arange(ids.numel(), device=ids.device)
+        # One more than there are texts: padding's.
+        first = torch.cat([layout.first, layout.first.new_zeros(1)])
+        last = first.scatter_reduce(0, layout.owner, torch.where(real.reshape(-1), place, 0), "amax")[:-1]
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, last)[:, None]
 
     def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor | None, layout: segments.Layout | None) -> torch.Tensor:
         """[N, 1, H]: what a sequence head reads of each text: its first token, or the mean where the configuration says so."""

@@ -21,7 +21,7 @@ from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore_transformers import segments
 from spcore_transformers.assembled import Assembled
 from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
-from spcore_transformers.families import FAMILIES
+from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import TransformersOptions
 from spcore_transformers.processor import TransformersProcessor
@@ -79,11 +79,15 @@ class TransformersLanguageModel(LanguageModel):
         whole = self._skeleton(head)
         base = self._base(whole)
         custom = head.kind == "custom"
-        heads = ("head",) if custom else tuple(name for name, _ in whole.named_children() if name != base)
+        known = self._known_under(head)
+        inside = {base} if base or known is None else {path.partition(".")[0] for path in known.paths()}
+        heads = ("head",) if custom else tuple(name for name, _ in whole.named_children() if name not in inside)
         tied = {} if custom else dict(getattr(whole, "all_tied_weights_keys", None) or {})
-        if self._known is not None:
-            known = self._known
-            return Anatomy(base, known.embed, known.layers, known.final, heads, False, tied, packs=known.packs)
+        if known is not None:
+            return Anatomy(
+                base, known.embed, known.layers, known.final, heads, known.causal, tied, known.carried, known.packs,
+                known.encoder_layers,
+            )  # fmt: skip
         backbone = whole if custom or not base else whole.get_submodule(base)
         lists = [
             (len(m), -n, name)
@@ -108,7 +112,10 @@ class TransformersLanguageModel(LanguageModel):
                 raise RefusalError(
                     f"custom head: {placed[0]!r} chooses its own device", hint="Leave devices to the engine"
                 )
-        module = Assembled(whole, head, self._base(whole), self._known, custom)
+        known = self._known_under(head)
+        # An encoder-decoder's class is run as it is: there are no hidden states of one stack to give a head.
+        parts = known if known is not None and known.encoder_layers is None else None
+        module = Assembled(whole, head, self._base(whole), parts, custom)
         # Parameters only: buffers (rotary frequencies) lose what they say in a narrow format.
         for parameter in module.parameters():
             if parameter.is_floating_point():
@@ -143,6 +150,8 @@ class TransformersLanguageModel(LanguageModel):
             return self.options.attention
         if self._known is None or not self._known.packs:
             return None
+        if getattr(self.config, "attn_logit_softcapping", None) is not None:
+            return "eager"  # what bounds scores (Gemma 2) is in no fused kernel
         segments.register()
         return segments.NAME
 
@@ -160,12 +169,15 @@ class TransformersLanguageModel(LanguageModel):
 
     def _base(self, whole: Any) -> str:
         """Where the backbone lies in the module built; "" where the class has none of its own (T5)."""
-        if self._known is not None:
-            return self._known.base
         prefix = str(type(whole).base_model_prefix or "")
         if isinstance(whole, backbone_class(self.config)):
             return prefix or "model"
         return prefix if prefix and hasattr(whole, prefix) else ""
+
+    def _known_under(self, head: Head) -> Family | None:
+        """What is known of this family under this head."""
+        known = self._known
+        return None if known is not None and known.encoder_layers and head.kind != "vocabulary" else known
 
     def _skeleton(self, head: Head) -> Any:
         """The module without storage, to ask for names; one a kind of head."""
@@ -179,7 +191,7 @@ class TransformersLanguageModel(LanguageModel):
             initialise_custom(module, path)
             return
         whole, below = self._holding(path)
-        initialise_family(module, below, whole)
+        initialise_family(module.as_family() if isinstance(module, Assembled) else module, below, whole)
 
     def _holding(self, path: str) -> tuple[Any, str]:
         """A module without storage that has `path`, and the path in it: in a bare backbone it lacks the base's name."""
@@ -200,13 +212,18 @@ class TransformersLanguageModel(LanguageModel):
         else:
             whole = self._converted()
             names, tensors = list(whole), iter(whole.items())
-        base = self._prefix()
-        # A bare backbone's checkpoint (MiniLM's) lacks the prefix that the same tensors have under a head.
-        bare = base and not any(name.startswith(base) for name in names)
+        # A bare backbone's checkpoint (MiniLM's) lacks the prefix that the same tensors have under a head; a few heads (Llama's for
+        # spans) have another than the family's others.
+        usual = f"{backbone_class(self.config).base_model_prefix}."
+        bare = {base: base and not any(name.startswith(base) for name in names) for base in self._prefixes()}
         for name, tensor in tensors:
             for old, new in _RENAMED:
                 name = old.sub(new, name)
-            yield base + name if bare and not name.startswith("head.") else name, tensor
+            for full in {
+                base + name.removeprefix(usual) if lacks and not name.startswith("head.") else name
+                for base, lacks in bare.items()
+            }:
+                yield full, tensor
 
     def _converted(self) -> dict[str, torch.Tensor]:
         """All tensors of a family whose files transformers joins or splits while it loads (experts): held whole, not streamed."""
@@ -221,11 +238,10 @@ class TransformersLanguageModel(LanguageModel):
         found: dict[str, torch.Tensor] = model.state_dict()
         return found
 
-    def _prefix(self) -> str:
-        """What the backbone's names begin with in modules that are built."""
-        headed = [whole for kind, whole in self._skeletons.items() if kind != "custom"]
-        base = self._base(headed[0]) if headed else str(backbone_class(self.config).base_model_prefix)
-        return f"{base}." if base else ""
+    def _prefixes(self) -> set[str]:
+        """What the backbone's names begin with in modules that are built: one prefix, but where heads differ in it."""
+        headed = {self._base(whole) for kind, whole in self._skeletons.items() if kind != "custom"}
+        return {f"{base}." if base else "" for base in headed or {str(backbone_class(self.config).base_model_prefix)}}
 
     def save_config(self, folder: Path, head: Head) -> None:
         """See `LanguageModel.save_config`."""

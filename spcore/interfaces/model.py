@@ -53,10 +53,12 @@ class Head:
 class Anatomy:
     """Where the parts of a built module lie, by dotted path. Engines shard, wrap and cut by it.
 
-    base: path of the backbone ("bert"). embed, layers, final: paths below `base`; `layers` is a ModuleList; None where
-        a family has no such part or it is not known. head: paths of the head's modules, at the module's root.
+    base: path of the backbone ("bert"), "" where the root holds its parts (T5). embed, layers, final: paths below `base`; `layers`
+        is a ModuleList; None where a family has no such part or it is not known. head: paths of the head's modules, at the root.
+    encoder_layers: ModuleList below `base` of an encoder-decoder's encoder; `layers`, `final`, `causal` are then of its decoder. What
+        wraps or shards layer by layer takes both lists, what cuts between layers refuses such a model.
     tied: alias parameter -> owner parameter (biases too); the alias is not stored.
-    causal: whether a position attends to earlier positions only.
+    causal: whether a position of the outputs attends to earlier positions only (and to all of an encoder's).
     carried: names of tensors that pass between layers beside the hidden states (T5's position bias).
     packs: whether forward honours `segment_ids`: no attention and no positions across a border.
     """
@@ -70,6 +72,7 @@ class Anatomy:
     tied: Mapping[str, str] = field(default_factory=dict)
     carried: tuple[str, ...] = ()
     packs: bool = False
+    encoder_layers: str | None = None
 
 
 @dataclass(frozen=True)

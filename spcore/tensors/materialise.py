@@ -44,7 +44,8 @@ def materialise(
             own[name].copy_(tensor)
             report.initialised.append(name)
     parameters = named_parameters(module, anatomy.tied)
-    lost = [n for n in report.initialised if n in parameters and not may_be_new(n, anatomy)]
+    # What is not trained is computed (Marian's positions), and a family need not store it.
+    lost = [n for n in report.initialised if n in parameters and parameters[n].requires_grad and not may_be_new(n, anatomy)]
     if lost and (report.loaded or report.unused):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ArtifactError(
@@ -61,7 +62,7 @@ def frozen(
     module = model.build(head, "float32")
     report = materialise(module, model, head, 0, device)
     known = named_parameters(module, model.anatomy(head).tied)
-    lost = [name for name in report.initialised if trained and name in known]
+    lost = [name for name in report.initialised if trained and name in known and known[name].requires_grad]
     if lost:
         raise ArtifactError(f"{model.source}: its weights lack {lost[0]}; the model was not trained for this task")
     return module.eval().requires_grad_(False)
@@ -92,6 +93,8 @@ def _take(
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:
     """Whether a tensor may be new when a model is given a head: the head's own, and a pooler that pretraining did not keep."""
+    if not anatomy.base and anatomy.head:
+        return name.startswith(tuple(f"{path}." for path in anatomy.head))
     return not name.startswith(f"{anatomy.base}.") or name.startswith(f"{anatomy.base}.pooler.")
 
 

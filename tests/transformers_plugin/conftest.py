@@ -13,7 +13,7 @@ Folders = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """family -> its folder, a masked language model's."""
+    """family -> its folder, a language model's."""
     made: dict[str, Path] = {}
 
     def of(family: str) -> Path:

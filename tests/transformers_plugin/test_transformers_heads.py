@@ -154,24 +154,17 @@ def test_buffers_keep_their_format_when_parameters_are_narrow(folder: Folders, d
 
 def test_an_unknown_family_is_run_as_it_is(tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model(
-        "gpt2",
-        vocab_size=120,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=64,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
+        "opt", vocab_size=120, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
     torch.manual_seed(0)
     reference = transformers.AutoModelForCausalLM.from_config(config).eval()
     reference.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     model = opened(tmp_path)
     anatomy = model.anatomy(HEADS["vocabulary"])
-    assert (anatomy.base, anatomy.layers, anatomy.causal, anatomy.packs) == ("transformer", "h", True, False)
-    assert anatomy.tied == {"lm_head.weight": "transformer.wte.weight"}
+    assert (anatomy.base, anatomy.layers, anatomy.causal, anatomy.packs) == ("model", "decoder.layers", True, False)
+    assert anatomy.tied == {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     module = made(model, HEADS["vocabulary"])
     inputs = padded(texts())
     with torch.no_grad():

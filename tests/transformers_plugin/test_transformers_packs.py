@@ -137,28 +137,39 @@ def test_layers_share_one_layout(folder: Folders, monkeypatch: pytest.MonkeyPatc
     assert {m.shape[-1] for m in masks} == {max(LENGTHS)}
 
 
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-def test_by_segments_is_sdpa_under_a_dense_mask(window: int | None, cuts: tuple[int, ...]) -> None:
+def test_by_segments_is_sdpa_under_a_dense_mask(window: int | None, cuts: tuple[int, ...], causal: bool, groups: int) -> None:
     ids = packed(texts(), cuts)["segment_ids"]
-    layout = segments.Layout(ids)
-    place = torch.arange(ids.shape[1])
+    layout, reach = segments.Layout(ids), segments.Reach(causal, window)
+    ago = torch.arange(ids.shape[1])[:, None] - torch.arange(ids.shape[1])
     mask = ids[:, :, None] == ids[:, None, :]
     if window:
-        mask &= (place[:, None] - place[None, :]).abs() < window
+        mask &= ago.abs() < window
+    if causal:
+        mask &= ago >= 0
     torch.manual_seed(0)
-    q, k, v = (torch.randn(len(ids), 4, ids.shape[1], 8, dtype=torch.double, requires_grad=True) for _ in range(3))
+    q, k, v = (
+        torch.randn(len(ids), heads, ids.shape[1], 8, dtype=torch.double, requires_grad=True) for heads in (4, groups, groups)
+    )
     grad = torch.randn(len(ids), ids.shape[1], 32, dtype=torch.double) * (ids > 0)[..., None]
     expected = (
-        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=0.3)
+        torch.nn.functional.scaled_dot_product_attention(
+            q, *(x.repeat_interleave(4 // groups, 1) for x in (k, v)), attn_mask=mask[:, None], scale=0.3
+        )
         .transpose(1, 2)
         .flatten(2)
     )
     wanted = torch.autograd.grad((expected * grad).sum(), (q, k, v))
     flat = [x.transpose(1, 2).flatten(0, 1).flatten(1) for x in (q, k, v)]
-    by_hand = segments._Attention.apply(*flat, layout, 4, 0.3, window, 0.0)
-    by_torch = segments.by_sdpa(flat, layout, 4, 0.3, window, 0.0)
-    for out in (by_hand, by_torch):
+    ways = [
+        segments._Attention.apply(*flat, layout, 4, groups, 0.3, reach, 0.0),
+        segments.by_sdpa(flat, layout, 4, groups, 0.3, reach, 0.0),
+        segments.by_runs(flat, layout, 4, groups, 0.3, reach),
+    ]
+    for out in ways:
         out = out.view(*ids.shape, 32)
         assert not out[ids == 0].any()
         torch.testing.assert_close(out[ids > 0], expected[ids > 0], rtol=1e-10, atol=1e-12)
@@ -172,8 +183,17 @@ def test_rows_are_as_long_as_the_longest_text() -> None:
     assert (layout.rows, layout.width, layout.count) == (4, 21, 6)  # 21, 21, 14 + 3 + 1, 9
     assert layout.segments.tolist() == [[0, 0], [0, 9], [0, 30], [0, 33], [0, 47], [0, 48]]
     full = segments.Layout(torch.tensor([[1, 1, 2, 2]]))
-    assert full.allowed(None) is None
-    assert full.additive(None, 2, torch.float32) is None
+    assert full.allowed(segments.Reach()) is None
+    assert full.additive(segments.Reach(), 2, torch.float32) is None
+    assert full.allowed(segments.Reach(causal=True)).tolist() == 2 * [[[True, False], [True, True]]]
+    assert full.even
+
+
+def test_runs_are_neighbours_of_one_length_and_hold_every_token() -> None:
+    ids = torch.tensor([[1, 1, 2, 2, 3, 0], [1, 2, 2, 2, 0, 0], [0, 0, 0, 0, 0, 0]])
+    assert segments.Layout(ids).runs == ((2, 2), (1, 1), (0, 1), (1, 1), (1, 3), (0, 2), (0, 6))
+    assert segments.Layout(torch.tensor([[1, 1], [1, 1]])).runs == ((2, 2),)
+    assert not segments.Layout(ids).even
 
 
 def test_two_rows_with_the_same_numbers_are_two_texts() -> None:
@@ -199,10 +219,10 @@ def test_attention_dropout_has_gradients_that_fit_its_outputs() -> None:
 
     def run(*x: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        result: torch.Tensor = segments._Attention.apply(*x, layout, 2, 0.5, None, 0.4)
+        result: torch.Tensor = segments._Attention.apply(*x, layout, 2, 2, 0.5, segments.Reach(), 0.4)
         return result
 
-    assert not torch.equal(run(*flat), segments._Attention.apply(*flat, layout, 2, 0.5, None, 0.0))
+    assert not torch.equal(run(*flat), segments._Attention.apply(*flat, layout, 2, 2, 0.5, segments.Reach(), 0.0))
     assert torch.autograd.gradcheck(run, flat)
 
 

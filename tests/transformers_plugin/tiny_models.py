@@ -60,6 +60,53 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert": ("modernbert", _MODERN),
     "modernbert-mean": ("modernbert", {**_MODERN, "classifier_pooling": "mean", "global_attn_every_n_layers": 1}),
 }
+_LLAMA = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+_GEMMA = {**_LLAMA, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+_SEQ2SEQ = {
+    "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64, "pad_token_id": 0,
+    "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "forced_eos_token_id": None,
+}  # fmt: skip
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", _LLAMA),
+    "llama-tied": ("llama", {**_LLAMA, "tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "mistral": ("mistral", {**_LLAMA, "sliding_window": 5}),
+    "qwen2": ("qwen2", _LLAMA),
+    "qwen2-window": ("qwen2", {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {**_LLAMA, "head_dim": 16}),
+    "gemma": ("gemma", {**_LLAMA, "head_dim": 16, "num_key_value_heads": 1}),
+    "gemma2": ("gemma2", {**_GEMMA, "attn_logit_softcapping": 3.0}),
+    "gemma3_text": ("gemma3_text", _GEMMA),
+    "phi": ("phi", {**_LLAMA, "partial_rotary_factor": 0.5}),
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+    ),
+    "gpt_neox": ("gpt_neox", {**_BERT, "rotary_pct": 0.5, "bos_token_id": 2, "eos_token_id": 3}),
+}  # fmt: skip
+"""Decoders: shared key and value heads, windows shorter than texts, bounded scores, learnt positions and rotary ones of each kind."""
+ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bart": ("bart", _SEQ2SEQ),
+    "marian": ("marian", _SEQ2SEQ),
+    "t5": (
+        "t5",
+        {
+            "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+            "eos_token_id": 3, "decoder_start_token_id": 0, "relative_attention_num_buckets": 8,
+        },
+    ),
+    "t5-untied": (
+        "t5",
+        {
+            "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+            "eos_token_id": 3, "decoder_start_token_id": 0, "tie_word_embeddings": False, "feed_forward_proj": "gated-gelu",
+        },
+    ),
+}  # fmt: skip
+_EVERY = {**FAMILIES, **DECODERS, **ENCODER_DECODERS}
 PACKING = [name for name in FAMILIES if name != "deberta-v2"]
 
 
@@ -75,12 +122,19 @@ def tokenizer() -> Any:
     )  # fmt: skip
 
 
-def save_tiny(folder: Path, family: str, auto: str = "AutoModelForMaskedLM", **changes: Any) -> Path:
+def auto_of(family: str) -> str:
+    """transformers' class of a family's pretraining."""
+    if family in DECODERS:
+        return "AutoModelForCausalLM"
+    return "AutoModelForSeq2SeqLM" if family in ENCODER_DECODERS else "AutoModelForMaskedLM"
+
+
+def save_tiny(folder: Path, family: str, auto: str | None = None, **changes: Any) -> Path:
     """A folder of a tiny model with weights far from zero, so that differences show."""
-    kind, settings = FAMILIES[family]
+    kind, settings = _EVERY[family]
     config = transformers.AutoConfig.for_model(kind, **{**settings, **changes})
     torch.manual_seed(sum(map(ord, family)))
-    model = getattr(transformers, auto).from_config(config)
+    model = getattr(transformers, auto or auto_of(family)).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.15)

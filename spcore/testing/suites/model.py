@@ -40,7 +40,8 @@ def model_builds(case: ModelCase) -> Iterator[Wrong]:
         real = [name for name, tensor in module.state_dict().items() if not tensor.is_meta]
         if real:
             yield Wrong(f"head {kind!r}: {shown(real)} with storage", "no storage on the meta device")
-        below = [f"{anatomy.base}.{part}" for part in (anatomy.embed, anatomy.layers, anatomy.final) if part]
+        parts = (anatomy.embed, anatomy.layers, anatomy.encoder_layers, anatomy.final)
+        below = [f"{anatomy.base}.{part}" for part in parts if part]
         modules = {name for name, _ in module.named_modules()}
         for path in (*([anatomy.base] if anatomy.base else []), *below, *anatomy.head):
             if path.lstrip(".") not in modules:
