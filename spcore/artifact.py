@@ -118,9 +118,9 @@ class Artifact:
         return task, task.bind(self.model.processor, self.model.config, part["state"], self.limits())
 
     def limits(self) -> Limits:
-        """The limits it was trained with."""
+        """The limits it was trained with, for evaluations and predictions."""
         saved = self.manifest.get("limits") or {}
-        return Limits(max_length=saved.get("max_length") or self.processor.max_length)
+        return Limits(max_length=saved.get("max_length") or self.processor.max_length, evaluation=True)
 
 
 def is_artifact(source: str | Path) -> bool:

@@ -24,22 +24,23 @@ if TYPE_CHECKING:
 _CHUNK = 4096
 
 
-def task_of(model: LanguageModel, registry: Registry) -> tuple[Task, BoundTask] | None:
-    """The task that a model was trained for elsewhere, as far as its configuration says so, bound to it; None where no task that is
-    installed knows it. Raises RefusalError where several do."""
-    found: dict[str, tuple[Task, dict[str, Any]]] = {}
+def task_of(model: LanguageModel, registry: Registry) -> tuple[str, Task, BoundTask] | None:
+    """The task that a model was trained for elsewhere, as far as its configuration says so, bound to it, under its name; None where no
+    task that is installed knows it. Raises RefusalError where several do."""
+    found: dict[str, tuple[str, Task, dict[str, Any]]] = {}
     for plugin, component in registry.components("task"):
         task = _by_default(registry, f"{plugin}:{component.name}")
         state = task.state_of(model.config) if task is not None else None
         if task is not None and state is not None:
-            found[component.name] = task, state
+            found[component.name] = f"{plugin}:{component.name}", task, state
     if len(found) > 1:
         raise RefusalError(
             f"model {model.source!r}: its configuration could be of several tasks: {', '.join(found)}",
             hint="Leave the others out: registry=Registry(blocked=[PLUGIN])",
         )
-    for task, state in found.values():
-        return task, task.bind(model.processor, model.config, state, Limits(model.processor.max_length))
+    for name, task, state in found.values():
+        limits = Limits(model.processor.max_length, evaluation=True)
+        return name, task, task.bind(model.processor, model.config, state, limits)
     return None
 
 

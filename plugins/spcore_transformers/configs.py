@@ -70,6 +70,8 @@ def causal(config: Any) -> bool:
 
 def auto_class(config: Any, head: Head) -> str:
     """Name of transformers' Auto class for this head."""
+    if head.kind == "vocabulary" and config.is_encoder_decoder:
+        return "AutoModelForSeq2SeqLM"
     if head.kind == "vocabulary":
         return "AutoModelForCausalLM" if causal(config) else "AutoModelForMaskedLM"
     return _AUTO[head.kind]
