@@ -103,13 +103,11 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         train, recipe, task = _bind_data(recipe, registry)
     with recipe.at("eval", "data", "source"):
         evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
-    with recipe.at("data", "max_length"):
-        limits = _limits(recipe, model)
-    with recipe.at("data", "stride"):
-        limits = with_stride(limits, recipe.data.stride, task)
-    with recipe.at("eval", "data", "stride"):
+    with recipe.at("data"):
+        limits = limited(recipe.data, model.processor.max_length, task)
+    with recipe.at("eval", "data"):
         own = recipe.eval.data.stride if recipe.eval.data else None
-        eval_limits = replace(with_stride(limits, own or recipe.data.stride, task), evaluation=True)
+        eval_limits = replace(with_stride(limits, own or limits.stride, task), evaluation=True)
     with recipe.at("task"):
         bound = task.bind(model.processor, model.config, train.schema, limits)
         _check_attention(model, bound)
@@ -127,7 +125,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         options=part_options(recipe.strategy, "strategy", registry),
     )  # fmt: skip
     schedule: Schedule = create(registry, "schedule", recipe.schedule)
-    session = Session(recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation, limits, eval_limits)
+    session = Session(
+        recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation, limits, eval_limits
+    )
     with recipe.at("strategy"):
         _check(session)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
@@ -194,14 +194,15 @@ def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
     )
 
 
-def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
-    most, asked, pack = model.processor.max_length, recipe.data.max_length, recipe.data.pack
-    if asked is not None and most is not None and asked > most:
-        raise RefusalError(f"data.max_length {asked}: the model has {most} positions; give {most} or less")
-    length = asked or most
-    if pack is not None:
-        length = min(length, pack) if length is not None else pack
-    return Limits(length, pack)
+def limited(data: DataPart, most: int | None, task: Task, *, usual: int | None = None) -> Limits:
+    """The limits of a data set's features. most: tokens that the model's positions allow; usual: where the data set says nothing, None
+    for `most`. Raises RefusalError."""
+    if data.max_length is not None and most is not None and data.max_length > most:
+        raise RefusalError(f"data.max_length {data.max_length}: the model has {most} positions; give {most} or less")
+    length = data.max_length or usual or most
+    if data.pack is not None:
+        length = min(length, data.pack) if length is not None else data.pack
+    return with_stride(Limits(length, data.pack), data.stride, task)
 
 
 def _check_attention(model: LanguageModel, bound: BoundTask) -> None:

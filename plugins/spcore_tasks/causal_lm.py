@@ -59,7 +59,9 @@ class BoundCausalLM(BoundLanguageTask):
         super().__init__(processor, limits)
         self.options = options
         if options.min_tail > self.size - self.overlap:
-            raise RefusalError(f"task.min_tail {options.min_tail}: a window has {self.size - self.overlap} targets of its own; give less")
+            raise RefusalError(
+                f"task.min_tail {options.min_tail}: a window has {self.size - self.overlap} targets of its own; give less"
+            )
         self.end = self._end()
         self.begin = self._begin()
         self.measured = processor.encode("a", special=False).offsets is not None
@@ -73,7 +75,9 @@ class BoundCausalLM(BoundLanguageTask):
         if isinstance(asked, str):
             ids = self.processor.encode(asked, special=False).arrays["input_ids"]
             if len(ids) != 1 or int(ids[0]) == self.processor.special.get("unk"):
-                raise RefusalError(f"task.end_of_text {asked!r}: {len(ids)} tokens or an unknown one, expected one token")
+                raise RefusalError(
+                    f"task.end_of_text {asked!r}: {len(ids)} tokens or an unknown one, expected one token"
+                )
             return [int(ids[0])]
         if known is None:
             raise RefusalError(
@@ -181,9 +185,17 @@ class BoundCausalLM(BoundLanguageTask):
         end token the text's last token is a target only, and `next` is not known."""
         tokens = sum(answer["tokens"] for answer in answers)
         loss = math.fsum(answer["nats"] for answer in answers) / max(1, tokens)
-        found = {"row_id": answers[0]["row_id"], "loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+        found = {
+            "row_id": answers[0]["row_id"],
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "tokens": tokens,
+        }
         if self.end and self.options.look_ahead:
-            found |= {"next": self.processor.decode([answers[-1]["next"]], skip_special=False), "score": answers[-1]["score"]}
+            found |= {
+                "next": self.processor.decode([answers[-1]["next"]], skip_special=False),
+                "score": answers[-1]["score"],
+            }
         return found
 
     def state(self) -> dict[str, Any]:
@@ -203,7 +215,9 @@ class _Shifting(BoundCausalLM):
 
     def augment(self, feature: Feature, rng: np.random.Generator) -> Feature:
         """The window, moved by as much as there is room for to either side, each way alike."""
-        before, own, after = (feature.arrays.get(name, np.empty(0, self.ids)) for name in ("before", "input_ids", "after"))
+        before, own, after = (
+            feature.arrays.get(name, np.empty(0, self.ids)) for name in ("before", "input_ids", "after")
+        )
         if not len(before):
             return feature
         whole, at = np.concatenate([before, own, after]), int(rng.integers(2 * len(before) + 1))

@@ -43,7 +43,9 @@ class Denoising(LanguageTask):
         """The decoder's first token comes from the configuration, or the saved state. Raises RefusalError for a model without a decoder of
         its own, a tokenizer without sentinels, and packs."""
         if limits.pack is not None:
-            raise RefusalError(f"data.pack {limits.pack}: an encoder-decoder's texts do not share a sequence; leave data.pack out")
+            raise RefusalError(
+                f"data.pack {limits.pack}: an encoder-decoder's texts do not share a sequence; leave data.pack out"
+            )
         if getattr(config, "is_encoder_decoder", True) is False:
             kind = getattr(config, "model_type", "this family")
             raise RefusalError(f"task denoising: {kind!r} is no encoder-decoder", hint="Use causal-lm or masked-lm")
@@ -60,7 +62,9 @@ class Denoising(LanguageTask):
         if found is None:
             found = processor.special.get("pad")
         if found is None:
-            raise RefusalError("model: its configuration names no decoder_start_token_id, and the tokenizer has no padding token")
+            raise RefusalError(
+                "model: its configuration names no decoder_start_token_id, and the tokenizer has no padding token"
+            )
         return {"start": found}
 
 
@@ -75,7 +79,9 @@ class BoundDenoising(BoundLanguageTask):
         super().__init__(processor, limits)
         self.options, self.start = options, start
         self.sentinels = self._sentinels()
-        spans = noise_sizes(max(2, window(self.size, options.density, options.mean_span)), options.density, options.mean_span)[1]
+        spans = noise_sizes(
+            max(2, window(self.size, options.density, options.mean_span)), options.density, options.mean_span
+        )[1]
         if spans > len(self.sentinels):
             raise RefusalError(
                 f"data.max_length {self.size}: a window has {spans} spans, and the tokenizer {len(self.sentinels)} sentinels",
@@ -137,14 +143,17 @@ class BoundDenoising(BoundLanguageTask):
     def _marked(self, own: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The tokens that are not out, a sentinel for each run of the others."""
         begins = out & ~np.concatenate([[False], out[:-1]])
-        return np.where(begins, self.sentinels[np.maximum(np.cumsum(begins) - 1, 0)], own)[~out | begins]
+        marked: np.ndarray = np.where(begins, self.sentinels[np.maximum(np.cumsum(begins) - 1, 0)], own)
+        return marked[~out | begins]
 
     def collate(self, groups: Groups, length: int) -> Batch:
         """See `BoundTask.collate`. Besides: "decoder_input_ids" [S, D], the labels one place on behind the decoder's first token, and
         "decoder_attention_mask"; targets "labels" [S, D]. D: of the longest."""
         features = [feature for group in groups for feature in group]
         if any("labels" not in f.arrays and not f.filler for f in features):
-            raise RefusalError("task denoising: its answers are generated, which this version does not do; it can be evaluated")
+            raise RefusalError(
+                "task denoising: its answers are generated, which this version does not do; it can be evaluated"
+            )
         batch = super().collate(groups, length)
         labels = [np.empty(0, np.int64) if f.filler else f.arrays["labels"] for f in features]
         # Filler has its first token, so that no row is empty.

@@ -48,9 +48,13 @@ class BoundMaskedLM(BoundLanguageTask):
         super().__init__(processor, limits)
         self.options = options
         if "mask" not in processor.special:
-            raise RefusalError("task masked-lm: the tokenizer has no mask token", hint="Use causal-lm, or another tokenizer")
+            raise RefusalError(
+                "task masked-lm: the tokenizer has no mask token", hint="Use causal-lm, or another tokenizer"
+            )
         if options.masking != "token" and processor.encode("a").offsets is None:
-            raise RefusalError(f"task.masking {options.masking}: the tokenizer does not tell where its tokens lie; use token")
+            raise RefusalError(
+                f"task.masking {options.masking}: the tokenizer does not tell where its tokens lie; use token"
+            )
         self.mask = processor.special["mask"]
         self.special = np.array(sorted(processor.special_ids), np.int64)
         self.ordinary = np.setdiff1d(np.arange(processor.vocabulary_size), self.special)
@@ -122,7 +126,14 @@ class BoundMaskedLM(BoundLanguageTask):
             shares /= shares.sum(-1, keepdims=True)
             ids[gaps] = shares.argmax(-1)
             fills = [self.processor.decode([i], skip_special=False) for i in ids[gaps].tolist()]
-            answers.append({"row_id": row, "ids": ids.tolist(), "fills": fills, "scores": shares.max(-1).tolist() if len(gaps) else []})
+            answers.append(
+                {
+                    "row_id": row,
+                    "ids": ids.tolist(),
+                    "fills": fills,
+                    "scores": shares.max(-1).tolist() if len(gaps) else [],
+                }
+            )
         return answers
 
     def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

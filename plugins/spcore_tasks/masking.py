@@ -57,7 +57,9 @@ def choose_words(words: list[np.ndarray], budget: int, rng: np.random.Generator)
     return chosen
 
 
-def choose_spans(words: list[np.ndarray], budget: int, stop: float, most: int, rng: np.random.Generator) -> list[np.ndarray]:
+def choose_spans(
+    words: list[np.ndarray], budget: int, stop: float, most: int, rng: np.random.Generator
+) -> list[np.ndarray]:
     """SpanBERT's spans: each begins at a word and holds whole words, min(geometric(stop), most) of them; until `budget` tokens are
     chosen, the last cut to what is left. Joshi et al. 2020, section 3.1."""
     free = np.ones(len(words), np.bool_)
@@ -94,5 +96,5 @@ def noise_mask(length: int, density: float, mean: float, rng: np.random.Generato
 
 def _segmented(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Lengths of `parts` pieces of `total`, none empty, each way alike: int64."""
-    cuts = np.sort(rng.choice(np.arange(1, total), size=parts - 1, replace=False)) if parts > 1 else []
+    cuts = np.sort(rng.choice(np.arange(1, total), size=parts - 1, replace=False)) if parts > 1 else np.empty(0, np.int64)
     return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)

@@ -95,10 +95,16 @@ class MaskedLMOptions(BaseModel):
     )
     mask: float = Field(0.8, ge=0, le=1, description="share of the chosen tokens that become the mask token")
     random: float = Field(
-        0.1, ge=0, le=1, description="share of the chosen tokens that become a random token; the others stay as they are"
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the chosen tokens that become a random token; the others stay as they are",
     )
     span_stop: float = Field(
-        0.2, gt=0, le=1, description="masking span: probability that a span ends after a word; the mean length is about 1 / it"
+        0.2,
+        gt=0,
+        le=1,
+        description="masking span: probability that a span ends after a word; the mean length is about 1 / it",
     )
     span_most: int = Field(10, ge=1, lt=1000, description="masking span: words of a span at most")
 
@@ -117,5 +123,7 @@ class DenoisingOptions(BaseModel):
     density: float = Field(0.15, gt=0, lt=1, description="share of a text's tokens that are taken out")
     mean_span: float = Field(3.0, ge=1, lt=1000, description="mean length of what is taken out in one piece, in tokens")
     sentinel: StrictStr = Field(
-        "<extra_id_{}>", pattern=r"^[^{}]*\{\}[^{}]*$", description="names of the sentinels in the vocabulary; {} is their number, from 0"
+        "<extra_id_{}>",
+        pattern=r"^[^{}]*\{\}[^{}]*$",
+        description="names of the sentinels in the vocabulary; {} is their number, from 0",
     )
