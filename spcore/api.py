@@ -133,16 +133,26 @@ class LanguageModelHandle:
         *,
         split: str | None = None,
         columns: Mapping[str, str] | None = None,
+        max_length: int | None = None,
+        stride: int | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Evaluation:
-        """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). Raises SlimPajamaError."""
-        task_part, _ = self.task()
+        """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). max_length: tokens of a feature; None: as it was
+        trained. stride: tokens by which windows of a long text overlap; None: they do not. settings: anything else of the data set or
+        the task by dotted path ({"task.look_ahead": False}). Raises SlimPajamaError."""
         with self._in_use() as (runner, bound), scratch() as spilling:
-            tree = data_tree(dataset, task, self.registry, spilling)
-            if split is not None:
-                tree["split"] = split
-            if columns:
-                tree["columns"] = dict(columns)
-            source = self._opened(tree, task_part)
+            tree, options = data_tree(dataset, task, self.registry, spilling), dict[str, Any]()
+            given = {"split": split, "columns": dict(columns or {}) or None, "max_length": max_length, "stride": stride}
+            tree.update({key: value for key, value in given.items() if value is not None})
+            for path, value in (settings or {}).items():
+                kind, _, key = path.partition(".")
+                if kind not in ("data", "task") or not key:
+                    raise UserError(f"evaluate: setting {path!r}, expected: data.KEY or task.KEY")
+                (tree if kind == "data" else options)[key] = value
+            part = data_part(tree, self.registry)
+            if options or part.max_length or part.stride or part.pack:
+                bound = self._otherwise(part, options)
+            source = open_part(part, self.task()[0], self.registry, self._trained_columns(tree))
             metrics, rows, counts = evaluate_rows(runner, bound, source)
         report = {
             **counts.to_json(),
@@ -247,6 +257,22 @@ class LanguageModelHandle:
                 known = None if self._artifact is not None else task_of(self._model, self.registry)
                 self._bound = known or self.artifact().task(self.registry)
             return self._bound
+
+    def _otherwise(self, data: DataPart, options: Mapping[str, Any]) -> BoundTask:
+        """The task, for an evaluation with limits and options of its own. Raises RefusalError for what the model has no room for."""
+        from spcore.session import limited
+
+        saved, task = self._artifact, self.task()[0]
+        most = (saved or self._model).processor.max_length
+        limits = limited(data, most, task, usual=saved.limits().max_length if saved is not None else most)
+        if data.pack is not None:
+            raise RefusalError(f"data.pack {data.pack}: an evaluation makes no packs; leave it out")
+        limits = replace(limits, evaluation=True)
+        if saved is not None:
+            return saved.task(self.registry, limits=limits, options=options)[1]
+        found = task_of(self._model, self.registry, limits=limits, options=options)
+        assert found is not None, "the handle has its task already"
+        return found[1]
 
     def runner(self, *, task: bool = True) -> Runner:
         """The loaded model, with its task's head or as the bare backbone; loaded on the first call."""

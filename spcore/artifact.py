@@ -99,27 +99,35 @@ class Artifact:
 
         return open_processor(self.folder, facts)
 
-    def task(self, registry: Registry) -> tuple[Task, BoundTask]:
-        """The task it was trained for, bound to its saved state. Raises ArtifactError where there is none."""
+    def task(
+        self, registry: Registry, *, limits: Limits | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Task, BoundTask]:
+        """The task it was trained for, bound to its saved state. limits: None for those it was trained with. options: of the task, in
+        place of those. Raises ArtifactError where there is none."""
         part = self.manifest.get("task")
         if not part:
             raise ArtifactError(f"{self.folder}: a model without a task", hint="Fine-tune it first, or name a task")
         model = registry.options_model("task", part["use"])
-        options = model.model_validate(part["options"]) if model is not None else None
+        saved = model.model_validate(part["options"]) if model is not None else None
         try:
-            task: Task = registry.create("task", part["use"], options)
+            task: Task = registry.create("task", part["use"], saved)
         except ComponentError as error:
             plugin = part.get("plugin", {})
             hint = f"It was saved with plugin {plugin.get('name')!r} ({plugin.get('distribution')} {plugin.get('version')}): install that"
             raise ArtifactError(f"{self.folder / MANIFEST}: {error.message}", hint=hint) from error
+        if options:
+            from spcore.inference import task_with
+
+            task = task_with(registry, part["use"], {**part["options"], **options})
+        most = limits or self.limits()
         if task.portable:
-            return task, task.bind(self.processor, None, part["state"], self.limits())
-        return task, task.bind(self.model.processor, self.model.config, part["state"], self.limits())
+            return task, task.bind(self.processor, None, part["state"], most)
+        return task, task.bind(self.model.processor, self.model.config, part["state"], most)
 
     def limits(self) -> Limits:
-        """The limits it was trained with."""
+        """The limits it was trained with, for evaluations and predictions."""
         saved = self.manifest.get("limits") or {}
-        return Limits(max_length=saved.get("max_length") or self.processor.max_length)
+        return Limits(max_length=saved.get("max_length") or self.processor.max_length, evaluation=True)
 
 
 def is_artifact(source: str | Path) -> bool:

@@ -24,23 +24,38 @@ if TYPE_CHECKING:
 _CHUNK = 4096
 
 
-def task_of(model: LanguageModel, registry: Registry) -> tuple[Task, BoundTask] | None:
+def task_of(
+    model: LanguageModel, registry: Registry, *, limits: Limits | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[Task, BoundTask] | None:
     """The task that a model was trained for elsewhere, as far as its configuration says so, bound to it; None where no task that is
-    installed knows it. Raises RefusalError where several do."""
-    found: dict[str, tuple[Task, dict[str, Any]]] = {}
+    installed knows it. limits: None for what the model allows. options: of the task, in place of its defaults. Raises RefusalError
+    where several know it."""
+    found: dict[str, tuple[str, Task, dict[str, Any]]] = {}
     for plugin, component in registry.components("task"):
-        task = _by_default(registry, f"{plugin}:{component.name}")
+        name = f"{plugin}:{component.name}"
+        task = _by_default(registry, name)
         state = task.state_of(model.config) if task is not None else None
         if task is not None and state is not None:
-            found[component.name] = task, state
+            found[component.name] = name, task, state
     if len(found) > 1:
         raise RefusalError(
             f"model {model.source!r}: its configuration could be of several tasks: {', '.join(found)}",
             hint="Leave the others out: registry=Registry(blocked=[PLUGIN])",
         )
-    for task, state in found.values():
-        return task, task.bind(model.processor, model.config, state, Limits(model.processor.max_length))
+    for name, task, state in found.values():
+        chosen = task if not options else task_with(registry, name, options)
+        most = limits or Limits(model.processor.max_length, evaluation=True)
+        return chosen, chosen.bind(model.processor, model.config, state, most)
     return None
+
+
+def task_with(registry: Registry, name: str, options: Mapping[str, Any]) -> Task:
+    """A task with these settings. Raises RecipeError, ComponentError."""
+    from spcore.recipe import lone_part, part_options
+
+    part = lone_part({"use": name, **options}, "task", registry)
+    task: Task = registry.create("task", name, part_options(part, "task", registry))
+    return task
 
 
 def _by_default(registry: Registry, name: str) -> Task | None:

@@ -27,7 +27,7 @@ __all__ = [
     "DataPart", "EvalSettings", "Part", "Recipe", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
 ]  # fmt: skip
 
-CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "pack")
+CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "stride", "pack")
 
 
 Change = str | tuple[str, Any] | tuple[str, Any, str]

@@ -61,6 +61,10 @@ class DataPart(Part):
             "max_seq_length", "max_seq_len", "max_len", "seq_length", "sequence_length", "model_max_length"
         ),
     )
+    stride: int | None = Field(
+        None, ge=1, lt=2**31, description="tokens by which windows of a long text overlap; null: they do not",
+        json_schema_extra=known_as("doc_stride", "overlap", "window_overlap"),
+    )  # fmt: skip
     pack: int | None = Field(
         None, ge=16, lt=2**31, description="tokens of a pack: short features share a sequence; null: none do",
         json_schema_extra=known_as("packing"),

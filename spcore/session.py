@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spcore.bars import shows_progress, silent
@@ -30,7 +30,8 @@ log = logging.getLogger("slimpajama.session")
 
 @dataclass
 class Session:
-    """A recipe with every part resolved. plan: what engines get. train, eval: rows under the task's names."""
+    """A recipe with every part resolved. plan: what engines get. train, eval: rows under the task's names; limits, eval_limits: of
+    their features."""
 
     recipe: Recipe
     registry: Registry
@@ -41,6 +42,8 @@ class Session:
     task: Task
     train: RoleSource
     eval: RoleSource | None
+    limits: Limits
+    eval_limits: Limits
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -59,17 +62,21 @@ class Session:
 
         assert self.recipe.task is not None
         processor = self.plan.model.processor
+        limits = self.eval_limits if source is self.eval else self.limits
         key = fingerprint(
-            source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, self._limits()
+            source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, astuple(limits)
         )
-        store = featurize(source, self.bound, limit=self.plan.max_length, key=key)
+        store = featurize(source, self._cutting(limits), limit=self.plan.max_length, key=key)
         if not len(store):
             reasons = "; ".join(store.counts.remarks()) or "the data has no rows"
             raise DataError(f"no usable row: {reasons}")
         return store
 
-    def _limits(self) -> tuple[int | None, int | None]:
-        return self.plan.max_length, self.plan.pack
+    def _cutting(self, limits: Limits) -> BoundTask:
+        """The task that makes features. Only where texts are cut into windows do those of an evaluation differ."""
+        if limits == self.limits or not self.task.windows:
+            return self.bound
+        return self.task.bind(self.plan.model.processor, self.plan.model.config, self.bound.state(), limits)
 
 
 def create(registry: Registry, kind: str, part: Part, **more: Any) -> Any:
@@ -96,10 +103,14 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         train, recipe, task = _bind_data(recipe, registry)
     with recipe.at("eval", "data", "source"):
         evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
-    with recipe.at("data", "max_length"):
-        limits = _limits(recipe, model)
+    with recipe.at("data"):
+        limits = limited(recipe.data, model.processor.max_length, task)
+    with recipe.at("eval", "data"):
+        own = recipe.eval.data.stride if recipe.eval.data else None
+        eval_limits = replace(with_stride(limits, own or limits.stride, task), evaluation=True)
     with recipe.at("task"):
         bound = task.bind(model.processor, model.config, train.schema, limits)
+        _check_attention(model, bound)
     with recipe.at("eval", "metric"):
         check_metric(recipe, bound.metric_names)
     with recipe.at("optimizer"):
@@ -114,7 +125,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         options=part_options(recipe.strategy, "strategy", registry),
     )  # fmt: skip
     schedule: Schedule = create(registry, "schedule", recipe.schedule)
-    session = Session(recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation)
+    session = Session(
+        recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation, limits, eval_limits
+    )
     with recipe.at("strategy"):
         _check(session)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
@@ -181,14 +194,36 @@ def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
     )
 
 
-def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
-    most, asked, pack = model.processor.max_length, recipe.data.max_length, recipe.data.pack
-    if asked is not None and most is not None and asked > most:
-        raise RefusalError(f"data.max_length {asked}: the model has {most} positions; give {most} or less")
-    length = asked or most
-    if pack is not None:
-        length = min(length, pack) if length is not None else pack
-    return Limits(length, pack)
+def limited(data: DataPart, most: int | None, task: Task, *, usual: int | None = None) -> Limits:
+    """The limits of a data set's features. most: tokens that the model's positions allow; usual: where the data set says nothing, None
+    for `most`. Raises RefusalError."""
+    if data.max_length is not None and most is not None and data.max_length > most:
+        raise RefusalError(f"data.max_length {data.max_length}: the model has {most} positions; give {most} or less")
+    length = data.max_length or usual or most
+    if data.pack is not None:
+        length = min(length, data.pack) if length is not None else data.pack
+    return with_stride(Limits(length, data.pack), data.stride, task)
+
+
+def _check_attention(model: LanguageModel, bound: BoundTask) -> None:
+    """Raise RefusalError where the model attends otherwise than the task needs."""
+    needed = bound.head.causal
+    if needed is None or model.anatomy(bound.head).causal == needed:
+        return
+    has, lacks = ("all positions", "earlier ones only") if needed else ("earlier positions only", "all of them")
+    raise RefusalError(f"family {model.family!r} attends to {has}, and the task needs a model that attends to {lacks}")
+
+
+def with_stride(limits: Limits, stride: int | None, task: Task) -> Limits:
+    """Limits with that overlap. Raises RefusalError where the task knows no windows, or they would not move on."""
+    if stride is None:
+        return limits
+    if not task.windows:
+        raise RefusalError(f"data.stride {stride}: the task does not cut texts into windows; leave data.stride out")
+    if limits.max_length is not None and stride >= limits.max_length:
+        most = limits.max_length
+        raise RefusalError(f"data.stride {stride}: windows of {most} tokens overlap by {most - 1} at most; give less")
+    return replace(limits, stride=stride)
 
 
 def _check(session: Session) -> None:

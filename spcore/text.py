@@ -247,7 +247,7 @@ def _reader(name: str, fill: int | None = None) -> Callable[[Feature], np.ndarra
 
     def read(feature: Feature) -> np.ndarray:
         if fill is not None and (feature.filler or name not in feature.arrays):
-            return np.full_like(feature.arrays["input_ids"], fill)
+            return np.full(feature.arrays["input_ids"].shape, fill, np.int64)
         return feature.arrays[name]
 
     return read
@@ -256,7 +256,7 @@ def _reader(name: str, fill: int | None = None) -> Callable[[Feature], np.ndarra
 def _mask(feature: Feature) -> np.ndarray:
     """1 for a token; 0 for what fills a feature's shorter sequences."""
     mask = feature.arrays.get("attention_mask")
-    return np.ones_like(feature.arrays["input_ids"]) if mask is None else mask
+    return np.ones(feature.arrays["input_ids"].shape, np.int64) if mask is None else mask
 
 
 def _pack_inputs(groups: Groups, length: int) -> dict[str, np.ndarray]:

@@ -41,6 +41,12 @@ class TokenizerProcessor(Processor):
         tokenizer.no_truncation()
         tokenizer.no_padding()
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """See `Processor.special_ids`."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return frozenset(self.special.values()) | {n for n, token in added.items() if token.special}
+
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
     ) -> Encoding:

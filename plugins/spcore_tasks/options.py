@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 Value = StrictStr | StrictInt | StrictFloat
 Metric = Literal[
@@ -43,4 +43,87 @@ class TextClassificationOptions(BaseModel):
         None,
         description="the metric that decides which model is the best, or several, the first deciding; null: accuracy, f1_micro "
         "for several labels, pearson_spearman for numbers",
+    )
+
+
+class CausalLMOptions(BaseModel):
+    """Task `causal-lm`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    end_of_text: StrictBool | StrictStr = Field(
+        True,
+        description="put the tokenizer's end token (eos) after each text, where it is not there already; a text: that token in its place; "
+        "false: none",
+    )
+    begin_of_text: Literal["auto"] | StrictBool = Field(
+        "auto", description="put the tokenizer's first token (bos) before each text; auto: if the tokenizer itself does"
+    )
+    look_ahead: bool = Field(
+        True,
+        description="a window also predicts the token after it, so that none is lost between two; false: blocks that do not, as many "
+        "published perplexities have them",
+    )
+    shift: bool = Field(
+        False,
+        description="in training, windows within a long text begin elsewhere each epoch, by up to half a window; an evaluation's stay. "
+        "Their features take twice the space",
+    )
+    min_tail: int = Field(
+        1,
+        ge=1,
+        lt=2**31,
+        description="a window of fewer targets, as the end of a text may leave one, is dropped and its tokens are counted; 1: none is",
+    )
+
+
+class MaskedLMOptions(BaseModel):
+    """Task `masked-lm`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    masking: Literal["token", "whole-word", "span"] = Field(
+        "token",
+        description="what is chosen: single tokens (BERT), whole words, or spans of words with geometric lengths (SpanBERT)",
+    )
+    probability: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="share of a window's tokens that are chosen, one at least",
+        json_schema_extra={"known_as": ["mlm_probability", "masking_probability", "mask_probability"]},
+    )
+    mask: float = Field(0.8, ge=0, le=1, description="share of the chosen tokens that become the mask token")
+    random: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the chosen tokens that become a random token; the others stay as they are",
+    )
+    span_stop: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="masking span: probability that a span ends after a word; the mean length is about 1 / it",
+    )
+    span_most: int = Field(10, ge=1, lt=1000, description="masking span: words of a span at most")
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaskedLMOptions:
+        if self.mask + self.random > 1:
+            raise ValueError(f"mask {self.mask} and random {self.random}: shares add up to 1 at most")
+        return self
+
+
+class DenoisingOptions(BaseModel):
+    """Task `denoising`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    density: float = Field(0.15, gt=0, lt=1, description="share of a text's tokens that are taken out")
+    mean_span: float = Field(3.0, ge=1, lt=1000, description="mean length of what is taken out in one piece, in tokens")
+    sentinel: StrictStr = Field(
+        "<extra_id_{}>",
+        pattern=r"^[^{}]*\{\}[^{}]*$",
+        description="names of the sentinels in the vocabulary; {} is their number, from 0",
     )

@@ -10,11 +10,23 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Task `text-classification`."""
+    """Tasks `text-classification`, `causal-lm`, `masked-lm`, `denoising`."""
     return [
         Component(
             "task", "text-classification", "spcore_tasks.text_classification:TextClassification",
             "A label, several labels or a number for a text or a pair of texts",
             options="spcore_tasks.options:TextClassificationOptions", aliases=("sequence-classification", "sentiment"),
-        )
+        ),
+        Component(
+            "task", "causal-lm", "spcore_tasks.causal_lm:CausalLM", "The next token of a text, by a decoder",
+            options="spcore_tasks.options:CausalLMOptions", aliases=("clm", "language-modeling", "next-token"),
+        ),
+        Component(
+            "task", "masked-lm", "spcore_tasks.masked_lm:MaskedLM", "Tokens hidden in a text, by an encoder",
+            options="spcore_tasks.options:MaskedLMOptions", aliases=("mlm", "masked-language-modeling"),
+        ),
+        Component(
+            "task", "denoising", "spcore_tasks.denoising:Denoising", "Spans taken out of a text, by an encoder-decoder",
+            options="spcore_tasks.options:DenoisingOptions", aliases=("span-corruption",),
+        ),
     ]  # fmt: skip

@@ -43,6 +43,11 @@ class TransformersProcessor(Processor):
             fingerprint=self.fingerprint, types=self._types, left=left,
         )  # fmt: skip
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """See `Processor.special_ids`."""
+        return frozenset(self.special.values()) | frozenset(int(i) for i in self.tokenizer.all_special_ids)
+
     def _content(self, fast: Any, left: bool) -> str:
         """Everything that decides an encoding."""
         rest = f"{self._types} {left}"

@@ -17,6 +17,12 @@ def evaluate(
     columns: Annotated[
         list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")
     ] = None,
+    max_length: Annotated[int | None, typer.Option(min=4, help="Tokens of a text or window at most.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Tokens by which windows of a long text overlap.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the data or the task (task.KEY); repeatable."),
+    ] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",
     options: Annotated[
         list[str] | None,
@@ -26,14 +32,17 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="Keep metrics and predictions in MODEL/evaluations/NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
-    """Evaluate a saved model on labelled data."""
+    """Evaluate a saved model on data."""
     from spcore.api import load_model
     from spcore.cli.output import finite, note, result
     from spcore.files import write_text
-    from spcore.recipe import checked_device, pairs, runtime_part
+    from spcore.recipe import checked_device, pairs, runtime_part, typed_pairs
 
     handle = load_model(model, runtime=runtime_part(runtime, options), device=checked_device(device))
-    done = handle.evaluate(data, task, split=split, columns=pairs(columns or [], "--column"))
+    done = handle.evaluate(
+        data, task, split=split, columns=pairs(columns or [], "--column"), max_length=max_length, stride=stride,
+        settings=typed_pairs(sets or [], "--set"),
+    )  # fmt: skip
     for line in done.report["remarks"]:
         note(line)
     for reason, lines in done.report["dropped_lines"].items():

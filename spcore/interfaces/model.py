@@ -35,6 +35,8 @@ class Head:
         `segments` holds (sequence, start) of every feature when sequences are packs; then outputs whose first axis is
         "sequence" have N rows, one a segment, in that order.
     problem_type: Hugging Face's word for a "sequence" head's loss, kept in config.json.
+    causal: what the task needs of the model: that a position attends to earlier ones only (True), or to all (False), else the answer
+        would be seen, or half the text not; None: either. Checked against `Anatomy.causal` when a run is assembled.
     """
 
     kind: HeadKind
@@ -43,6 +45,7 @@ class Head:
     labels: tuple[str, ...] = ()
     build: Callable[[Any], torch.nn.Module] | None = None
     problem_type: str | None = None
+    causal: bool | None = None
 
     def __post_init__(self) -> None:
         if (self.build is None) == (self.kind == "custom"):
@@ -94,7 +97,8 @@ class Encoding:
 class Processor(ABC):
     """Text to ids and back; carried by a `LanguageModel`, used by tasks in every process.
 
-    special: ids of "pad", "cls", "sep", "mask", "bos", "eos", "unk", as far as the vocabulary has them.
+    special: ids of "pad", "cls", "sep", "mask", "bos", "eos", "unk", as far as the vocabulary has them; `special_ids`: those, and
+        those without such a name (T5's sentinels).
     fill: value that pads each array of an encoding, by its name. max_length: what the model's positions allow.
     fingerprint: hash of everything that decides an encoding; a part of the token cache's key.
     """
@@ -104,6 +108,11 @@ class Processor(ABC):
     vocabulary_size: int
     max_length: int | None
     fingerprint: str
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all special tokens: none of them stands for a part of a text."""
+        return frozenset(self.special.values())
 
     @abstractmethod
     def encode(

@@ -49,7 +49,8 @@ class Batch:
     """One microbatch. From `collate` as numpy; inside `loss` and `reduce`, `inputs` and `targets` hold the engine's tensors.
 
     inputs: [sequences, length], never 3-D. Reserved: "input_ids"; "attention_mask" (1 = token); in packs "segment_ids"
-        (1, 2, ... by feature, 0 = padding) and "position_ids" (from 0 in each segment).
+        (1, 2, ... by feature, 0 = padding) and "position_ids" (from 0 in each segment); for an encoder-decoder "decoder_input_ids" and
+        "decoder_attention_mask", [sequences, decoder length]: then a "position" axis of the outputs is the decoder's.
     targets: aligned with the outputs: [sequences, length] for a "position" axis, else one entry a sequence (in packs one a
         segment, sequence by sequence). Labels below 0: none.
     row_of, feature_ids: [sequences, segments], -1 = none; segment k of a pack is where segment_ids == k + 1.
@@ -83,10 +84,14 @@ class EvalPart:
 
 @dataclass(frozen=True)
 class Limits:
-    """max_length: tokens of a feature at most, None = what the model allows. pack: tokens of a pack, None = no packs."""
+    """max_length: tokens of a feature at most, None = what the model allows. pack: tokens of a pack, None = no packs.
+    stride: tokens by which windows of a long text overlap, None = none; only tasks with `Task.windows` are given one. evaluation: the
+    features are for an evaluation or predictions: what a task varies from epoch to epoch to learn more is left out."""
 
     max_length: int | None = None
     pack: int | None = None
+    stride: int | None = None
+    evaluation: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class BoundTask(ABC):
 
 class Task(ABC):
     """Kind `task`. roles: the columns it reads. lower_is_better: metrics for which less is better, read for `keep_best`.
+    windows: whether it cuts long texts into windows, which overlap by `Limits.stride`; elsewhere a stride is refused.
 
     portable: whether `bind` to a saved state reads nothing of `config` and, as `featurize`, `collate` and `decode`, imports no torch.
     Then a saved model's task is bound without its model; `config` is None.
@@ -186,6 +192,7 @@ class Task(ABC):
 
     roles: tuple[Role, ...] = ()
     portable: bool = False
+    windows: bool = False
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity"})
 
     @abstractmethod

@@ -23,9 +23,9 @@ def head_flattens(head: Head) -> bool:
 
 
 def can_flatten(batch: Batch) -> bool:
-    """Whether a batch is rows padded on the right, with a mask to go by and a value a token in every input."""
+    """Whether a batch is rows padded on the right, with a mask to go by and a value a token in every input; not an encoder-decoder's."""
     mask = batch.inputs.get("attention_mask")
-    if mask is None or "segment_ids" in batch.inputs:
+    if mask is None or "segment_ids" in batch.inputs or "decoder_input_ids" in batch.inputs:
         return False
     real = np.asarray(mask).astype(bool)
     if not real.size or any(a.shape != real.shape for a in batch.inputs.values()):

@@ -17,7 +17,9 @@ def fake_outputs(batch: Batch, head: Head, vocabulary: int) -> dict[str, np.ndar
     A sequence's (in packs a segment's) numbers are a function of its own tokens, so they are the same in any batch and at
     any padding; padded positions are 0.
     """
-    segments = segments_of(batch)
+    segments, tokens = segments_of(batch), np.asarray(batch.inputs["input_ids"])
+    if "decoder_input_ids" in batch.inputs:  # an encoder-decoder's outputs are the decoder's
+        segments, tokens = (np.asarray(batch.inputs[f"decoder_{name}"]) for name in ("attention_mask", "input_ids"))
     pieces = [
         (s, np.flatnonzero(segments[s] == k))
         for s in range(len(segments))
@@ -30,7 +32,7 @@ def fake_outputs(batch: Batch, head: Head, vocabulary: int) -> dict[str, np.ndar
         positioned = "position" in axes
         whole = np.zeros((*segments.shape, *rest) if positioned else (len(pieces), *rest), np.float32)
         for n, (s, at) in enumerate(pieces):
-            ids = np.asarray(batch.inputs["input_ids"])[s, at]
+            ids = tokens[s, at]
             if positioned:
                 whole[s, at] = token_numbers(ids, name, (len(at), *rest))
             else:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spcore.errors import DataError
+from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Head
 from spcore.interfaces.task import BoundTask, Feature, Limits, Role, Task
@@ -189,8 +189,11 @@ def task_state(case: TaskCase) -> Iterator[Wrong]:
 def task_decode(case: TaskCase) -> Iterator[Wrong]:
     """Of rows as predictions have them; a row's answers combine into one."""
     features = case.features
-    batch = case.collate([*features, case.filler()])
-    answers = case.bound.decode(case.arrays(batch), batch)
+    try:
+        batch = case.collate([*features, case.filler()])
+        answers = case.bound.decode(case.arrays(batch), batch)
+    except RefusalError as error:
+        raise CannotCheck(f"it gives no answers: {error.message}") from None
     rows = sorted(feature.row_id for feature in features)
     found = sorted(answer.get("row_id", -2) for answer in answers)
     if found != rows:

@@ -1,0 +1,159 @@
+"""What the objectives over the vocabulary share: `causal-lm`, `masked-lm`, `denoising`. A row is a text of any length; it is cut into
+windows, and nothing of it is lost between two. Losses are sums over labelled positions, the batch's weight is their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from spcore.errors import DataError, RefusalError
+from spcore.interfaces.dataset import Row
+from spcore.interfaces.model import Encoding, Head, Processor
+from spcore.interfaces.task import IGNORE, Batch, EvalPart, Feature, Limits, LossTerm, Ops, Task
+from spcore.text import TEXT, TextTask, mean_loss, places, text_of
+
+if TYPE_CHECKING:
+    import torch
+
+TERM = "tokens"
+WINDOW = 512
+"""Tokens of a window where neither the recipe nor the model sets a limit."""
+_MOST = 700.0
+"""Largest exponent whose exponential is a number: the perplexity of a model that is far off is then finite."""
+
+
+class LanguageTask(Task):
+    """Kind `task`: an objective over the vocabulary. endings: of the architectures of models that were trained for it elsewhere."""
+
+    roles = (TEXT,)
+    portable = True
+    windows = True
+    lower_is_better = Task.lower_is_better | {"bits_per_byte", "nats_per_character"}
+    endings: ClassVar[tuple[str, ...]] = ()
+
+    def whole(self, config: Any) -> None:
+        """Raise RefusalError for an encoder-decoder, which reads and writes by two stacks."""
+        if getattr(config, "is_encoder_decoder", False):
+            raise RefusalError(f"task: {config.model_type!r} is an encoder-decoder", hint="Use denoising")
+
+    def state_of(self, config: Any) -> dict[str, Any] | None:
+        """See `Task.state_of`."""
+        named = getattr(config, "architectures", None) or [""]
+        return {} if str(named[0]).endswith(self.endings) else None
+
+
+class BoundLanguageTask(TextTask):
+    """What the objectives share once they are bound. Feature arrays: see each. Targets: "labels" [S, L] int64, -100 = none.
+
+    size: tokens of a window at most. ids: the smallest type that holds the vocabulary, in which features keep their tokens.
+    """
+
+    terms = (TERM,)
+    head = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
+    token_targets: ClassVar[Mapping[str, int]] = {"labels": IGNORE}
+    metric_names: tuple[str, ...] = ("loss", "perplexity", "accuracy", "rows")
+
+    def __init__(self, processor: Processor, limits: Limits) -> None:
+        super().__init__(processor, limits)
+        self.size = limits.max_length or WINDOW
+        self.overlap = limits.stride or 0
+        self.ids: np.dtype[Any] = np.min_scalar_type(max(processor.vocabulary_size - 1, *processor.special_ids, 1))
+        if self.overlap >= self.size:
+            raise RefusalError(f"data.stride {self.overlap}: windows have {self.size} tokens; give less")
+
+    def encoded(self, row: Row, *, special: bool = False) -> tuple[str, Encoding]:
+        """The row's text and all of its tokens, however many. Raises DataError for a blank text."""
+        text = text_of(row, "text")
+        return text, self.processor.encode(text, special=special)
+
+    def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The number of labels."""
+        return {TERM: float((targets["labels"] >= 0).sum())}
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> list[LossTerm]:
+        """Cross-entropy, summed over labels: nats."""
+        return [LossTerm(TERM, -ops.token_logprobs(outputs, batch.targets["labels"]).sum())]
+
+    def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
+        """Rows, one a window: nats, tokens (labels), right (of them, the likeliest token was right); and their sums."""
+        labels = batch.targets["labels"]
+        logprobs, right = ops.token_logprobs(outputs, labels), ops.argmax(outputs) == labels
+        sums = by_segment([-logprobs, labels >= 0, right], batch)
+        rows = []
+        for feature, (row, at) in places(batch).items():
+            nats, tokens, hits = (float(column[at[0]]) for column in sums)
+            rows.append({"feature_id": feature, "row_id": row, "nats": nats, "tokens": int(tokens), "right": int(hits)})
+        found = {f"{TERM}.sum": "nats", f"{TERM}.weight": "tokens", "right": "right"}
+        return EvalPart({name: math.fsum(row[key] for row in rows) for name, key in found.items()}, rows)
+
+    def metrics(self, part: EvalPart) -> dict[str, float]:
+        """loss: nats a token. perplexity: its exponential. accuracy: share of tokens that were the likeliest. rows: windows."""
+        loss, tokens = mean_loss(part), part.sums[f"{TERM}.weight"]
+        return {
+            "loss": loss, "perplexity": math.exp(min(loss, _MOST)), "accuracy": part.sums["right"] / max(1.0, tokens),
+            "rows": float(len(part.rows)),
+        }  # fmt: skip
+
+
+def windows(count: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of the windows over `count` tokens: each has `size` at most and begins size - overlap after the one before;
+    the last one reaches the end."""
+    starts = range(0, max(1, count - overlap), size - overlap)
+    return [(start, min(start + size, count)) for start in starts]
+
+
+def frame(processor: Processor, text: str, encoding: Encoding) -> tuple[int, int]:
+    """(first, last + 1) of a text's own tokens within its encoding with special tokens. Raises DataError where there is none."""
+    ids, parts = encoding.arrays["input_ids"], encoding.parts
+    if parts is not None:
+        own = np.flatnonzero(parts >= 0)
+        found = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
+    else:  # the tokenizer does not say: where the same text without them lies
+        bare = processor.encode(text, special=False).arrays["input_ids"]
+        starts = range(len(ids) - len(bare) + 1)
+        first = next((n for n in starts if np.array_equal(ids[n : n + len(bare)], bare)), 0)
+        found = (first, first + len(bare))
+    if found[0] == found[1]:
+        raise DataError("the text gives no token")
+    return found
+
+
+def each_feature(batch: Batch) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(row id, sequence, positions of its tokens) of each feature of a batch (numpy), in order; filler left out."""
+    segments = np.asarray(batch.inputs.get("segment_ids", batch.inputs.get("attention_mask")))
+    for s, (features, rows) in enumerate(zip(batch.feature_ids, batch.row_of, strict=True)):
+        for k, (feature, row) in enumerate(zip(features, rows, strict=True)):
+            if feature >= 0:
+                yield int(row), s, np.flatnonzero(segments[s] == k + 1)
+
+
+def by_segment(values: Sequence[torch.Tensor], batch: Batch) -> list[list[float]]:
+    """Sums of each [S, L] over every sequence, in packs over every segment, in the order of `spcore.text.places`: float64."""
+    import torch
+
+    table = torch.stack([value.detach().to("cpu", torch.float64) for value in values])
+    segments = batch.inputs.get("segment_ids")
+    if segments is None:
+        return table.sum(-1).tolist()  # type: ignore[no-any-return]
+    segments = torch.as_tensor(segments).cpu().long()
+    counts = segments.max(-1).values
+    number = (counts.cumsum(0) - counts)[:, None] + segments - 1
+    real = segments > 0
+    found = torch.zeros(len(values), int(counts.sum()), dtype=torch.float64).index_add(1, number[real], table[:, real])
+    return found.tolist()  # type: ignore[no-any-return]
+
+
+def spread(text: str, offsets: np.ndarray) -> np.ndarray:
+    """[tokens, 2] int64: UTF-8 bytes and characters that each token stands for: from where the tokens before it end to where it ends
+    itself. So every byte is counted once, also where one character is several tokens or a tokenizer leaves spaces out; what comes
+    after the last token is the last one's. offsets: as in `Encoding`, of the text's own tokens."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
+    until = np.concatenate([[0], np.cumsum(widths)])
+    ends = np.maximum.accumulate(np.minimum(offsets[:, 1], len(codes)))
+    ends[-1] = len(codes)
+    return np.diff(np.stack([until[ends], ends], 1), axis=0, prepend=0)
