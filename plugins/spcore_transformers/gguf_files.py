@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader, dequantize
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-    read_field,
-)
 
 from spcore.errors import ArtifactError, SourceError
 from spcore_transformers.source import translated
@@ -99,6 +92,15 @@ def opened(path: Path) -> tuple[Any, Any]:
 def tensors(path: Path, whole: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """(Hugging Face name, float32 CPU tensor), one held at a time; those that transformers makes of several (experts) at the end.
     whole: the family's class with its vocabulary head, without storage. Raises ArtifactError where the file ends too early."""
+    # Nobody else needs these.
+    from gguf import GGUFReader, dequantize
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+        read_field,
+    )
+
     with _readable(path):
         reader = GGUFReader(path)
         architecture = read_field(reader, "general.architecture")[0]

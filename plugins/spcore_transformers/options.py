@@ -65,3 +65,47 @@ class TransformersOptions(BaseModel):
     config: dict[str, Any] = Field(
         {}, description="further keys of the family's own configuration, by transformers' names (rope_parameters, ...)"
     )
+
+
+Kind = Literal["bpe", "wordpiece", "unigram", "characters", "bytes"]
+Style = Literal["gpt", "bert", "t5"]
+
+
+class TokenizerOptions(BaseModel):
+    """What `slimpajama tokenizer train` makes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind = Field(
+        description="bpe and unigram of bytes, wordpiece as BERT's, characters, or bytes; all but wordpiece give any text back"
+    )
+    vocabulary_size: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="tokens in all, special ones included; null for characters: all that occur; bytes: set",
+    )
+    style: Style | None = Field(
+        None,
+        description="special tokens, and which of them stand round a text, as that family has them; null: bert for wordpiece, else gpt",
+    )
+    special: dict[str, str] = Field(
+        {},
+        description="role (pad, bos, eos, unk, cls, sep, mask) -> token, beside the style's; an empty one is left out",
+    )
+    sentinels: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="tokens <extra_id_N>, which denoising needs; null: 100 in style t5, else none",
+    )
+    lowercase: bool = Field(False, description="lower-case texts first, which cannot be undone")
+    normalise: Literal["nfc", "nfkc"] | None = Field(
+        None, description="Unicode normal form that texts are brought to first"
+    )
+    min_frequency: int | None = Field(
+        None, ge=1, description="times that a merge (bpe, wordpiece; null: 2) or a character (null: 1) must occur"
+    )
+    byte_fallback: bool = Field(
+        True, description="kind characters: write others than the vocabulary's as bytes; false: as the unknown token"
+    )
