@@ -57,7 +57,7 @@ class LanguageModelHandle:
 
     def __init__(self, source: str, *, registry: Registry, runtime: str | Mapping[str, Any], device: str) -> None:
         self.registry, self._runtime, self._device = registry, runtime, device
-        self.source = str(Path(source).absolute()) if Path(source).is_dir() else source  # wherever the caller goes
+        self.source = str(Path(source).absolute()) if Path(source).exists() else source  # wherever the caller goes
         self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
         self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry)
         self._component = _create_runtime(registry, runtime)

@@ -206,11 +206,9 @@ def open_model(source: str, registry: Registry, part: Mapping[str, Any] | None =
         )
     name = (part or {}).get("use") or registry.claiming("model", source).name
     options = registry.options_model("model", name)
-    scheme = source.partition(":")[0]
-    bare = source.partition(":")[2] if scheme in registry.find("model", name).schemes else source
     model: LanguageModel = registry.create(
         "model", name, options.model_validate({"source": source}) if options else None
-    ).open(bare)
+    ).open(registry.bare("model", name, source))
     return model
 
 

@@ -178,6 +178,11 @@ class Registry:
                 return component
         raise ComponentError(unknown(kind, source, self.names(kind)))
 
+    def bare(self, kind: str, name: str, source: str) -> str:
+        """A source without its scheme, where that is one the component claims: "gguf:a.gguf" is "a.gguf"."""
+        scheme, colon, rest = source.partition(":")
+        return rest if colon and scheme in self.find(kind, name).schemes else source
+
     def defaults(self, kind: str) -> list[str]:
         """Names of the kind's defaults, "plugin:name" where two plugins offer one."""
         found = [(plugin, c.name) for plugin, c in self.components(kind) if c.default]

@@ -13,6 +13,8 @@ from spcore.recipe_syntax import READERS, KeyPath, Unreadable, dump_yaml, read_y
 if TYPE_CHECKING:
     from spcore.components import Registry
 
+_PATHS = ("source", "folder", "tokenizer")
+"""Options of models and data sets that may be paths."""
 __all__ = ["KeyPath", "Places", "Text", "dump_yaml", "place_paths"]
 
 
@@ -122,14 +124,17 @@ def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = No
     """Paths made absolute: `output`, and sources that exist below `base` or are written as paths; names stay names, those
     of components too where `registry` tells them."""
 
-    def sourced(value: Any, kind: str = "") -> Any:
+    def sourced(value: Any, kind: str, named: bool = True) -> Any:
         if isinstance(value, str):
-            component = bool(kind) and registry is not None and registry.has(kind, value)
-            return _absolute(value, base) if not component and _is_path(value, base) else value
+            if named and registry is not None and registry.has(kind, value):
+                return value
+            scheme = _scheme(value, kind, registry)
+            rest = value.removeprefix(scheme)
+            return scheme + _absolute(rest, base) if _is_path(rest, base) else value
         if isinstance(value, list):
-            return [sourced(item) for item in value]
+            return [sourced(item, kind, False) for item in value]
         if isinstance(value, dict):
-            return {k: sourced(v) if k in ("source", "folder") else v for k, v in value.items()}
+            return {k: sourced(v, kind, False) if k in _PATHS else v for k, v in value.items()}
         return value
 
     kinds = {"model": "model", "data": "dataset"}
@@ -139,6 +144,14 @@ def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = No
     if isinstance(placed.get("output"), str):
         placed["output"] = _absolute(placed["output"], base)
     return placed
+
+
+def _scheme(value: str, kind: str, registry: Registry | None) -> str:
+    """The scheme that a source begins with, where a component of the kind claims it; with its colon."""
+    scheme, colon, _ = value.partition(":")
+    if not colon or registry is None:
+        return ""
+    return f"{scheme}:" if any(scheme in c.schemes for _, c in registry.components(kind)) else ""
 
 
 def _is_path(value: str, base: Path) -> bool:

@@ -93,7 +93,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         if recipe.adapter is not None and recipe.adapter.use:
             raise RefusalError(f"{recipe.adapter.use!r} cannot be saved by this version; leave `adapter` out")
     with recipe.at("model", "source"):
-        model: LanguageModel = create(registry, "model", recipe.model).open(str(recipe.model.options.get("source", "")))
+        source = registry.bare("model", recipe.model.use, str(recipe.model.options.get("source", "")))
+        model: LanguageModel = create(registry, "model", recipe.model).open(source)
     with recipe.at("launch"):
         launcher: Launcher = create(registry, "launcher", recipe.launch)
     with recipe.at("strategy"):

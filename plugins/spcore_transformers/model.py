@@ -12,19 +12,21 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import logging as talking
 
 from spcore.bars import of_library
 from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.imports import undisturbed
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
-from spcore_transformers import segments
+from spcore_transformers import gguf_files, segments
 from spcore_transformers.assembled import Assembled
 from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import TransformersOptions
 from spcore_transformers.processor import TransformersProcessor
+from spcore_transformers.scratch import check_source, made_config, retokenized
 from spcore_transformers.source import locate, translated
 
 _RENAMED = (
@@ -33,39 +35,79 @@ _RENAMED = (
 )
 """Names of checkpoints from TensorFlow's days (bert-base-uncased on the Hub), and what they are called now."""
 
+_LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
+
 
 class TransformersModel(Model):
-    """Opens a Hub name, from the Hub or its cache, or a folder. Code that comes with a model is never run."""
+    """Opens a Hub name, from the Hub or its cache, a folder, or a GGUF file; without a source, makes the model that its options say.
+    Code that comes with a model is never run."""
 
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
 
     def open(self, source: str) -> LanguageModel:
-        """See `Model.open`."""
-        settings = {"revision": self.options.revision, "trust_remote_code": False}
-        with translated(source, self.options.revision):
-            config = AutoConfig.from_pretrained(source, **settings)
-            tokenizer = AutoTokenizer.from_pretrained(source, **settings)
-        # Where there are no files, transformers makes a tokenizer of special tokens alone.
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            raise SourceError(
-                f"model {source!r}: there are no tokenizer files (tokenizer.json, vocab.txt or the like) beside config.json"
-            )
-        if self.options.dropout is not None:
-            set_dropout(config, self.options.dropout)
-        return TransformersLanguageModel(source, config, tokenizer, self.options)
+        """See `Model.open`. source: empty for a model that is made from nothing."""
+        options = self.options
+        check_source(options, source)
+        if not source:
+            tokenizer = self._tokenizer(str(options.tokenizer))
+            model = TransformersLanguageModel(source, made_config(options, tokenizer), tokenizer, options)
+            model.check_sizes()
+            return model
+        gguf = gguf_files.find(source, options.revision)
+        if gguf is not None:
+            config, tokenizer = gguf_files.opened(gguf)
+        else:
+            with translated(source, options.revision):
+                config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
+        if options.tokenizer is not None:
+            tokenizer = self._tokenizer(options.tokenizer)
+            retokenized(config, tokenizer)
+        elif gguf is None:
+            tokenizer = _opened_tokenizer(source, options.revision)
+        if options.dropout is not None:
+            set_dropout(config, options.dropout)
+        return TransformersLanguageModel(source, config, tokenizer, options, gguf)
+
+    def _tokenizer(self, source: str) -> Any:
+        """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
+        tokenizer = _opened_tokenizer(source, None)
+        tokenizer.model_max_length = VERY_LARGE_INTEGER
+        return tokenizer
+
+
+def _opened_tokenizer(source: str, revision: str | None) -> Any:
+    with translated(source, revision):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    # Where there are no files, transformers makes a tokenizer of special tokens alone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise SourceError(
+            f"model {source!r}: there are no tokenizer files (tokenizer.json, vocab.txt or the like) beside config.json"
+        )
+    return tokenizer
 
 
 class TransformersLanguageModel(LanguageModel):
     """An opened transformers model. What transformers alone knows of a family (names of head modules, ties) is asked of its class
     without storage, made once for each kind of head."""
 
-    def __init__(self, source: str, config: Any, tokenizer: Any, options: TransformersOptions) -> None:
-        self.source, self.config, self.options = source, config, options
+    def __init__(
+        self, source: str, config: Any, tokenizer: Any, options: TransformersOptions, gguf: Path | None = None
+    ) -> None:
+        self.source, self.config, self.options, self._gguf = source, config, options, gguf
         self.family = str(config.model_type)
         self._known = FAMILIES.get(self.family)
         self._skeletons: dict[str, Any] = {}
         self.processor = TransformersProcessor(tokenizer, config, self._positions())
+
+    def check_sizes(self) -> None:
+        """Make the backbone without storage. Raises RefusalError for sizes that the family's class cannot be made with."""
+        try:
+            with undisturbed(), torch.device("meta"):
+                backbone_class(self.config)(self.config)
+        except (ValueError, RuntimeError, TypeError, KeyError, ZeroDivisionError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise RefusalError(f"model.architecture {self.family!r}: cannot be made: {text}") from error
 
     def _positions(self) -> int | None:
         """Tokens that the position table allows."""
@@ -204,7 +246,10 @@ class TransformersLanguageModel(LanguageModel):
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """See `LanguageModel.weights`."""
-        if self.options.from_scratch:
+        if self.options.from_scratch or not self.source:
+            return
+        if self._gguf is not None:
+            yield from gguf_files.tensors(self._gguf, self._skeleton(_LANGUAGE))
             return
         files = locate(self.source, self.options.revision)
         if get_checkpoint_conversion_mapping(self.family) is None:

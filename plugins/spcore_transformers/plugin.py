@@ -10,10 +10,12 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Model source `transformers`."""
+    """Model source `transformers`, command `tokenizer`."""
     return [
         Component(
-            "model", "transformers", "spcore_transformers.model:TransformersModel", "A Hub name or a Hugging Face folder",
-            options="spcore_transformers.options:TransformersOptions", schemes=("hf",), default=True,
-        )
+            "model", "transformers", "spcore_transformers.model:TransformersModel",
+            "A Hub name, a Hugging Face folder, a GGUF file, or a new model of a family",
+            options="spcore_transformers.options:TransformersOptions", schemes=("hf", "gguf"), default=True,
+        ),
+        Component("command", "tokenizer", "spcore_transformers.tokenizer_command:app", "Train a tokenizer on a data set."),
     ]  # fmt: skip
