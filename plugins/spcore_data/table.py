@@ -65,6 +65,7 @@ class TableSource(Source):
         self._encoded = dict(encoded or {})
         self._table = plain_table(table)
         self.length = table.num_rows
+        self.size = table.nbytes
         self.fingerprint = fingerprint(content, table.schema.remove_metadata().to_string(), table.num_rows)
         self.report = report or ReadReport(table.num_rows)
         named = declared or {}
