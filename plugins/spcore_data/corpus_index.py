@@ -108,7 +108,8 @@ class Content:
     def __init__(self, source: Path | bytes) -> None:
         self._data = source if isinstance(source, bytes) else None
         self._path = source if isinstance(source, Path) else None
-        self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        self._stamp = stamp(source) if isinstance(source, Path) else (len(source),)
+        self.size = self._stamp[0]
 
     def read(self, first: int, end: int) -> bytes:
         """See `Blob.read`. Opens the file each time: a corpus may have more files than a process may have open."""
@@ -116,15 +117,21 @@ class Content:
             assert self._data is not None, "it is the one or the other"
             return self._data[first:end]
         with self._path.open("rb", buffering=0) as file:
+            if stamp(file.fileno()) != self._stamp:
+                raise DataError(f"{self._path}: the file was changed after it was opened", hint="Start again")
             file.seek(first)
             return file.read(end - first)
 
 
+def stamp(file: Path | int) -> tuple[int, ...]:
+    """Bytes and times of change of a file: others when it is another, or was written to."""
+    found = os.stat(file)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def kept(path: Path, how: Any) -> Path:
     """The folder for what is kept of a file that is read in such a way."""
-    found = path.resolve().stat()
-    stamp = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-    return cache_folder() / "corpora" / fingerprint(READING, str(path.resolve()), stamp, how)
+    return cache_folder() / "corpora" / fingerprint(READING, str(path.resolve()), stamp(path), how)
 
 
 def content_of(path: Path) -> tuple[Content, str | None]:

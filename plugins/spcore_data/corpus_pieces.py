@@ -48,35 +48,37 @@ def pieces(blob: Blob, documents: str, most: int = MOST) -> Iterator[Piece]:
     where the file is one. most: bytes of a piece."""
     ending = _ENDS.get(documents, re.escape(documents.encode()))
     pattern = re.compile(ending) if ending is not None else None
-    parted = pattern is not None
     buffer, at, line, begins = b"", 0, 1, True
     while True:
         block = blob.read(at + len(buffer), at + len(buffer) + _BLOCK)
         buffer += block
         done = 0
-        for found in pattern.finditer(buffer) if pattern is not None else ():
-            yield _piece(at + done, buffer[done : found.start()], begins, line, parted and begins, parted)
-            line += buffer.count(b"\n", done, found.end())
-            done, begins = found.end(), True
-        while len(buffer) - done > most + len(documents):  # an end that is half read is not cut through
-            size = _cut(buffer, done, most)
-            yield _piece(at + done, buffer[done : done + size], begins, line, parted and begins, False)
-            line += buffer.count(b"\n", done, done + size)
-            done, begins = done + size, False
+        # What follows the last end goes on in the next block, but for a long document's: an end that is half read stays whole.
+        rest = len(buffer) - len(documents) if block else len(buffer)
+        for first, end in [*(m.span() for m in (pattern.finditer(buffer) if pattern else ())), (rest, None)]:
+            while first - done > most:
+                size = _cut(buffer, done, most)
+                yield _piece(at + done, buffer[done : done + size], begins, line, parted=pattern is not None and begins)
+                line += buffer.count(b"\n", done, done + size)
+                done, begins = done + size, False
+            if end is None and (block or done == len(buffer)):
+                break
+            raw = buffer[done:first]
+            yield _piece(at + done, raw, begins, line, parted=pattern is not None and begins, ends=pattern is not None)
+            line += buffer.count(b"\n", done, end or first)
+            done, begins = end or first, True
         if not block:
-            if len(buffer) > done:
-                yield _piece(at + done, buffer[done:], begins, line, parted and begins, parted)
             return
         buffer, at = buffer[done:], at + done
 
 
-def _piece(first: int, raw: bytes, begins: bool, line: int, left: bool, right: bool) -> Piece:
-    """left, right: line ends before and after it are left out."""
+def _piece(first: int, raw: bytes, begins: bool, line: int, *, parted: bool, ends: bool = False) -> Piece:
+    """parted, ends: line ends before and after it are left out."""
     if first == 0 and raw.startswith(codecs.BOM_UTF8):
         first, raw = 3, raw[3:]
-    bare = raw.lstrip(_EDGES) if left else raw
+    bare = raw.lstrip(_EDGES) if parted else raw
     lost = len(raw) - len(bare)
-    return Piece(first + lost, bare.rstrip(_EDGES) if right else bare, begins, line + raw.count(b"\n", 0, lost))
+    return Piece(first + lost, bare.rstrip(_EDGES) if ends else bare, begins, line + raw.count(b"\n", 0, lost))
 
 
 def _cut(buffer: bytes, start: int, most: int) -> int:
