@@ -1,4 +1,4 @@
-"""Progress bars of libraries, for downloads and conversions: shown on a terminal, and never round a run that shows none of its own."""
+"""Progress bars of libraries, for downloads and conversions, and of the core's own long work: shown on a terminal, and never round a run that shows none of its own."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def terminal_loggers(names: Iterable[str], registry: Registry) -> list[str]:
 def shows_progress(recipe: Recipe, registry: Registry) -> bool:
     """Whether a run shows its progress."""
     return bool(terminal_loggers((part.use for part in recipe.loggers), registry))
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for work of the core's own, silent where libraries' are; gives what is told how much of `total` is done."""
+    if not on_terminal() or _SILENT.get():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 @contextlib.contextmanager

@@ -1,35 +1,28 @@
-"""Rows made into features, once: numbered, counted, kept as columns, and cached on disk where they are many.
+"""Rows made into features: numbered, counted, kept as columns.
 
-A `FeatureStore` holds every array of all features end to end with offsets, so a corpus of any size is a few memory-mapped
-files. The cache's key is a fingerprint of everything that decides the content.
+A `FeatureStore` gives features by position. Its arrays lie end to end with offsets, in memory (here) or in memory-mapped shards on
+disk (`spcore.shards`); `spcore.featurizing` makes them of a data set.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from spcore.errors import DataError, OutputError
-from spcore.files import disk_errors
+from spcore.errors import DataError
 from spcore.interfaces.dataset import Row, Source
 from spcore.interfaces.task import BoundTask, Feature
 
-CACHE_FROM_ROWS = 50_000
-"""Smaller sources are featurised anew each time: that is faster than looking."""
-_CHUNK = 1024
-log = logging.getLogger("slimpajama.features")
+_FIRST = 5
+"""Rows that are named of those dropped for one reason."""
 
 
 @dataclass
@@ -51,9 +44,18 @@ class Counts:
         """Count a dropped row. place: where it stands, None for its number."""
         self.dropped_total[reason] = self.dropped_total.get(reason, 0) + 1
         first = self.dropped.setdefault(reason, [])
-        if len(first) < 5:
+        if len(first) < _FIRST:
             first.append(row)
             self.places.setdefault(reason, []).append(place or f"row {row}")
+
+    def add(self, later: Counts) -> None:
+        """Take in the counts of rows that follow."""
+        for name in ("read", "used", "features", "truncated", "truncated_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        for reason, n in later.dropped_total.items():
+            self.dropped_total[reason] = self.dropped_total.get(reason, 0) + n
+            for mine, theirs in ((self.dropped, later.dropped), (self.places, later.places)):
+                mine[reason] = [*mine.get(reason, []), *theirs.get(reason, [])][:_FIRST]  # type: ignore[index, assignment]
 
     def to_json(self) -> dict[str, Any]:
         """For report.json."""
@@ -72,7 +74,7 @@ class Counts:
         lines = []
         for reason, n in self.dropped_total.items():
             first = ", ".join(self.places.get(reason) or [f"row {row}" for row in self.dropped[reason]])
-            lines.append(f"{n} of {self.read} rows dropped: {reason} ({first}{', ...' if n > 5 else ''})")
+            lines.append(f"{n} of {self.read} rows dropped: {reason} ({first}{', ...' if n > _FIRST else ''})")
         if self.truncated:
             lines.append(
                 f"{self.truncated} of {self.features} texts were longer than data.max_length: {self.truncated_tokens} tokens cut"
@@ -81,182 +83,145 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One array of all features. data: all values end to end; starts [n + 1]; shapes: [n, ndim], -1 where a feature lacks it."""
+class Column:
+    """One array of all features. data: all values end to end; starts [n + 1]; shapes: [n, ndim], -1 where a feature lacks it.
+    dtype: of the array as the task made it; data may hold it in a narrower one."""
 
     data: np.ndarray
     starts: np.ndarray
     shapes: np.ndarray
+    dtype: np.dtype[Any]
+
+    def value(self, i: int) -> np.ndarray | None:
+        """A feature's array, None where it has none; read-only where it is on disk."""
+        first, end = int(self.starts[i]), int(self.starts[i + 1])
+        if not (self.shapes[i, 0] >= 0 if self.shapes.shape[1] else end > first):
+            return None
+        part = self.data[first:end].reshape(self.shapes[i])
+        if part.dtype != self.dtype:
+            part = part.astype(self.dtype)
+            part.flags.writeable = False
+        return part
+
+
+class Arrays(Protocol):
+    """Arrays of features by position."""
+
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """name -> array of a feature."""
+
+
+class Columns:
+    """Arrays of features that follow each other. named: name -> `Column`."""
+
+    def __init__(self, named: Mapping[str, Column]) -> None:
+        self.named = dict(named)
+
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """See `Arrays.arrays`."""
+        found = ((name, column.value(i)) for name, column in self.named.items())
+        return {name: value for name, value in found if value is not None}
+
+    @classmethod
+    def of(cls, features: list[dict[str, np.ndarray]]) -> Columns:
+        """Columns of features' arrays, in memory."""
+        names = dict.fromkeys(name for arrays in features for name in arrays)
+        return cls({name: _column([arrays.get(name) for arrays in features]) for name in names})
+
+
+def _column(values: list[Any]) -> Column:
+    found = [None if value is None else np.asarray(value) for value in values]
+    ndim = next(a.ndim for a in found if a is not None)
+    flat = [a.ravel() if a is not None else np.empty(0, np.int64) for a in found]
+    starts = np.concatenate([[0], np.cumsum([len(a) for a in flat])]).astype(np.int64)
+    shapes = np.array([a.shape if a is not None else (-1,) * ndim for a in found], np.int64).reshape(len(found), ndim)
+    data = np.concatenate([a for a in flat if len(a)] or [np.empty(0, np.int64)])
+    return Column(data, starts, shapes, data.dtype)
 
 
 class FeatureStore:
-    """Features by position. lengths: int64 [n]. counts: see `Counts`."""
+    """Features by position. rows: int64 [n], the row each came from. lengths: [n], tokens. counts: see `Counts`. ids: int64 [n];
+    None: the positions. Any of them may lie on disk."""
 
     def __init__(
-        self, ids: np.ndarray, rows: np.ndarray, lengths: np.ndarray, columns: Mapping[str, _Column], counts: Counts
+        self, rows: np.ndarray, lengths: np.ndarray, arrays: Arrays, counts: Counts, ids: np.ndarray | None = None
     ) -> None:
-        self.ids, self.rows, self.lengths, self._columns, self.counts = ids, rows, lengths, columns, counts
+        self.rows, self.lengths, self.counts = rows, lengths, counts
+        self._arrays, self._ids = arrays, ids
+        self._added: Columns | None = None
 
     def __len__(self) -> int:
         """Features."""
-        return len(self.ids)
+        return len(self.lengths)
 
     def __getitem__(self, i: int) -> Feature:
-        """The feature at a position; arrays are views."""
-        arrays = {
-            name: c.data[c.starts[i] : c.starts[i + 1]].reshape(c.shapes[i])
-            for name, c in self._columns.items()
-            if (c.shapes[i, 0] >= 0 if c.shapes.shape[1] else c.starts[i + 1] > c.starts[i])
-        }
-        return Feature(int(self.ids[i]), int(self.rows[i]), arrays, int(self.lengths[i]))
+        """The feature at a position; its arrays are not to be written to."""
+        arrays = self._arrays.arrays(i)
+        if self._added is not None:
+            arrays.update(self._added.arrays(i))
+        return Feature(self.id_of(i), int(self.rows[i]), arrays, int(self.lengths[i]))
+
+    def id_of(self, i: int) -> int:
+        """The id of the feature at a position."""
+        return int(i) if self._ids is None else int(self._ids[i])
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """int64 [n], all ids; made when asked for where they are the positions."""
+        return np.arange(len(self), dtype=np.int64) if self._ids is None else self._ids
 
     def annotate(self, rows: list[dict[str, Any]]) -> None:
         """Add arrays to all features: rows {"feature_id", name: array}, one a feature, in feature order."""
         assert [row["feature_id"] for row in rows] == self.ids.tolist(), "annotations do not cover the features"
         named = [{k: np.asarray(v) for k, v in row.items() if k not in ("feature_id", "row_id")} for row in rows]
-        self._columns = {**self._columns, **_columns(named)}
+        self._added = Columns({**(self._added.named if self._added else {}), **Columns.of(named).named})
 
     @classmethod
     def of(cls, features: Iterable[Feature], counts: Counts | None = None) -> FeatureStore:
-        """A store of features as they are numbered."""
-        return _gather(list(features), counts or Counts())
-
-    def save(self, folder: Path) -> None:
-        """Write into a new folder, whole or not at all. Raises OutputError."""
-        with disk_errors(folder):
-            self._save(folder)
-
-    def _save(self, folder: Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".features-", dir=folder.parent))
-        try:
-            for name, array in (("ids", self.ids), ("rows", self.rows), ("lengths", self.lengths)):
-                np.save(work / f"{name}.npy", array)
-            for n, column in enumerate(self._columns.values()):
-                np.save(work / f"{n}.data.npy", column.data)
-                np.save(work / f"{n}.starts.npy", column.starts)
-                np.save(work / f"{n}.shapes.npy", column.shapes)
-            (work / "index.json").write_text(json.dumps({"columns": list(self._columns), "counts": vars(self.counts)}))
-            try:
-                work.rename(folder)
-            except OSError:  # another process was faster; its content is the same
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-    @classmethod
-    def load(cls, folder: Path) -> FeatureStore:
-        """Open what `save` wrote, memory-mapped."""
-        index = json.loads((folder / "index.json").read_text())
-
-        def opened(name: str) -> np.ndarray:
-            array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            return array
-
-        columns = {
-            name: _Column(opened(f"{n}.data"), opened(f"{n}.starts"), opened(f"{n}.shapes"))
-            for n, name in enumerate(index["columns"])
-        }
-        return cls(opened("ids"), opened("rows"), opened("lengths"), columns, Counts(**index["counts"]))
+        """A store in memory, of features as they are numbered."""
+        found = list(features)
+        ids, rows, lengths = (np.array([getattr(f, w) for f in found], np.int64) for w in ("id", "row_id", "length"))
+        return cls(rows, lengths, Columns.of([f.arrays for f in found]), counts or Counts(), ids)
 
 
-def _gather(features: list[Feature], counts: Counts) -> FeatureStore:
-    whole = [np.array([getattr(f, what) for f in features], np.int64) for what in ("id", "row_id", "length")]
-    return FeatureStore(whole[0], whole[1], whole[2], _columns([f.arrays for f in features]), counts)
+Outcome = list[Feature] | str
+"""What became of a row: its features, or why it is dropped."""
 
 
-def _columns(features: list[dict[str, np.ndarray]]) -> dict[str, _Column]:
-    columns = {}
-    for name in dict.fromkeys(name for arrays in features for name in arrays):
-        found = [np.asarray(arrays[name]) if name in arrays else None for arrays in features]
-        ndim = next(a.ndim for a in found if a is not None)
-        flat = [a.ravel() if a is not None else np.empty(0, np.int64) for a in found]
-        starts = np.concatenate([[0], np.cumsum([len(a) for a in flat])]).astype(np.int64)
-        shapes = np.array([a.shape if a is not None else (-1,) * ndim for a in found], np.int64).reshape(
-            len(found), ndim
-        )
-        data = np.concatenate([a for a in flat if len(a)] or [np.empty(0, np.int64)])
-        columns[name] = _Column(data, starts, shapes)
-    return columns
-
-
-def featurize(source: Source, task: BoundTask, *, limit: int | None, key: str | None = None) -> FeatureStore:
-    """All features of a map-style source, numbered in row order. A row for which the task raises DataError is dropped and
-    counted. limit: longest feature allowed (an assertion on tasks). key: of the cache, None for none.
-
-    Called by `spcore.session` in every process; only the first to come computes where a cache is used.
-    """
-    assert source.length is not None, "streamed sources are read by `spcore.streaming`"
-    folder = cache_folder() / "features" / key if key and source.length >= CACHE_FROM_ROWS else None
-    if folder is None:
-        return _featurized(source, task, limit)
-    with _one_at_a_time(folder):
-        if (folder / "index.json").is_file():
-            try:
-                return FeatureStore.load(folder)
-            except (OSError, ValueError, EOFError) as error:
-                log.warning("%s: damaged, made anew: %s", folder, error)
-                shutil.rmtree(folder, ignore_errors=True)
-        store = _featurized(source, task, limit)
-        try:
-            store.save(folder)
-        except OutputError as error:  # a cache is a convenience
-            log.warning("features are not cached: %s", error)
-    return store
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """The processes of a run ask for the same features at once: one makes them, the others wait. Where the cache cannot be locked,
-    each makes its own."""
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder.parent, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            log.debug("%s: not locked: %s", folder.parent, error)
-        yield
-
-
-def _featurized(source: Source, task: BoundTask, limit: int | None) -> FeatureStore:
-    assert source.length is not None, "the caller looked"
-    dropped = {
-        reason: {"rows": len(lines), "first_lines": list(lines[:5])} for reason, lines in source.report.dropped.items()
-    }
-    counts, features = Counts(reader=dropped), []
-    for at in range(0, source.length, _CHUNK):
-        rows = source.read(range(at, min(at + _CHUNK, source.length)))
-        for row_id, row in enumerate(rows, at):
-            features.extend(numbered(row, row_id, task, counts, limit, source))
-    return FeatureStore.of(features, counts)
+def outcome(row: Row, task: BoundTask) -> Outcome:
+    """What a task makes of a row: only a DataError drops it."""
+    try:
+        return task.featurize(row)
+    except DataError as error:
+        return error.message
 
 
 def numbered(
     row: Row, row_id: int, task: BoundTask, counts: Counts, limit: int | None, source: Source | None = None
 ) -> list[Feature]:
     """Features of one row with their ids; counts them, or counts the row as dropped. source: that can say where the row stands."""
+    return counted(outcome(row, task), row_id, counts, limit, source)
+
+
+def counted(
+    made: Outcome, row_id: int, counts: Counts, limit: int | None, source: Source | None = None
+) -> list[Feature]:
+    """`numbered` of a row whose outcome is known. limit: longest feature allowed (an assertion on tasks)."""
     counts.read += 1
-    try:
-        made = task.featurize(row)
-    except DataError as error:
-        counts.drop(error.message, row_id, source.place(row_id) if source is not None else None)
+    if isinstance(made, str):
+        counts.drop(made, row_id, source.place(row_id) if source is not None else None)
         return []
     counts.used += 1
-    numbered_features = []
+    features = []
     for feature in made:
         assert limit is None or feature.length <= limit, (
             f"a feature of {feature.length} tokens where {limit} is the limit"
         )
-        numbered_features.append(
-            Feature(counts.features, row_id, feature.arrays, feature.length, truncated=feature.truncated)
-        )
+        features.append(Feature(counts.features, row_id, feature.arrays, feature.length, truncated=feature.truncated))
         counts.features += 1
         counts.truncated += feature.truncated > 0
         counts.truncated_tokens += feature.truncated
-    return numbered_features
+    return features
 
 
 def cache_folder() -> Path:

@@ -135,7 +135,7 @@ def evaluate_rows(
 
 def usable(source: RoleSource, task: BoundTask) -> FeatureStore:
     """The features of a data set. Raises DataError where no row is usable."""
-    from spcore.features import featurize
+    from spcore.featurizing import featurize
 
     store = featurize(source, task, limit=None)
     if not len(store):

@@ -49,12 +49,15 @@ class RoleSource(Source):
         else:
             count = source.length if ids is None else len(ids)
             self.length = count if limit is None else min(count, limit)
+            if source.size is not None:
+                self.size = source.size * self.length // max(1, source.length)
         if (ids is not None or limit is not None) and self.length is not None:
             self.schema = self._recounted()
 
     def read(self, ids: Sequence[int]) -> list[Row]:
         """Rows by position in this view."""
-        return [self._named(row) for row in self.source.read([self.row_number(i) for i in ids])]
+        own = ids if self._ids is None else [self.row_number(i) for i in ids]
+        return [self._named(row) for row in self.source.read(own)]
 
     def row_number(self, i: int) -> int:
         """The source's own row number of a position here."""

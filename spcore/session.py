@@ -58,7 +58,8 @@ class Session:
 
     def features(self, source: RoleSource) -> FeatureStore:
         """The features of a source, from the cache where they are many. Raises DataError where none is usable."""
-        from spcore.features import featurize, fingerprint
+        from spcore.features import fingerprint
+        from spcore.featurizing import featurize
 
         assert self.recipe.task is not None
         processor = self.plan.model.processor

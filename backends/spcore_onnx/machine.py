@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from spcore.cores import cores
+
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 CLASH = (
     "onnxruntime and onnxruntime-gpu are both installed, in one folder: the one installed last is the one that runs. "
@@ -14,48 +16,10 @@ CLASH = (
 )
 
 
-def cores(root: Path = Path("/")) -> int:
-    """Threads worth starting: cores that the scheduler gives this process, no more than its container's share of time (rounded up),
-    nor than OMP_NUM_THREADS where that is set. root: of the file system that tells of containers."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [mine, *_shares(root)]
+def threads(root: Path = Path("/")) -> int:
+    """Threads worth starting: cores that this process may use, no more than OMP_NUM_THREADS where that is set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        limits.append(int(asked))
-    return max(1, min(limits))
-
-
-def _shares(root: Path) -> list[int]:
-    """Cores' worth of time of this process's control groups, v2 and v1."""
-    found: list[int] = []
-    for group in _groups(root):
-        text = _read(group / "cpu.max").split()
-        quota, period = (
-            text if len(text) == 2 else (_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))
-        )
-        if quota.isdecimal() and period.isdecimal() and int(period):
-            found.append(max(1, -(-int(quota) // int(period))))
-    return found
-
-
-def _groups(root: Path) -> list[Path]:
-    """Folders of this process's control groups and of those above them."""
-    found = []
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        own = mount / path.lstrip("/")
-        found += [own, *(p for p in own.parents if p.is_relative_to(mount))]
-    return found or [root / "sys/fs/cgroup"]
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
+    return min(cores(root), int(asked)) if asked.isdecimal() and int(asked) else cores(root)
 
 
 def gpus() -> int:
@@ -88,6 +52,6 @@ def facts() -> Mapping[str, str]:
     told = {
         "onnx runtime": ", ".join(f"{name} {version}" for name, version in found.items()),
         "onnx runtime providers": ", ".join(onnxruntime.get_available_providers()),
-        "onnx runtime threads": str(cores()),
+        "onnx runtime threads": str(threads()),
     }
     return {**told, "onnx runtime problem": CLASH} if len(found) > 1 else told

@@ -72,7 +72,7 @@ def open_session(file: Path, place: Place, threads: int | None = None) -> ort.In
     _looked_at(file)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads or machine.cores()
+    options.intra_op_num_threads = threads or machine.threads()
     options.inter_op_num_threads = 1
 
     def opened(providers: list[Any]) -> ort.InferenceSession:

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,22 +149,20 @@ def read_content(path: Path) -> Content:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    _refuse_foreign(path, raw)
-    data, compression = raw, None
-    if raw.startswith(_GZIP):
-        data, compression = _decompressed(path, raw, lambda: zlib.decompressobj(wbits=31), b"\0"), "gzip"
-    elif raw.startswith(_ZSTD):
-        data, compression = _decompressed(path, raw, lambda: zstandard.ZstdDecompressor().decompressobj(), b""), "zstd"
+    refuse_foreign(path, raw)
+    data, compression = raw, compression_of(raw)
+    if compression is not None:
+        data = b"".join(decompressed(path, compression, (raw[at : at + _CHUNK] for at in range(0, len(raw), _CHUNK))))
     if not data:
         raise DataError(f"{path}:1: the file is empty")
     if compression:
-        _refuse_foreign(path, data)
+        refuse_foreign(path, data)
         if data.startswith((_GZIP, _ZSTD)):
             raise DataError(f"{path}:1: compressed twice", hint="Unpack it once")
     return Content(path, data, hashlib.sha256(raw).hexdigest(), compression)
 
 
-def _refuse_foreign(path: Path, data: bytes) -> None:
+def refuse_foreign(path: Path, data: bytes) -> None:
     """Raise DataError for a format that is told by its bytes and not read."""
     found = next((known for magic, known in _FOREIGN.items() if data.startswith(magic)), None)
     if data.startswith(b"PK\x03\x04"):
@@ -177,30 +175,41 @@ def _refuse_foreign(path: Path, data: bytes) -> None:
         raise DataError(f"{path}:1: {found[0]}", hint=found[1])
 
 
-def _decompressed(path: Path, raw: bytes, new: Callable[[], Any], padding: bytes) -> bytes:
-    """All members or frames of a file, one after another; zeros may follow gzip. In chunks, so that an error can say how
-    many lines came before it."""
-    parts: list[bytes] = []
-    stream, at, ends = new(), 0, -1
+def decompressed(path: Path, compression: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """All members or frames of a file, one after another; zeros may follow gzip. blocks: of the file as it lies there. Raises
+    DataError that says how many lines came before what is wrong."""
+    new, padding = _UNPACKERS[compression]
+    stream, lines, fresh, wrong = new(), 1, False, None
     try:
-        while at < len(raw):
-            if stream.eof:
-                if padding and not raw[at:].strip(padding):
-                    break
-                stream, ends = new(), at
-            chunk = raw[at : at + _CHUNK]
-            parts.append(stream.decompress(chunk))
-            at += len(chunk) - len(stream.unused_data)
+        for block in blocks:
+            while block:
+                if stream.eof:
+                    if padding and not block.strip(padding):
+                        break
+                    stream, fresh = new(), True
+                data = stream.decompress(block)
+                block = stream.unused_data
+                lines, fresh = lines + data.count(b"\n"), False
+                yield data
         wrong = None if stream.eof else "it ends early"
     except (zlib.error, zstandard.ZstdError) as error:
         wrong = str(error).rpartition(": ")[2]
-        if ends == at:
+        if fresh:
             wrong = f"something else follows its end ({wrong})"
-    data = b"".join(parts)
     if wrong is not None:
-        line = data.count(b"\n") + 1
-        raise DataError(f"{path}:{line}: the compressed file is damaged or cut short: {wrong}", hint="Fetch it again")
-    return data
+        raise DataError(f"{path}:{lines}: the compressed file is damaged or cut short: {wrong}", hint="Fetch it again")
+
+
+_UNPACKERS: Mapping[str, tuple[Callable[[], Any], bytes]] = {
+    "gzip": (lambda: zlib.decompressobj(wbits=31), b"\0"),
+    "zstd": (lambda: zstandard.ZstdDecompressor().decompressobj(), b""),
+}
+"""Compression -> what makes a reader of one member, and what may follow the last."""
+
+
+def compression_of(head: bytes) -> str | None:
+    """ "gzip", "zstd" or None, by a file's first bytes."""
+    return "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
 
 
 def bare_suffix(path: Path) -> str:

@@ -172,16 +172,16 @@ def _jsonl(content: Content, options: FilesOptions) -> Part:
         if not line.strip():
             part.dropped.setdefault(EMPTY, []).append(number)
             continue
-        row = _parsed(line, content.path, number)
+        row = parsed(line, content.path, number)
         if not isinstance(row, dict):
-            raise DataError(f"{content.path}:{number}: found {_json_name(row)}, expected an object of column: value")
+            raise DataError(f"{content.path}:{number}: found {json_name(row)}, expected an object of column: value")
         part.rows.append(row)
         numbers.append(number)
     return part
 
 
 def _json(content: Content, options: FilesOptions) -> Part:
-    data = _parsed(content.text, content.path, None)
+    data = parsed(content.text, content.path, None)
     if isinstance(data, dict) and isinstance(data.get("data"), list):
         data = data["data"]
     elif isinstance(data, dict):
@@ -191,14 +191,14 @@ def _json(content: Content, options: FilesOptions) -> Part:
         else:
             data = [data]
     if not isinstance(data, list):
-        raise DataError(f'{content.path}:1: found {_json_name(data)}, expected a list of objects, or {{"data": [...]}}')
+        raise DataError(f'{content.path}:1: found {json_name(data)}, expected a list of objects, or {{"data": [...]}}')
     for number, row in enumerate(data):
         if not isinstance(row, dict):
-            raise DataError(f"{content.path}: item {number} is {_json_name(row)}, expected an object of column: value")
+            raise DataError(f"{content.path}: item {number} is {json_name(row)}, expected an object of column: value")
     return Part(rows=data)
 
 
-def _parsed(text: str, path: Path, line: int | None) -> Any:
+def parsed(text: str, path: Path, line: int | None) -> Any:
     """JSON. line: of the text in its file, None where the text is the file. Raises DataError."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
@@ -232,7 +232,7 @@ def _mended(value: Any) -> Any:
     return {_mended(k): _mended(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _json_name(value: Any) -> str:
+def json_name(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -241,7 +241,7 @@ def _parquet(content: Content, options: FilesOptions) -> Part:
     try:
         return _arrow_part(pyarrow.parquet.ParquetFile(pa.BufferReader(content.data)).read(), content.path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{content.path}: not a whole Parquet file: {_first_line(error)}") from error
+        raise DataError(f"{content.path}: not a whole Parquet file: {first_line(error)}") from error
 
 
 def _arrow(content: Content, options: FilesOptions) -> Part:
@@ -250,7 +250,7 @@ def _arrow(content: Content, options: FilesOptions) -> Part:
     try:
         return _arrow_part(open_it(buffer).read_all(), content.path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{content.path}: not a whole Arrow file: {_first_line(error)}") from error
+        raise DataError(f"{content.path}: not a whole Arrow file: {first_line(error)}") from error
 
 
 def _arrow_part(table: pa.Table, path: Path) -> Part:
@@ -269,7 +269,7 @@ def _declared(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
         return {}  # another program's, under the same key
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
 
 

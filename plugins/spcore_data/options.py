@@ -38,6 +38,35 @@ class FilesOptions(_Closed):
     )
 
 
+class CorpusOptions(_Closed):
+    """Data set `corpus`."""
+
+    source: str | tuple[str, ...] = Field(
+        description="a path, a glob, a folder, or several, of plain text, JSON lines and Parquet"
+    )
+    text: str | None = Field(
+        None, description="JSON lines and Parquet: the column with the text; null: `text`, `content` or `document`"
+    )
+    documents: str = Field(
+        "auto",
+        min_length=1,
+        description="plain text: what a document is: file, line, blank-line (what blank lines part), or any other text, which parts documents where it stands; auto: line where lines are long, else file",
+    )
+    holdout: float | None = Field(
+        None, gt=0, lt=1, description="share of the data that is split `validation`, the rest being `train`; null: none"
+    )
+    holdout_by: Literal["document", "tail"] = Field(
+        "document",
+        description="document: whole ones, chosen by their content, so that copies stay together; tail: each file's last characters",
+    )
+
+    @model_validator(mode="after")
+    def _by(self) -> CorpusOptions:
+        if self.holdout is None and self.holdout_by != "document":
+            raise ValueError("`holdout_by` says how `holdout` is taken; give that too")
+        return self
+
+
 class HubOptions(_Closed):
     """Data set `hub`."""
 

@@ -65,6 +65,7 @@ class TableSource(Source):
         self._encoded = dict(encoded or {})
         self._table = plain_table(table)
         self.length = table.num_rows
+        self.size = table.nbytes
         self.fingerprint = fingerprint(content, table.schema.remove_metadata().to_string(), table.num_rows)
         self.report = report or ReadReport(table.num_rows)
         named = declared or {}
@@ -95,10 +96,15 @@ class TableSource(Source):
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """See `Source.stream`: every `shards`th row."""
-        assert self.length is not None, "a table has a length"
-        ids = range(shard, self.length, shards)[skip:]
-        for at in range(0, len(ids), _CHUNK):
-            yield from self.read(list(ids[at : at + _CHUNK]))
+        yield from rows_of_shard(self, shard, shards, skip)
+
+
+def rows_of_shard(source: Source, shard: int, shards: int, skip: int) -> Iterator[Row]:
+    """`Source.stream` of a source with a length."""
+    assert source.length is not None, "it has a length"
+    ids = range(shard, source.length, shards)[skip:]
+    for at in range(0, len(ids), _CHUNK):
+        yield from source.read(ids[at : at + _CHUNK])
 
 
 def plain_table(table: pa.Table) -> pa.Table:

@@ -57,6 +57,8 @@ class Source(ABC):
     fingerprint: str
     length: int | None
     report: ReadReport = ReadReport(0)
+    size: int | None = None
+    """Bytes of its rows, about; None: not known. What is large by it is made into features by several processes, on disk."""
 
     @abstractmethod
     def read(self, ids: Sequence[int]) -> list[Row]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from core_fakes import ListSource, WordTask, store_of
 
-import spcore.features as features
-from spcore.errors import DataError, OutputError
-from spcore.features import Counts, FeatureStore, featurize, fingerprint
+from spcore.errors import DataError
+from spcore.features import Counts, FeatureStore, cache_folder, fingerprint, numbered
+from spcore.featurizing import featurize
 from spcore.interfaces.dataset import Column, Schema
 from spcore.interfaces.task import Feature
 
@@ -51,41 +49,14 @@ def awkward(seed: int) -> list[Feature]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_store_gives_back_what_was_put_in(seed: int, tmp_path: Path) -> None:
+def test_a_store_gives_back_what_was_put_in(seed: int) -> None:
     made = awkward(seed)
     store = FeatureStore.of(made)
     assert len(store) == len(made)
     assert store.lengths.tolist() == [f.length for f in made]
-    store.save(tmp_path / "deep" / "store")
-    loaded = FeatureStore.load(tmp_path / "deep" / "store")
+    assert store.ids.tolist() == [f.id for f in made]
     for i, feature in enumerate(made):
         same(store[i], feature)
-        same(loaded[i], feature)
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["store"], "nothing else is left"
-
-
-def test_a_loaded_store_is_memory_mapped_and_read_only(tmp_path: Path) -> None:
-    store_of([3, 4]).save(tmp_path / "store")
-    loaded = FeatureStore.load(tmp_path / "store")
-    with pytest.raises(ValueError, match="read-only"):
-        loaded[0].arrays["input_ids"][0] = 7
-
-
-def test_an_empty_store(tmp_path: Path) -> None:
-    FeatureStore.of([]).save(tmp_path / "store")
-    assert len(FeatureStore.load(tmp_path / "store")) == 0
-
-
-def test_saving_where_another_process_was_faster(tmp_path: Path) -> None:
-    store_of([3, 4]).save(tmp_path / "store")
-    store_of([3, 4]).save(tmp_path / "store")
-    assert len(FeatureStore.load(tmp_path / "store")) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["store"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        store_of([3]).save(tmp_path / "file" / "store")
-    with pytest.raises(OutputError, match="cannot be written"):
-        store_of([3]).save(tmp_path / "file")
 
 
 def test_features_are_numbered_in_row_order() -> None:
@@ -141,71 +112,15 @@ def test_a_task_that_exceeds_the_limit_is_caught() -> None:
         featurize(texts("a b c d e"), WordTask(), limit=4)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that takes ten rows and more."""
-    monkeypatch.setenv("SLIMPAJAMA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(features, "CACHE_FROM_ROWS", 10)
-    return tmp_path / "cache" / "features"
-
-
-def test_large_data_is_featurised_once(cache: Path) -> None:
-    source, task = texts(*(f"{i} x" if i != 4 else "" for i in range(12))), WordTask()
-    first = featurize(source, task, limit=None, key="k1")
-    assert task.calls == 12
-    again = featurize(source, task, limit=None, key="k1")
-    assert task.calls == 12
-    assert [p.name for p in cache.iterdir()] == ["k1"]
-    assert again.counts == first.counts, "what was dropped is known the second time too"
-    assert again.counts.remarks() == ["1 of 12 rows dropped: empty text (row 4)"]
-    for i in range(len(first)):
-        same(again[i], first[i])
-    featurize(source, task, limit=None, key="k2")
-    assert task.calls == 24
-
-
-def test_small_data_and_data_without_a_key_are_not_cached(cache: Path) -> None:
-    task = WordTask()
-    featurize(texts("a", "b"), task, limit=None, key="k")
-    featurize(texts(*"abcdefghijkl"), task, limit=None)
-    assert not cache.exists()
-
-
-@pytest.mark.parametrize("harm", ["truncate", "remove", "garble"])
-def test_a_damaged_cache_is_made_anew(harm: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source, task = texts(*"abcdefghijkl"), WordTask()
-    first = featurize(source, task, limit=None, key="k")
-    victim = cache / "k" / "0.data.npy"
-    if harm == "truncate":
-        victim.write_bytes(victim.read_bytes()[:-20])
-    elif harm == "remove":
-        victim.unlink()
-    else:
-        (cache / "k" / "index.json").write_text('{"columns": ["inp')
-    again = featurize(source, task, limit=None, key="k")
-    assert task.calls == 24
-    assert "damaged, made anew" in caplog.text
-    same(again[11], first[11])
-    same(featurize(source, task, limit=None, key="k")[11], first[11])
-    assert task.calls == 24
-
-
-def test_a_cache_that_cannot_be_written_stops_nothing(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache.parent.mkdir()
-    cache.write_text("a file where the folder should be")
-    assert len(featurize(texts(*"abcdefghijkl"), WordTask(), limit=None, key="k")) == 12
-    assert "features are not cached" in caplog.text
-
-
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SLIMPAJAMA_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert features.cache_folder() == tmp_path / "home/.cache/slimpajama"
+    assert cache_folder() == tmp_path / "home/.cache/slimpajama"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert features.cache_folder() == tmp_path / "xdg/slimpajama"
+    assert cache_folder() == tmp_path / "xdg/slimpajama"
     monkeypatch.setenv("SLIMPAJAMA_CACHE", str(tmp_path / "own"))
-    assert features.cache_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
 
 
 def test_annotations_become_arrays_of_the_features() -> None:
@@ -246,20 +161,14 @@ def test_data_errors_carry_the_reason_alone() -> None:
     assert counts.dropped_total == {"label is not a number": 2}
 
 
-def test_processes_that_want_the_same_features_make_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four threads stand for four processes: the lock is a file's, and each opens it for itself."""
-    monkeypatch.setenv("SLIMPAJAMA_CACHE", str(tmp_path))
-    monkeypatch.setattr(features, "CACHE_FROM_ROWS", 10)
-    made: list[int] = []
-    plain = features._featurized
-
-    def counted(*args: Any) -> FeatureStore:
-        made.append(1)
-        return plain(*args)
-
-    monkeypatch.setattr(features, "_featurized", counted)
-    source = texts(*(f"{n} words" for n in range(24)))
-    with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(lambda _: featurize(source, WordTask(), limit=None, key="same"), range(4)))
-    assert len(made) == 1
-    assert [store.lengths.tolist() for store in stores] == [stores[0].lengths.tolist()] * 4
+def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
+    values = ["" if n % 3 == 0 else "w " * (1 + n % 7) for n in range(40)]
+    whole = featurize(texts(*values), WordTask(most=4), limit=4).counts
+    added, at = Counts(), 0
+    for size in (1, 0, 13, 26):
+        part = Counts()
+        for row in range(at, at + size):
+            numbered({"text": values[row]}, row, WordTask(most=4), part, 4)
+        added.add(part)
+        at += size
+    assert added == whole

@@ -203,23 +203,23 @@ def test_truncated_and_changed(folder: Path, tmp_path: Path) -> None:
 def test_cores_are_those_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
-    assert machine.cores(tmp_path) == 16
+    assert machine.threads(tmp_path) == 16
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("0::/pod/box\n")
     box = tmp_path / "sys" / "fs" / "cgroup" / "pod" / "box"
     box.mkdir(parents=True)
     (box / "cpu.max").write_text("max 100000\n")
-    assert machine.cores(tmp_path) == 16
+    assert machine.threads(tmp_path) == 16
     (box.parent / "cpu.max").write_text("250000 100000\n")
-    assert machine.cores(tmp_path) == 3
+    assert machine.threads(tmp_path) == 3
     (tmp_path / "proc" / "self" / "cgroup").write_text("4:memory:/box\n3:cpu,cpuacct:/box\n")
     old = tmp_path / "sys" / "fs" / "cgroup" / "cpu" / "box"
     old.mkdir(parents=True)
     (old / "cpu.cfs_quota_us").write_text("150000\n")
     (old / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine.cores(tmp_path) == 2
+    assert machine.threads(tmp_path) == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert machine.cores(tmp_path) == 1
+    assert machine.threads(tmp_path) == 1
 
 
 def test_doctor_names_the_clash(monkeypatch: pytest.MonkeyPatch) -> None:

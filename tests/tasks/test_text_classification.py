@@ -30,9 +30,10 @@ from task_tools import (
 import spcore_tasks.plugin
 from spcore.components import Registry
 from spcore.errors import DataError, RefusalError
-from spcore.features import FeatureStore
+from spcore.features import Counts
 from spcore.interfaces.dataset import Column, Schema
 from spcore.interfaces.task import IGNORE, Limits
+from spcore.shards import finish, load, whole_shards, write_shard
 from spcore.testing.fakes import FakeProcessor
 from spcore.testing.suites.task import check_task
 from spcore_tasks.options import TextClassificationOptions
@@ -164,8 +165,11 @@ def test_packs_hold_what_single_features_hold(problem: str) -> None:
 def test_features_survive_the_store(problem: str, tmp_path: Path) -> None:
     bound = bound_to(problem)
     made = features(bound, COLUMNS[problem][1])
-    FeatureStore.of(made).save(tmp_path / "store")
-    again = FeatureStore.load(tmp_path / "store")
+    counts = Counts(features=len(made))
+    write_shard(tmp_path, 0, len(made), made, counts)
+    finish(tmp_path, whole_shards(tmp_path), Counts())
+    again = load(tmp_path)
+    assert again is not None
     a, b = collate(bound, made), collate(bound, [again[n] for n in range(len(again))])
     for name in a.targets:
         assert np.array_equal(a.targets[name], b.targets[name])
