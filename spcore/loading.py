@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -40,22 +40,42 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, epoch, "order").permutation(count)
 
 
+class Packs:
+    """Packs of at most `limit` tokens, filled one feature after another: first fit over the last 32 open ones. A feature longer than
+    `limit` is alone (features are cut to `limit` before).
+
+    done: the packs, each a list of keys in the order they came. Taking packs out from the front leaves the others as they would be
+    without them: what fits one pack was refused by those before it, and 32 is counted from the end.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.done: list[list[int]] = []
+        self._room: list[int] = []
+
+    def add(self, key: int, length: int) -> None:
+        """Put a feature of `length` tokens into a pack."""
+        for at in range(max(0, len(self.done) - 32), len(self.done)):
+            if self._room[at] >= length:
+                self.done[at].append(key)
+                self._room[at] -= length
+                return
+        self.done.append([key])
+        self._room.append(self.limit - length)
+
+    def take(self, count: int) -> list[Group]:
+        """The first packs, which are there no longer."""
+        taken = [tuple(pack) for pack in self.done[:count]]
+        del self.done[:count], self._room[:count]
+        return taken
+
+
 def packed(ids: Sequence[int], lengths: np.ndarray, limit: int) -> list[Group]:
-    """Packs of at most `limit` tokens, first fit over the last 32 open ones, in order. A feature longer than `limit` is
-    alone (features are cut to `limit` before)."""
-    done: list[list[int]] = []
-    room: list[int] = []
+    """All features in packs, in order; see `Packs`."""
+    packs = Packs(limit)
     for i in ids:
-        need = int(lengths[i])
-        for at in range(max(0, len(done) - 32), len(done)):
-            if room[at] >= need:
-                done[at].append(int(i))
-                room[at] -= need
-                break
-        else:
-            done.append([int(i)])
-            room.append(limit - need)
-    return [tuple(group) for group in done]
+        packs.add(int(i), int(lengths[i]))
+    return packs.take(len(packs.done))
 
 
 @dataclass(frozen=True)
@@ -96,7 +116,8 @@ def rounded(length: int, rule: BatchRule) -> int:
 @dataclass(frozen=True)
 class StepData:
     """One rank's part of a step. epoch: fraction of epochs done after it. The counts are of the whole step, all ranks:
-    feature_ids and the ids of their rows, rows (features), tokens, positions (tokens and padding, as cut)."""
+    feature_ids and the ids of their rows, rows (features), tokens, positions (tokens and padding, as cut). place: where a stream
+    stands after it (`spcore.streaming.Position`), None where the step's number says that."""
 
     microbatches: list[Batch]
     feature_ids: list[int]
@@ -105,6 +126,7 @@ class StepData:
     rows: int
     tokens: int
     positions: int
+    place: Any = None
 
 
 class Collator:
@@ -165,7 +187,6 @@ class TrainLoader:
         workers: int = 0,
     ) -> None:
         self.store, self.place, self.how, self.pack, self.workers = store, place, how, pack, workers
-        self.counts = store.counts
         self.global_batch_size, self.seed = global_batch_size, seed
         self.collator = Collator(store, task, how.rule, seed)
 
@@ -175,6 +196,14 @@ class TrainLoader:
         if self.pack:
             return packed(ids.tolist(), self.store.lengths, self.pack)
         return [(int(i),) for i in ids]
+
+    def report(self) -> dict[str, Any]:
+        """For report.json."""
+        return self.store.counts.to_json()
+
+    def remarks(self) -> list[str]:
+        """Lines for the user about what was dropped or cut."""
+        return self.store.counts.remarks()
 
     def teaches(self) -> bool:
         """Whether any feature has weight in any loss term: not where every label was cut away."""

@@ -27,7 +27,7 @@ __all__ = [
     "DataPart", "EvalSettings", "Part", "Recipe", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
 ]  # fmt: skip
 
-CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "pack")
+CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "pack", "shuffle_buffer")
 
 
 Change = str | tuple[str, Any] | tuple[str, Any, str]
@@ -190,6 +190,8 @@ def _evaluates(recipe: Recipe, refuse: Callable[..., None]) -> None:
                     "eval.data",
                 )
         return
+    if evaluation.data.shuffle_buffer:
+        refuse("eval.data.shuffle_buffer: evaluation shuffles nothing: leave it out", "eval.data.shuffle_buffer")
     for key in ("max_length", "pack"):
         own, shared = getattr(evaluation.data, key), getattr(data, key)
         if own not in (None, shared):

@@ -65,6 +65,10 @@ class DataPart(Part):
         None, ge=16, lt=2**31, description="tokens of a pack: short features share a sequence; null: none do",
         json_schema_extra=known_as("packing"),
     )  # fmt: skip
+    shuffle_buffer: int = Field(
+        0, ge=0, lt=2**31, description="features of a stream that are shuffled among each other; 0: none are",
+        json_schema_extra=known_as("buffer_size", "shuffle_buffer_size", "shuffle_size"),
+    )  # fmt: skip
 
     @property
     def options(self) -> dict[str, Any]:

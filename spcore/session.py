@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spcore.interfaces.model import LanguageModel
     from spcore.interfaces.optimizer import Schedule
     from spcore.rows import RoleSource
+    from spcore.streaming import Feed
 
 log = logging.getLogger("slimpajama.session")
 
@@ -67,6 +68,21 @@ class Session:
             reasons = "; ".join(store.counts.remarks()) or "the data has no rows"
             raise DataError(f"no usable row: {reasons}")
         return store
+
+    def training(self) -> FeatureStore | Feed:
+        """What is trained on: a store of all features, or a feed of a stream's."""
+        from spcore.streaming import StreamFeed
+
+        if self.train.length is not None:
+            return self.features(self.train)
+        seed, limit = self.plan.seed, self.plan.max_length
+        return StreamFeed(self.train, self.bound, seed=seed, limit=limit, buffer=self.recipe.data.shuffle_buffer)
+
+    def evaluation(self) -> dict[str, FeatureStore] | None:
+        """The features that are evaluated on, by the name of their source."""
+        from spcore.evaluating import WHOLE
+
+        return None if self.eval is None else {WHOLE: self.features(self.eval)}
 
     def _limits(self) -> tuple[int | None, int | None]:
         return self.plan.max_length, self.plan.pack
@@ -194,6 +210,7 @@ def _limits(recipe: Recipe, model: LanguageModel) -> Limits:
 def _check(session: Session) -> None:
     """Ask every part what it refuses; the first refusal is raised, the number of others told."""
     spec = run_spec(session)
+    _check_buffer(session)
     if session.train.length is None:
         if session.recipe.train.steps is None:
             raise RefusalError("train.epochs: a streamed data set has no length; give train.steps")
@@ -207,6 +224,11 @@ def _check(session: Session) -> None:
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise RefusalError(f"{refusals[0]}{more}")
+
+
+def _check_buffer(session: Session) -> None:
+    if session.recipe.data.shuffle_buffer and session.train.length is not None:
+        raise RefusalError("data.shuffle_buffer: only streams have one; data with a length is shuffled whole: leave it out")
 
 
 def run_spec(session: Session) -> RunSpec:
@@ -229,11 +251,10 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
 def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
     from spcore.trainer import Trainer
 
-    store = session.features(session.train) if session.train.length is not None else None
-    evaluation = session.features(session.eval) if session.eval is not None else None
+    data, evaluation = session.training(), session.evaluation()
     engine = session.strategy.engine(session.plan, place)
     try:
-        return Trainer(session, engine, store, evaluation, emit, control).fit()
+        return Trainer(session, engine, data, evaluation, emit, control).fit()
     finally:
         engine.close()
 
