@@ -228,7 +228,9 @@ def _check(session: Session) -> None:
 
 def _check_buffer(session: Session) -> None:
     if session.recipe.data.shuffle_buffer and session.train.length is not None:
-        raise RefusalError("data.shuffle_buffer: only streams have one; data with a length is shuffled whole: leave it out")
+        raise RefusalError(
+            "data.shuffle_buffer: only streams have one; data with a length is shuffled whole: leave it out"
+        )
 
 
 def run_spec(session: Session) -> RunSpec:

@@ -252,7 +252,9 @@ class Trainer:
             return
         self.engine.load(Path(found))
         self.progress = _Progress(**json.loads((Path(found) / "progress.json").read_text()))
-        if isinstance(self.loader, StreamLoader):  # of an earlier version there is none: the stream is read again up to here
+        if isinstance(
+            self.loader, StreamLoader
+        ):  # of an earlier version there is none: the stream is read again up to here
             self.loader.position = Position.load(Path(found)) or self.loader.position
         if self.engine.place.is_writer and self.session.recipe.eval.keep_best:
             self._adopt_best()

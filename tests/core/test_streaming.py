@@ -43,12 +43,16 @@ def loader(count: int, *, rank: int = 0, size: int = 1, pack: int | None = None,
     )
     place = Place(rank=rank, world_size=size, data_rank=rank, data_size=size)
     rows = open_rows(
-        ListDataset(train=Stream(count)), FakeNextWord().roles, columns={}, split=None, limit=None, seed=0, targets=False
+        ListDataset(train=Stream(count)),
+        FakeNextWord().roles,
+        columns={},
+        split=None,
+        limit=None,
+        seed=0,
+        targets=False,
     )
     feed = StreamFeed(rows, task, seed=0, limit=None)
-    return StreamLoader(
-        feed, task, place=place, how=Cut(None, 64, size), global_batch_size=batch, seed=0, pack=pack
-    )
+    return StreamLoader(feed, task, place=place, how=Cut(None, 64, size), global_batch_size=batch, seed=0, pack=pack)
 
 
 @pytest.mark.parametrize("pack", [None, 24])

@@ -1,0 +1,198 @@
+"""Where a stream stands: a run that goes on gives the batches it would have given, and reads nothing of what came before."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core_fakes import ListDataset, ListSource, WordTask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spcore.errors import CheckpointError, DataError, SourceError
+from spcore.interfaces.dataset import Column, Row, Schema
+from spcore.interfaces.strategy import Place
+from spcore.interfaces.task import Role
+from spcore.loading import Cut, StepData
+from spcore.rows import open_rows
+from spcore.streaming import SHARDS, Position, StreamFeed, StreamLoader
+
+ROLES = (Role("text"),)
+
+
+class Watched(ListSource):
+    """A stream that counts the rows taken from it, and breaks off at a row where it is told to."""
+
+    def __init__(self, rows: list[Row], breaks: int | None = None) -> None:
+        super().__init__(rows, Schema({"text": Column("text")}), streamed=True)
+        self.taken, self.breaks = 0, breaks
+
+    def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
+        for number in range(shard + skip * shards, len(self.rows), shards):
+            if number == self.breaks:
+                raise OSError("the line went dead")
+            self.taken += 1
+            yield self.rows[number]
+
+
+def texts(count: int) -> list[Row]:
+    """Rows of one to three features of one to five words; every ninth has no word, and is dropped."""
+    parts = [" / ".join(["word " * (1 + (n + k) % 5) for k in range(1 + n % 3)]) for n in range(count)]
+    return [{"text": "" if n % 9 == 4 else part} for n, part in enumerate(parts)]
+
+
+def loader(
+    source: Watched, *, rank: int = 0, size: int = 1, seed: int = 0, pack: int | None = None, buffer: int = 0, workers: int = 0
+) -> StreamLoader:  # fmt: skip
+    task = WordTask()
+    rows = open_rows(ListDataset(train=source), ROLES, columns={}, split=None, limit=None, seed=0)
+    return StreamLoader(
+        StreamFeed(rows, task, seed=seed, limit=None, buffer=buffer), task, seed=seed, pack=pack, workers=workers, global_batch_size=4,
+        place=Place(rank=rank, world_size=size, data_rank=rank, data_size=size), how=Cut(None, 32, size),
+    )  # fmt: skip
+
+
+def seen(step: StepData) -> tuple[Any, ...]:
+    """Everything of a step that an engine or a person gets."""
+    arrays = [{k: v.tolist() for k, v in b.inputs.items()} for b in step.microbatches]
+    ids = [b.feature_ids.tolist() for b in step.microbatches]
+    return arrays, ids, step.feature_ids, step.row_ids, step.epoch, step.tokens, step.positions
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 60).filter(lambda n: n != 5), seed=st.integers(0, 3), pack=st.sampled_from([None, 8, 16]),
+    buffer=st.sampled_from([0, 1, 7, 500]), size=st.sampled_from([1, 2]), workers=st.sampled_from([0, 2]),
+)  # fmt: skip
+def test_every_step_can_be_gone_on_from(
+    count: int, seed: int, pack: int | None, buffer: int, size: int, workers: int
+) -> None:
+    more: dict[str, Any] = {"seed": seed, "pack": pack, "buffer": buffer, "size": size, "workers": workers}
+    stop, rank = 14, size - 1
+    source = Watched(texts(count))
+    whole = loader(source, rank=rank, **more)
+    steps, counts = [], []
+    for data in whole.steps(0, stop):
+        whole.position = data.place
+        steps.append(data)
+        counts.append(whole.report())
+    assert len(steps) == stop
+    for cut, reached in enumerate(steps[:-1], 1):
+        again = loader(Watched(source.rows), rank=rank, **more)
+        with tempfile.TemporaryDirectory() as folder:
+            reached.place.save(Path(folder))
+            found = Position.load(Path(folder))
+        assert found is not None
+        again.position = found
+        assert again.report() == counts[cut - 1], "counts go on from those of the steps that were trained"
+        for data, wanted in zip(again.steps(cut, stop), steps[cut:], strict=True):
+            assert seen(data) == seen(wanted)
+            again.position = data.place
+        assert again.report() == counts[-1]
+
+
+@pytest.mark.parametrize("buffer", [0, 50])
+def test_going_on_reads_nothing_of_what_came_before(buffer: int) -> None:
+    source = Watched(texts(900))
+    whole = loader(source, buffer=buffer)
+    for data in whole.steps(0, 100):
+        whole.position = data.place
+    before, source.taken = source.taken, 0
+    list(whole.steps(100, 101))
+    assert before > 200
+    assert source.taken <= 4, "as many rows as the step needs"
+
+
+def test_without_a_position_the_stream_is_read_again() -> None:
+    """What a checkpoint of an earlier version lacks."""
+    steps = [seen(data) for data in loader(Watched(texts(40))).steps(0, 9)]
+    assert [seen(data) for data in loader(Watched(texts(40))).steps(5, 9)] == steps[5:]
+
+
+def test_what_is_read_ahead_is_no_part_of_the_position() -> None:
+    ahead, behind = (loader(Watched(texts(60)), workers=workers) for workers in (3, 0))
+    for one, other in itertools.islice(zip(ahead.steps(0, 20), behind.steps(0, 20), strict=True), 5):
+        ahead.position, behind.position = one.place, other.place
+    assert ahead.report() == behind.report()
+    assert ahead.position.state == behind.position.state
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 80).filter(lambda n: n != 5), buffer=st.integers(0, 100), seed=st.integers(0, 9))
+def test_a_buffer_gives_each_feature_once_a_pass(count: int, buffer: int, seed: int) -> None:
+    plain, mixed = (
+        StreamFeed(
+            open_rows(ListDataset(train=Watched(texts(count))), ROLES, columns={}, split=None, limit=None, seed=0),
+            WordTask(), seed=seed, limit=None, buffer=size,
+        )
+        for size in (0, buffer)
+    )  # fmt: skip
+    for _ in range(2):
+        wanted, found = ([f.id for f in iter(feed.next, None)] for feed in (plain, mixed))
+        assert sorted(found) == wanted
+        if buffer > 1:
+            # A feature is given at the earliest when the buffer behind it is full.
+            assert all(place >= number - buffer for place, number in enumerate(i - wanted[0] for i in found))
+
+
+def test_a_buffer_draws_evenly() -> None:
+    """A whole pass in the buffer is a permutation: over many seeds each feature is first equally often (chi-square, p < 1e-4)."""
+    first: Counter[int] = Counter()
+    for seed in range(600):
+        rows = open_rows(
+            ListDataset(train=Watched([{"text": "w"}] * 6)), ROLES, columns={}, split=None, limit=None, seed=0
+        )
+        feature = StreamFeed(rows, WordTask(), seed=seed, limit=None, buffer=6).next()
+        assert feature is not None
+        first[feature.id] += 1
+    assert sum((first[n] - 100) ** 2 / 100 for n in range(6)) < 25.7, first  # five degrees of freedom
+    orders = set()
+    for epoch_seed in range(2):
+        feed = loader(Watched(texts(30)), seed=epoch_seed, buffer=20).feed
+        orders |= {tuple(f.row_id for f in iter(feed.next, None)) for _ in range(2)}
+    assert len(orders) == 4, "each pass and each seed draws anew"
+
+
+def test_a_source_that_breaks_off_says_where() -> None:
+    broken = loader(Watched(texts(40), breaks=23))
+    with pytest.raises(DataError) as caught:
+        list(broken.steps(0, 100))
+    said = f"row 23 of the stream (pass 1, shard 7, its row {23 // SHARDS}) cannot be read: OSError: the line went dead"
+    assert str(caught.value).startswith(said)
+    assert "last checkpoint" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plugin_s_own_error_keeps_its_words() -> None:
+    source = Watched(texts(3))
+
+    def refused(*_: int) -> Iterator[Row]:
+        raise SourceError("the server is away")
+
+    source.stream = refused  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=r"row 0 of the stream .* cannot be read: the server is away\. Mend it"):
+        list(loader(source).steps(0, 1))
+
+
+def test_a_damaged_position_is_one_line(tmp_path: Path) -> None:
+    run = loader(Watched(texts(20)))
+    next(run.steps(0, 3)).place.save(tmp_path)
+    (tmp_path / "position.json").write_text('{"step": 1}')
+    with pytest.raises(CheckpointError, match=r"position\.json: cannot be read"):
+        Position.load(tmp_path)
+
+
+def test_a_position_is_small(tmp_path: Path) -> None:
+    """No more than the features that wait, whatever was read."""
+    run = loader(Watched(texts(3000)))
+    *_, last = run.steps(0, 400)
+    last.place.save(tmp_path)
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 10_000
+    assert len(last.place.features) < 8
+    assert np.sum(last.place.state["rows"]) > 700
