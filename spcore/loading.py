@@ -40,42 +40,22 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, epoch, "order").permutation(count)
 
 
-class Packs:
-    """Packs of at most `limit` tokens, filled one feature after another: first fit over the last 32 open ones. A feature longer than
-    `limit` is alone (features are cut to `limit` before).
-
-    done: the packs, each a list of keys in the order they came. Taking packs out from the front leaves the others as they would be
-    without them: what fits one pack was refused by those before it, and 32 is counted from the end.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.done: list[list[int]] = []
-        self._room: list[int] = []
-
-    def add(self, key: int, length: int) -> None:
-        """Put a feature of `length` tokens into a pack."""
-        for at in range(max(0, len(self.done) - 32), len(self.done)):
-            if self._room[at] >= length:
-                self.done[at].append(key)
-                self._room[at] -= length
-                return
-        self.done.append([key])
-        self._room.append(self.limit - length)
-
-    def take(self, count: int) -> list[Group]:
-        """The first packs, which are there no longer."""
-        taken = [tuple(pack) for pack in self.done[:count]]
-        del self.done[:count], self._room[:count]
-        return taken
-
-
 def packed(ids: Sequence[int], lengths: np.ndarray, limit: int) -> list[Group]:
-    """All features in packs, in order; see `Packs`."""
-    packs = Packs(limit)
+    """Packs of at most `limit` tokens, first fit over the last 32 open ones, in order. A feature longer than `limit` is
+    alone (features are cut to `limit` before)."""
+    done: list[list[int]] = []
+    room: list[int] = []
     for i in ids:
-        packs.add(int(i), int(lengths[i]))
-    return packs.take(len(packs.done))
+        need = int(lengths[i])
+        for at in range(max(0, len(done) - 32), len(done)):
+            if room[at] >= need:
+                done[at].append(int(i))
+                room[at] -= need
+                break
+        else:
+            done.append([int(i)])
+            room.append(limit - need)
+    return [tuple(group) for group in done]
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,20 @@ import numpy as np
 
 from spcore.errors import CheckpointError, DataError, UserError
 from spcore.features import Counts, FeatureStore, numbered
-from spcore.files import put_text
+from spcore.files import disk_errors, put_text
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.strategy import Place
 from spcore.interfaces.task import BoundTask, Feature
-from spcore.loading import Collator, Cut, Group, Packs, StepData, ahead, generator, step_data
+from spcore.loading import Collator, Cut, Group, StepData, ahead, generator, step_data
 from spcore.rows import RoleSource
 
 SHARDS = 16
 """Logical shards of a stream: fixed, so that a position holds at every world size."""
 _DRAWS = 1024
-_FILE, _FOLDER = "position.json", "position"
+_FILE, _FEATURES = "position.json", "position.arrow"
+_OPEN = 32
+"""Packs that a feature may go into, as `packed` has it."""
+_NUMBERS = ("id", "row_id", "length")
 
 
 class Feed(ABC):
@@ -80,7 +83,7 @@ class StreamFeed(Feed):
 
     def state(self) -> tuple[dict[str, Any], list[Feature]]:
         """See `Feed.state`. rows: taken of each shard; ended: shards that gave all; turn: the shard whose turn it is; given: features
-        of this pass; made: features that a row gave beyond those that were taken."""
+        of this pass; waiting: those of the features that a row gave beyond the one that was given."""
         counts = copy.deepcopy(vars(self.counts))
         state = {**copy.deepcopy(self._at), "epoch": self.epoch, "counts": counts, "waiting": len(self._waiting)}
         return state, [*self._waiting, *self._buffer]
@@ -193,7 +196,8 @@ class Position:
     def save(self, folder: Path) -> None:
         """Write into a checkpoint's folder. Raises OutputError."""
         said = {"step": self.step, "state": self.state, "held": self.held, "ending": self.ending}
-        FeatureStore.of(self.features).save(folder / _FOLDER)
+        with disk_errors(folder):
+            _write_features(self.features, folder / _FEATURES)
         put_text(folder / _FILE, json.dumps(said))
 
     @classmethod
@@ -203,15 +207,72 @@ class Position:
             return None
         try:
             said = json.loads((folder / _FILE).read_text())
-            store = FeatureStore.load(folder / _FOLDER)
-            return cls(**said, features=[_in_memory(store[n]) for n in range(len(store))])
+            return cls(**said, features=_read_features(folder / _FEATURES))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{folder / _FILE}: cannot be read: {error}") from error
 
 
-def _in_memory(feature: Feature) -> Feature:
-    """Not mapped from a file that goes with its checkpoint."""
-    return replace(feature, arrays={name: np.array(array) for name, array in feature.arrays.items()})
+def _write_features(features: list[Feature], file: Path) -> None:
+    """Write features as an Arrow file: id, row_id, length, and of each array its values and its shape."""
+    import pyarrow as pa
+    from pyarrow import feather
+
+    columns: dict[str, Any] = {name: [getattr(f, name) for f in features] for name in _NUMBERS}
+    for name in dict.fromkeys(name for feature in features for name in feature.arrays):
+        arrays = [f.arrays.get(name) for f in features]
+        kind = np.result_type(*(array for array in arrays if array is not None))
+        flat = [None if array is None else np.asarray(array, kind).ravel() for array in arrays]
+        columns[f"{name}.values"] = pa.array(flat, pa.list_(pa.from_numpy_dtype(kind)))
+        columns[f"{name}.shape"] = pa.array(
+            [None if a is None else list(np.shape(a)) for a in arrays], pa.list_(pa.int64())
+        )
+    feather.write_feather(pa.table(columns), str(file), compression="zstd")
+
+
+def _read_features(file: Path) -> list[Feature]:
+    """Read what `_write_features` wrote. Raises ValueError, OSError."""
+    from pyarrow import feather
+
+    table = feather.read_table(str(file), memory_map=False).combine_chunks()
+    named = [name.removesuffix(".values") for name in table.column_names if name.endswith(".values")]
+    numbers = zip(*(table[name].to_pylist() for name in _NUMBERS), strict=True)
+    features = [Feature(id_, row_id, {}, length) for id_, row_id, length in numbers]
+    for name in named:
+        for feature, values, shape in zip(features, table[f"{name}.values"], table[f"{name}.shape"], strict=True):
+            if values.is_valid:
+                array = values.values.to_numpy(zero_copy_only=False)
+                feature.arrays[name] = np.array(array).reshape(shape.as_py())
+    return features
+
+
+class _Packs:
+    """What `spcore.loading.packed` gives, as features come: packs are taken from the front once they are closed. The others stay as they
+    are without them: what they hold had no room in those before, and the open ones are counted from the end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.done: list[list[int]] = []
+        self._room: list[int] = []
+
+    def add(self, key: int, length: int) -> None:
+        """Put a feature of `length` tokens into a pack."""
+        for at in range(max(0, len(self.done) - _OPEN), len(self.done)):
+            if self._room[at] >= length:
+                self.done[at].append(key)
+                self._room[at] -= length
+                return
+        self.done.append([key])
+        self._room.append(self.limit - length)
+
+    def closed(self) -> int:
+        """Packs that take nothing more."""
+        return max(0, len(self.done) - _OPEN)
+
+    def take(self, count: int) -> list[Group]:
+        """The first packs, which are there no longer."""
+        taken = [tuple(pack) for pack in self.done[:count]]
+        del self.done[:count], self._room[:count]
+        return taken
 
 
 class _Held:
@@ -220,7 +281,7 @@ class _Held:
     def __init__(self, pack: int | None, size: int) -> None:
         self.size = size
         self.features: dict[int, Feature] = {}
-        self._packs = Packs(pack) if pack is not None else None
+        self._packs = _Packs(pack) if pack is not None else None
         self._next = 0
 
     def add(self, feature: Feature) -> None:
@@ -231,8 +292,8 @@ class _Held:
         self._next += 1
 
     def full(self) -> bool:
-        """Whether a whole global batch can be taken. The newest pack is open still: with packs there is one more."""
-        return len(self._packs.done) > self.size if self._packs is not None else len(self.features) == self.size
+        """Whether a whole global batch can be taken."""
+        return (self._packs.closed() if self._packs is not None else len(self.features)) >= self.size
 
     def take(self) -> tuple[list[Feature], list[Group]]:
         """The features of the next global batch, and its groups by their place in that list."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spcore.interfaces.task import EvalPart
 from spcore.evaluating import merge_parts
+from spcore.interfaces.task import EvalPart
 
 
 def rows(*ids: int) -> list[dict[str, int]]:

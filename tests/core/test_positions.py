@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from spcore.errors import CheckpointError, DataError, SourceError
 from spcore.interfaces.dataset import Column, Row, Schema
 from spcore.interfaces.strategy import Place
-from spcore.interfaces.task import Role
-from spcore.loading import Cut, StepData
+from spcore.interfaces.task import Feature, Role
+from spcore.loading import Cut, StepData, packed
 from spcore.rows import open_rows
 from spcore.streaming import SHARDS, Position, StreamFeed, StreamLoader
 
@@ -48,12 +48,13 @@ def texts(count: int) -> list[Row]:
 
 
 def loader(
-    source: Watched, *, rank: int = 0, size: int = 1, seed: int = 0, pack: int | None = None, buffer: int = 0, workers: int = 0
+    source: Watched, *, rank: int = 0, size: int = 1, seed: int = 0, pack: int | None = None, buffer: int = 0, workers: int = 0,
+    batch: int = 4,
 ) -> StreamLoader:  # fmt: skip
     task = WordTask()
     rows = open_rows(ListDataset(train=source), ROLES, columns={}, split=None, limit=None, seed=0)
     return StreamLoader(
-        StreamFeed(rows, task, seed=seed, limit=None, buffer=buffer), task, seed=seed, pack=pack, workers=workers, global_batch_size=4,
+        StreamFeed(rows, task, seed=seed, limit=None, buffer=buffer), task, seed=seed, pack=pack, workers=workers, global_batch_size=batch,
         place=Place(rank=rank, world_size=size, data_rank=rank, data_size=size), how=Cut(None, 32, size),
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ def seen(step: StepData) -> tuple[Any, ...]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    count=st.integers(1, 60).filter(lambda n: n != 5), seed=st.integers(0, 3), pack=st.sampled_from([None, 8, 16]),
+    count=st.sampled_from([1, 6, 33, 60, 200]), seed=st.integers(0, 3), pack=st.sampled_from([None, 8, 16]),
     buffer=st.sampled_from([0, 1, 7, 500]), size=st.sampled_from([1, 2]), workers=st.sampled_from([0, 2]),
 )  # fmt: skip
 def test_every_step_can_be_gone_on_from(
@@ -186,6 +187,41 @@ def test_a_damaged_position_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "position.json").write_text('{"step": 1}')
     with pytest.raises(CheckpointError, match=r"position\.json: cannot be read"):
         Position.load(tmp_path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=150), size=st.integers(1, 9), limit=st.integers(12, 24)
+)
+def test_packs_are_those_of_a_store(lengths: list[int], size: int, limit: int) -> None:
+    source = Watched([{"text": "word " * n} for n in lengths])
+    run = loader(source, pack=limit, batch=size)
+    order = list(iter(loader(source).feed.next, None))
+    wanted = packed(range(len(order)), np.array([f.length for f in order]), limit)
+    found: list[tuple[int, ...]] = []
+    for step in itertools.takewhile(lambda step: step.epoch == 0, run.steps(0, 10_000)):
+        found += sorted(tuple(i for i in g if i >= 0) for b in step.microbatches for g in b.feature_ids.tolist())
+    assert sorted(filter(None, found)) == wanted
+
+
+def test_features_keep_their_kinds_and_shapes(tmp_path: Path) -> None:
+    arrays = {
+        "pair": np.arange(6, dtype=np.int32).reshape(2, 3), "score": np.array(0.25, np.float32), "mask": np.array([True, False]),
+        "none": np.empty((0, 2), np.float64),
+    }  # fmt: skip
+    features = [Feature(7, 3, arrays, 3), Feature(8, 4, {"pair": arrays["pair"] + 1}, 3)]
+    Position(1, {}, 2, False, features).save(tmp_path)
+    found = Position.load(tmp_path)
+    assert found is not None
+    for ours, theirs in zip(found.features, features, strict=True):
+        assert (ours.id, ours.row_id, ours.length, set(ours.arrays)) == (
+            theirs.id,
+            theirs.row_id,
+            theirs.length,
+            set(theirs.arrays),
+        )
+        for name, array in theirs.arrays.items():
+            np.testing.assert_array_equal(ours.arrays[name], array, strict=True)
 
 
 def test_a_position_is_small(tmp_path: Path) -> None:
