@@ -129,7 +129,10 @@ def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = No
         if isinstance(value, list):
             return [sourced(item) for item in value]
         if isinstance(value, dict):
-            return {k: sourced(v) if k in ("source", "folder") else v for k, v in value.items()}
+            placed = {k: sourced(v) if k in ("source", "folder") else v for k, v in value.items()}
+            if kind == "dataset" and isinstance(value.get("sources"), dict):
+                placed["sources"] = {name: sourced(one, kind) for name, one in value["sources"].items()}
+            return placed
         return value
 
     kinds = {"model": "model", "data": "dataset"}

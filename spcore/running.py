@@ -202,7 +202,9 @@ def _changed(old: Recipe, new: Recipe, known: Mapping[str, Any], changed: list[s
     if not (old.eval.keep_best or new.eval.keep_best):
         free.add("eval")
         changed = [name for name in changed if name != "eval.data"]
-    free |= {f"{name}.source" for name in ("data", "eval.data") if name in known and name not in changed}
+    for name, data in (("data", old.data), ("eval.data", old.eval.data)):
+        if data is not None and name in known and name not in changed:
+            free |= {f"{name}.{f'sources.{part}.' if part else ''}source" for part in data.parts}
     found = _difference(old.to_json(), new.to_json(), free)
     if found is None and changed:
         found = f"{_PRINTS[changed[0]]} has changed since"
