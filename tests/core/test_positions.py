@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_fakes import ListDataset, ListSource, WordTask
+from core_fakes import ListDataset, ListSource, WordTask, seen, stream_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spcore.errors import CheckpointError, DataError, SourceError
 from spcore.interfaces.dataset import Column, Row, Schema
-from spcore.interfaces.strategy import Place
 from spcore.interfaces.task import Feature, Role
-from spcore.loading import Cut, StepData, packed
+from spcore.loading import packed
 from spcore.rows import open_rows
 from spcore.streaming import SHARDS, Position, StreamFeed, StreamLoader
 
@@ -47,23 +46,13 @@ def texts(count: int) -> list[Row]:
     return [{"text": "" if n % 9 == 4 else part} for n, part in enumerate(parts)]
 
 
-def loader(
-    source: Watched, *, rank: int = 0, size: int = 1, seed: int = 0, pack: int | None = None, buffer: int = 0, workers: int = 0,
-    batch: int = 4,
-) -> StreamLoader:  # fmt: skip
-    task = WordTask()
+def fed(source: Watched, *, seed: int = 0, buffer: int = 0) -> StreamFeed:
     rows = open_rows(ListDataset(train=source), ROLES, columns={}, split=None, limit=None, seed=0)
-    return StreamLoader(
-        StreamFeed(rows, task, seed=seed, limit=None, buffer=buffer), task, seed=seed, pack=pack, workers=workers, global_batch_size=batch,
-        place=Place(rank=rank, world_size=size, data_rank=rank, data_size=size), how=Cut(None, 32, size),
-    )  # fmt: skip
+    return StreamFeed(rows, WordTask(), seed=seed, limit=None, buffer=buffer)
 
 
-def seen(step: StepData) -> tuple[Any, ...]:
-    """Everything of a step that an engine or a person gets."""
-    arrays = [{k: v.tolist() for k, v in b.inputs.items()} for b in step.microbatches]
-    ids = [b.feature_ids.tolist() for b in step.microbatches]
-    return arrays, ids, step.feature_ids, step.row_ids, step.epoch, step.tokens, step.positions
+def loader(source: Watched, *, seed: int = 0, buffer: int = 0, **more: Any) -> StreamLoader:
+    return stream_of(fed(source, seed=seed, buffer=buffer), seed=seed, **more)
 
 
 @settings(max_examples=40, deadline=None)
@@ -127,13 +116,7 @@ def test_what_is_read_ahead_is_no_part_of_the_position() -> None:
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 80).filter(lambda n: n != 5), buffer=st.integers(0, 100), seed=st.integers(0, 9))
 def test_a_buffer_gives_each_feature_once_a_pass(count: int, buffer: int, seed: int) -> None:
-    plain, mixed = (
-        StreamFeed(
-            open_rows(ListDataset(train=Watched(texts(count))), ROLES, columns={}, split=None, limit=None, seed=0),
-            WordTask(), seed=seed, limit=None, buffer=size,
-        )
-        for size in (0, buffer)
-    )  # fmt: skip
+    plain, mixed = (fed(Watched(texts(count)), seed=seed, buffer=size) for size in (0, buffer))
     for _ in range(2):
         wanted, found = ([f.id for f in iter(feed.next, None)] for feed in (plain, mixed))
         assert sorted(found) == wanted
@@ -146,10 +129,7 @@ def test_a_buffer_draws_evenly() -> None:
     """A whole pass in the buffer is a permutation: over many seeds each feature is first equally often (chi-square, p < 1e-4)."""
     first: Counter[int] = Counter()
     for seed in range(600):
-        rows = open_rows(
-            ListDataset(train=Watched([{"text": "w"}] * 6)), ROLES, columns={}, split=None, limit=None, seed=0
-        )
-        feature = StreamFeed(rows, WordTask(), seed=seed, limit=None, buffer=6).next()
+        feature = fed(Watched([{"text": "w"}] * 6), seed=seed, buffer=6).next()
         assert feature is not None
         first[feature.id] += 1
     assert sum((first[n] - 100) ** 2 / 100 for n in range(6)) < 25.7, first  # five degrees of freedom
