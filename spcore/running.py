@@ -33,7 +33,7 @@ from spcore.files import (
     write_text,
 )
 from spcore.interfaces.launcher import Control, RunResult
-from spcore.interfaces.logger import Event, Logger, RunEnded
+from spcore.interfaces.logger import Event, Logger, RunEnded, Step
 from spcore.recipe import Recipe, load_recipe
 from spcore.session import Session, assemble, create, run_spec
 
@@ -87,7 +87,8 @@ def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:
 
     def watched(event: Event) -> None:
         nonlocal step, rows
-        step, rows = getattr(event, "step", None) or step, rows + getattr(event, "rows", 0) * (event.name == "step")
+        step = getattr(event, "step", None) or step
+        rows += event.rows if isinstance(event, Step) else 0
         emit(event)
 
     def ended(status: str, error: str | None = None) -> None:
