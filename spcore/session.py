@@ -174,6 +174,7 @@ def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture
     from spcore.interfaces.dataset import Schema
     from spcore.rows import open_rows
 
+    weights = {name: part.weight or 0.0 for name, part in (recipe.data.sources or {}).items()}
     opened = {}
     for name, part in recipe.data.parts.items():
         with recipe.at("data", *_below(name), "source"):
@@ -198,7 +199,6 @@ def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture
             rows[name] = open_rows(
                 dataset, task.roles, columns=data.columns, split=data.split, limit=data.limit, seed=recipe.train.seed, known=source
             )  # fmt: skip
-    weights = {name: part.weight or 0.0 for name, part in (recipe.data.sources or {}).items()}
     return _whole(rows, weights), recipe, task
 
 

@@ -13,7 +13,7 @@ import spcore.testing.plugin
 from spcore import api
 from spcore.components import Registry
 from spcore.errors import OutputError, UserError
-from spcore.interfaces.logger import Event, Evaluated, RunStarted, Step, Warned
+from spcore.interfaces.logger import Evaluated, Event, RunStarted, Step, Warned
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,11 @@ def test_shares_passes_and_figures_of_each_source(style: str, tmp_path: Path, re
     assert own["dropped"], "the blank ones"
     figures = next(e.metrics for e in events if isinstance(e, Evaluated))
     assert {"loss", "loss/own", "loss/made-up"} <= set(figures)
-    assert min(figures["loss/own"], figures["loss/made-up"]) < figures["loss"] < max(figures["loss/own"], figures["loss/made-up"])
+    assert (
+        min(figures["loss/own"], figures["loss/made-up"])
+        < figures["loss"]
+        < max(figures["loss/own"], figures["loss/made-up"])
+    )
     assert set(report["eval"]["sources"]) == {"own", "made-up"}
     assert report["eval"]["metrics"] == figures
     columns = next(e.facts["columns"] for e in events if isinstance(e, RunStarted))
@@ -93,7 +97,9 @@ def test_another_weight_is_another_run(tmp_path: Path, registry: Registry) -> No
     run(recipe, registry)
     (tmp_path / "run" / "slimpajama.json").unlink()
     recipe["data"]["sources"]["own"]["weight"] = 2
-    with pytest.raises(OutputError, match=r"another recipe is there: data\.sources\.own\.weight is 1.0 there, 2.0 here"):
+    with pytest.raises(
+        OutputError, match=r"another recipe is there: data\.sources\.own\.weight is 1.0 there, 2.0 here"
+    ):
         api.run(recipe, registry=registry)
 
 
@@ -138,3 +144,13 @@ def test_a_source_of_which_nothing_is_usable(tmp_path: Path, registry: Registry)
     recipe["data"]["sources"]["own"]["source"] = str(blank)
     with pytest.raises(UserError, match=r"data\.sources\.own: no usable row: 3 of 3 rows dropped"):
         api.run(recipe, registry=registry)
+
+
+def test_a_stream_alone_tells_what_it_dropped(tmp_path: Path, registry: Registry) -> None:
+    recipe = tree(tmp_path, steps=8, save_every=3)
+    recipe["data"] = {"use": "fake", "rows": 24, "style": "stream", "shuffle_buffer": 6, "max_length": 4}
+    recipe["eval"] = {}
+    events, report = run(recipe, registry)
+    assert (report["train"]["rows_read"], report["train"]["passes"]) == (72 - 8 + 6, 2)
+    told = [e.message for e in events if isinstance(e, Warned)]
+    assert any("texts were longer than data.max_length" in line for line in told), told
