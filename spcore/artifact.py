@@ -368,10 +368,11 @@ def describe_run(session: Session, metrics: Mapping[str, float], step: int) -> d
     """What slimpajama.json says."""
     recipe, registry = session.recipe, session.registry
     assert recipe.task is not None
-    used = {kind: part.use for kind, part in (("model", recipe.model), ("task", recipe.task), ("precision", recipe.precision),
-            ("strategy", recipe.strategy), ("optimizer", recipe.optimizer), ("schedule", recipe.schedule), ("dataset", recipe.data))}  # fmt: skip
+    used = [(kind, part.use) for kind, part in (("model", recipe.model), ("task", recipe.task), ("precision", recipe.precision),
+            ("strategy", recipe.strategy), ("optimizer", recipe.optimizer), ("schedule", recipe.schedule),
+            *(("dataset", part) for part in recipe.data.parts.values()))]  # fmt: skip
     plugins = {}
-    for kind, name in used.items():
+    for kind, name in used:
         owner = registry.owner(kind, name)
         plugins[f"{kind}/{name}"] = {"name": owner.name, "distribution": owner.distribution, "version": owner.version}
     head = session.plan.head

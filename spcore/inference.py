@@ -145,8 +145,8 @@ def usable(source: RoleSource, task: BoundTask) -> FeatureStore:
 
 def reduced(task: BoundTask, found: Iterable[tuple[Batch, Mapping[str, np.ndarray]]]) -> EvalPart:
     """What an evaluation needs of batches and their outputs."""
+    from spcore.evaluating import merge_parts
     from spcore.tensors.ops import WholeOps, as_tensors
-    from spcore.trainer import merge_parts
 
     parts = []
     for batch, outputs in found:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -138,7 +138,8 @@ def rounded(length: int, rule: BatchRule) -> int:
 @dataclass(frozen=True)
 class StepData:
     """One rank's part of a step. epoch: fraction of epochs done after it. The counts are of the whole step, all ranks:
-    feature_ids and the ids of their rows, rows (features), tokens, positions (tokens and padding, as cut)."""
+    feature_ids and the ids of their rows, rows (features), tokens, positions (tokens and padding, as cut). place: where a stream
+    stands after it (`spcore.streaming.Position`), None where the step's number says that."""
 
     microbatches: list[Batch]
     feature_ids: list[int]
@@ -147,6 +148,7 @@ class StepData:
     rows: int
     tokens: int
     positions: int
+    place: Any = None
 
 
 class Collator:
@@ -207,7 +209,6 @@ class TrainLoader:
         workers: int = 0,
     ) -> None:
         self.store, self.place, self.how, self.pack, self.workers = store, place, how, pack, workers
-        self.counts = store.counts
         self.global_batch_size, self.seed = global_batch_size, seed
         self.collator = Collator(store, task, how.rule, seed)
         self._groups: Groups | None = None
@@ -221,6 +222,14 @@ class TrainLoader:
             self._groups = packs(ids, self.store.lengths, self.pack) if self.pack else Groups(ids)
             self._epoch, self._sizes[epoch] = epoch, len(self._groups)
         return self._groups
+
+    def report(self) -> dict[str, Any]:
+        """For report.json."""
+        return self.store.counts.to_json()
+
+    def remarks(self) -> list[str]:
+        """Lines for the user about what was dropped or cut."""
+        return self.store.counts.remarks()
 
     def teaches(self) -> bool:
         """Whether any feature has weight in any loss term: not where every label was cut away."""

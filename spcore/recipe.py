@@ -19,17 +19,19 @@ from spcore.errors import RecipeError
 from spcore.recipe_checks import Checks
 from spcore.recipe_errors import settings_of, shown
 from spcore.recipe_files import Places, Text, place_paths
-from spcore.recipe_models import DEVICE, DataPart, EvalSettings, Part, Recipe, TrainSettings
+from spcore.recipe_models import DEVICE, DataPart, EvalSettings, Part, Recipe, RowsPart, SourcePart, TrainSettings
 from spcore.recipe_syntax import KeyPath, Unreadable
 from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, overlay, plain
 
 __all__ = [
-    "DataPart", "EvalSettings", "Part", "Recipe", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
+    "DataPart", "EvalSettings", "Part", "Recipe", "RowsPart", "SourcePart", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
 ]  # fmt: skip
 
-CORE_DATA_KEYS = ("columns", "split", "limit", "max_length", "stride", "pack")
+SOURCE_KEYS = ("weight", "columns", "split", "limit")
+CORE_DATA_KEYS = ("columns", "split", "limit", "sources", "weights_of", "max_length", "stride", "pack", "shuffle_buffer")
+"""The core's keys under `data`, and under each source of a mixture."""
 
-
+_DATA = (CORE_DATA_KEYS, SOURCE_KEYS)
 Change = str | tuple[str, Any] | tuple[str, Any, str]
 """An override: "dotted.path=value", (path, value), or (path, value, the words that lines about it begin with)."""
 
@@ -175,7 +177,25 @@ def _consistent(recipe: Recipe, places: Places) -> None:
             "data.pack",
             "data.max_length",
         )
+    _mixed(recipe, refuse)
     _evaluates(recipe, refuse)
+
+
+def _mixed(recipe: Recipe, refuse: Callable[..., None]) -> None:
+    """Settings of mixtures: weights are for training, and each source has one."""
+    for name, part in (recipe.data.sources or {}).items():
+        if part.weight is None:
+            at = f"data.sources.{name}"
+            refuse(f"{at}.weight: missing, expected: a number above 0, its share of what is trained on", f"{at}.weight")
+    data = recipe.eval.data
+    for name, part in ((data and data.sources) or {}).items():
+        if part.weight is not None:
+            at = f"eval.data.sources.{name}.weight"
+            refuse(f"{at}: found {part.weight:g}, expected: nothing, each source is evaluated whole", at)
+    for path, given in (("data", recipe.data), ("eval.data", data)):
+        if given is not None and given.weights_of != "features" and (given.sources is None or path != "data"):
+            at = f"{path}.weights_of"
+            refuse(f"{at}: found {given.weights_of!r}, and it needs weights, data.sources.NAME.weight", at)
 
 
 def _evaluates(recipe: Recipe, refuse: Callable[..., None]) -> None:
@@ -190,6 +210,8 @@ def _evaluates(recipe: Recipe, refuse: Callable[..., None]) -> None:
                     "eval.data",
                 )
         return
+    if evaluation.data.shuffle_buffer:
+        refuse("eval.data.shuffle_buffer: evaluation shuffles nothing: leave it out", "eval.data.shuffle_buffer")
     for key in ("max_length", "pack"):
         own, shared = getattr(evaluation.data, key), getattr(data, key)
         if own not in (None, shared):
@@ -203,16 +225,17 @@ def _evaluates(recipe: Recipe, refuse: Callable[..., None]) -> None:
 def _checked(tree: Mapping[str, Any], places: Places, registry: Registry) -> Recipe:
     """The recipe of a tree in full. Raises RecipeError, ComponentError."""
     tree = {k: v for k, v in tree.items() if not (v is None and k in ("train", "eval"))}  # null: the defaults
-    checks = Checks(tree, places, registry, lambda: settings_of(Recipe))
+    checks = Checks(tree, places, registry, lambda: _settings(tree))
     for key in tree:
         if key not in Recipe.model_fields:
             raise checks.unknown((key,))
     required = [key for key in PART_KEYS if Recipe.model_fields[key].is_required()]
     for key, kind in PART_KEYS.items():
         if tree.get(key) is not None or (key in tree and key in required):
-            tree[key] = checks.part(tree[key], kind, (key,), CORE_DATA_KEYS if kind == "dataset" else ())
+            core = kind == "dataset"
+            tree[key] = checks.data(tree[key], (key,), *_DATA) if core else checks.part(tree[key], kind, (key,))
     if isinstance(tree.get("eval"), Mapping) and tree["eval"].get("data") is not None:
-        data = checks.part(tree["eval"]["data"], "dataset", ("eval", "data"), CORE_DATA_KEYS)
+        data = checks.data(tree["eval"]["data"], ("eval", "data"), *_DATA)
         tree["eval"] = {**tree["eval"], "data": data}
     loggers = enumerate(tree.get("loggers") or [])
     tree["loggers"] = [checks.part(part, "logger", ("loggers", n)) for n, part in loggers if part is not None]
@@ -227,10 +250,22 @@ def _checked(tree: Mapping[str, Any], places: Places, registry: Registry) -> Rec
     return recipe
 
 
+def _settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The core's settings, those of each source of a mixture among them."""
+    known = settings_of(Recipe)
+    for path in (("data", "sources"), ("eval", "data", "sources")):
+        sources = inside(tree, path)
+        for name in sources if isinstance(sources, Mapping) else ():
+            known |= settings_of(SourcePart, f"{'.'.join(path)}.{name}")
+    return known
+
+
 def data_part(value: Any, registry: Registry, *, base: Path | None = None) -> DataPart:
     """A data set as a recipe names it (a path, a name, a mapping), checked and in full: what `evaluate --data` takes."""
     given = plain({"data": value}, Places())
     tree, places = in_full(place_paths(given, base or Path.cwd(), registry), registry), Places.of_tree(given)
+    if isinstance(tree["data"], Mapping) and tree["data"].get("sources") is not None:
+        raise RecipeError("data.sources: a mixture is for training, expected: one data set; name one of its sources")
     checks = Checks(tree, places, registry, lambda: settings_of(DataPart, "data"))
     return checks.validated(DataPart, checks.part(tree["data"], "dataset", ("data",), CORE_DATA_KEYS), ("data",))
 

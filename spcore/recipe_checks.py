@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from spcore.recipe_syntax import KeyPath, dotted
 from spcore.recipe_tree import PART_KEYS, SOURCED, inside
 
 Model = TypeVar("Model", bound=BaseModel)
+MIXTURE = "mixture"
+"""`use` of data that is several sources."""
 
 
 def located(error: SlimPajamaError, words: str) -> SlimPajamaError:
@@ -55,6 +58,30 @@ class Checks:
         else:
             options = self.validated(model, own, path).model_dump(mode="json")
         return {"use": name, **{k: v for k, v in value.items() if k in core}, **options}
+
+    def data(self, value: Any, path: KeyPath, core: tuple[str, ...], each: tuple[str, ...]) -> dict[str, Any]:
+        """A data set, or a mixture, in full. core: keys of the core's; each: those that each source of a mixture has in their place.
+        Raises RecipeError, ComponentError."""
+        if not (isinstance(value, Mapping) and (value.get("sources") is not None or value.get("use") == MIXTURE)):
+            return self.part(value, "dataset", path, core)
+        sources = value.get("sources")
+        if value.get("use", MIXTURE) != MIXTURE:
+            raise self._error((*path, "use"), f"found {shown(value['use'])} beside `sources`, expected: one of them")
+        if not isinstance(sources, Mapping) or not sources:
+            wanted = "name -> data set, as {web: {source: web.jsonl, weight: 0.7}, books: {source: books, weight: 0.3}}"
+            raise self._error((*path, "sources"), f"found {shown(sources)}, expected: {wanted}")
+        for key, found in value.items():
+            if key not in ("use", *core) and key not in each:
+                if key == "source":
+                    raise self._error((*path, key), f"found {shown(found)} beside `sources`, expected: one of them")
+                raise self.unknown((*path, key))
+            if key in each and found:  # a resolved recipe has them all, empty
+                text = f"found {shown(found)}, expected: nothing, it is said of each source: {dotted((*path, 'sources'))}.NAME.{key}"
+                raise self._error((*path, key), text)
+        if wrong := next((name for name in sources if not re.fullmatch(r"[A-Za-z0-9_-]+", name)), None):
+            raise self._error((*path, "sources"), f"found the name {shown(wrong)}, expected: letters, digits, - and _")
+        parts = {name: self.part(one, "dataset", (*path, "sources", name), each) for name, one in sources.items()}
+        return {"use": MIXTURE, **{k: v for k, v in value.items() if k in core}, "sources": parts}
 
     def missing(self, key: str, kind: str) -> RecipeError:
         """For a part that must be there."""
@@ -120,7 +147,13 @@ class Checks:
         entries = range(len(loggers)) if isinstance(loggers, list) else ()
         several = [(("loggers", n), "logger") for n in entries]
         keys = {**PART_KEYS, "runtime": "runtime"}  # which stands alone: it is in no recipe
-        return [*(((key,), kind) for key, kind in keys.items()), (("eval", "data"), "dataset"), *several]
+        datas: list[KeyPath] = [("data",), ("eval", "data")]
+        mixed = [((*path, "sources", name), "dataset") for path in datas for name in self._names_in((*path, "sources"))]
+        return [*(((key,), kind) for key, kind in keys.items()), (("eval", "data"), "dataset"), *mixed, *several]
+
+    def _names_in(self, path: KeyPath) -> list[str]:
+        found = inside(self.tree, path)
+        return list(found) if isinstance(found, Mapping) else []
 
     def _options(self, kind: str, name: str, path: str) -> Known:
         try:

@@ -134,7 +134,10 @@ def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = No
         if isinstance(value, list):
             return [sourced(item, kind, False) for item in value]
         if isinstance(value, dict):
-            return {k: sourced(v, kind, False) if k in _PATHS else v for k, v in value.items()}
+            placed = {k: sourced(v, kind, False) if k in _PATHS else v for k, v in value.items()}
+            if kind == "dataset" and isinstance(value.get("sources"), dict):
+                placed["sources"] = {name: sourced(one, kind) for name, one in value["sources"].items()}
+            return placed
         return value
 
     kinds = {"model": "model", "data": "dataset"}

@@ -16,7 +16,7 @@ from spcore.recipe_files import Places, dump_yaml
 from spcore.recipe_syntax import KeyPath, dotted
 from spcore.recipe_tree import inside
 
-_SETTING = re.compile(r"(?:^|: )([a-z_]+(?:\.\w+)+(?=[ :,])|[a-z_]+(?=[:,]))")
+_SETTING = re.compile(r"(?:^|: )([a-z_]+(?:\.[\w-]+)+(?=[ :,])|[a-z_]+(?=[:,]))")
 """A setting's path in a line about it."""
 DEVICE = r"auto|cpu|cuda(:\d+)?"
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -38,7 +38,7 @@ class Part(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DataPart(Part):
+class RowsPart(Part):
     """A data set. What stands here by name is the core's; the rest is the data set's own."""
 
     columns: dict[str, str] = Field({}, description="the task's name for a column -> its name in the data")
@@ -51,6 +51,32 @@ class DataPart(Part):
         lt=2**53,
         description="rows at most, the first ones",
         json_schema_extra=known_as("max_samples", "max_train_samples"),
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The data set's own options."""
+        return dict(self.model_extra or {})
+
+
+class SourcePart(RowsPart):
+    """One of the data sets of a mixture."""
+
+    weight: float | None = Field(
+        None, gt=0, description="its share of what is trained on, as part of the sum of all weights",
+        json_schema_extra=known_as("probability", "sampling_weight", "proportion", "ratio"),
+    )  # fmt: skip
+
+
+class DataPart(RowsPart):
+    """What a run reads: a data set, or a mixture of several."""
+
+    sources: dict[str, SourcePart] | None = Field(
+        None, description="a mixture: name -> a data set with its `weight`, in place of `use` and `source`",
+        json_schema_extra=known_as("mixture", "datasets", "blend"),
+    )  # fmt: skip
+    weights_of: Literal["features", "tokens"] = Field(
+        "features", description="what the weights of a mixture are shares of; tokens: of data with a length"
     )
     max_length: int | None = Field(
         None,
@@ -69,11 +95,15 @@ class DataPart(Part):
         None, ge=16, lt=2**31, description="tokens of a pack: short features share a sequence; null: none do",
         json_schema_extra=known_as("packing"),
     )  # fmt: skip
+    shuffle_buffer: int = Field(
+        0, ge=0, lt=2**31, description="features of a stream that are shuffled among each other; 0: none are",
+        json_schema_extra=known_as("buffer_size", "shuffle_buffer_size", "shuffle_size"),
+    )  # fmt: skip
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The data set's own options."""
-        return dict(self.model_extra or {})
+    def parts(self) -> dict[str, RowsPart]:
+        """Its data sets by the name of the source; the only one has the name ""."""
+        return {"": self} if self.sources is None else dict(self.sources)
 
 
 class TrainSettings(_Closed):
@@ -205,9 +235,10 @@ class Recipe(_Closed):
             raise
 
     def _words(self, error: UserError, path: KeyPath) -> str:
-        """What a line about a refusal begins with. error: its path is completed where it lacks `eval`."""
-        if path[:2] == ("eval", "data"):
-            error.message = re.sub(r"(^|: )data(?=[.:])", r"\1eval.data", error.message, count=1)
+        """What a line about a refusal begins with. error: its path is completed where it begins with `data` and
+        is about `eval.data`, or one of several sources."""
+        if path[-1] == "source":
+            error.message = re.sub(r"(^|: )data(?=[.:])", rf"\1{dotted(path[:-1])}", error.message, count=1)
         tree = self.to_json()
         for found in _SETTING.findall(error.message):
             first, *rest = found.split(".")

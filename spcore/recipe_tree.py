@@ -61,9 +61,18 @@ def in_full(tree: dict[str, Any], registry: Registry) -> dict[str, Any]:
             return {"use": str(part)}
         return {"source": part} if isinstance(part, str) else part
 
-    tree = {key: full(value, PART_KEYS[key]) if key in PART_KEYS else value for key, value in tree.items()}
+    def data(part: Any) -> Any:
+        part = full(part, "dataset")
+        if not (isinstance(part, Mapping) and isinstance(part.get("sources"), Mapping)):
+            return part
+        return {**part, "sources": {name: full(one, "dataset") for name, one in part["sources"].items()}}
+
+    tree = {
+        key: data(value) if key == "data" else full(value, PART_KEYS[key]) if key in PART_KEYS else value
+        for key, value in tree.items()
+    }
     if isinstance(tree.get("eval"), Mapping) and "data" in tree["eval"]:
-        tree["eval"] = {**tree["eval"], "data": full(tree["eval"]["data"], "dataset")}
+        tree["eval"] = {**tree["eval"], "data": data(tree["eval"]["data"])}
     if (loggers := tree.get("loggers")) is not None:
         tree["loggers"] = [full(part, "logger") for part in (loggers if isinstance(loggers, list) else [loggers])]
     return tree

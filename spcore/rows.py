@@ -64,14 +64,14 @@ class RoleSource(Source):
         return int(self._ids[i]) if self._ids is not None else int(i)
 
     def place(self, row: int) -> str:
-        """Where a row of this view stands in the data."""
-        return self.source.place(self.row_number(row))
+        """Where a row of this view stands in the data; of a stream its number, in the order in which it was read."""
+        return self.source.place(self.row_number(row)) if self.length is not None else f"row {row}"
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """Rows of a logical shard; `limit` is shared out evenly."""
         share = None if self._limit is None else (self._limit + shards - 1 - shard) // shards
-        rows = self.source.stream(shard, shards, 0)
-        yield from (self._named(row) for row in islice(rows, skip, share))
+        rows = self.source.stream(shard, shards, skip)
+        yield from (self._named(row) for row in islice(rows, None if share is None else max(0, share - skip)))
 
     def _named(self, row: Row) -> Row:
         return {role: row[column] for role, column in self.columns.items()}

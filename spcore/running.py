@@ -33,7 +33,7 @@ from spcore.files import (
     write_text,
 )
 from spcore.interfaces.launcher import Control, RunResult
-from spcore.interfaces.logger import Event, Logger, RunEnded
+from spcore.interfaces.logger import Event, Logger, RunEnded, Step
 from spcore.recipe import Recipe, load_recipe
 from spcore.session import Session, assemble, create, run_spec
 
@@ -87,7 +87,8 @@ def _launch(session: Session, emit: OnEvent, cancel: Control) -> RunResult:
 
     def watched(event: Event) -> None:
         nonlocal step, rows
-        step, rows = getattr(event, "step", None) or step, rows + getattr(event, "rows", 0) * (event.name == "step")
+        step = getattr(event, "step", None) or step
+        rows += event.rows if isinstance(event, Step) else 0
         emit(event)
 
     def ended(status: str, error: str | None = None) -> None:
@@ -202,7 +203,9 @@ def _changed(old: Recipe, new: Recipe, known: Mapping[str, Any], changed: list[s
     if not (old.eval.keep_best or new.eval.keep_best):
         free.add("eval")
         changed = [name for name in changed if name != "eval.data"]
-    free |= {f"{name}.source" for name in ("data", "eval.data") if name in known and name not in changed}
+    for name, data in (("data", old.data), ("eval.data", old.eval.data)):
+        if data is not None and name in known and name not in changed:
+            free |= {f"{name}.{f'sources.{part}.' if part else ''}source" for part in data.parts}
     found = _difference(old.to_json(), new.to_json(), free)
     if found is None and changed:
         found = f"{_PRINTS[changed[0]]} has changed since"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from spcore.features import FeatureStore
     from spcore.interfaces.model import LanguageModel
     from spcore.interfaces.optimizer import Schedule
+    from spcore.mixing import Mixture
     from spcore.rows import RoleSource
+    from spcore.streaming import Feed
 
 log = logging.getLogger("slimpajama.session")
 
@@ -40,8 +42,8 @@ class Session:
     launcher: Launcher
     schedule: Schedule
     task: Task
-    train: RoleSource
-    eval: RoleSource | None
+    train: RoleSource | Mixture
+    eval: RoleSource | Mixture | None
     limits: Limits
     eval_limits: Limits
     warnings: list[str] = field(default_factory=list)
@@ -56,14 +58,15 @@ class Session:
         """The metric that counts: the recipe's, else the first that the task names."""
         return self.recipe.eval.metric or next(iter(self.bound.metric_names), None)
 
-    def features(self, source: RoleSource) -> FeatureStore:
-        """The features of a source, from the cache where they are many. Raises DataError where none is usable."""
+    def features(self, source: RoleSource, limits: Limits | None = None) -> FeatureStore:
+        """The features of a source, from the cache where they are many. limits: default, those of training. Raises DataError where none
+        is usable."""
         from spcore.features import fingerprint
         from spcore.featurizing import featurize
 
         assert self.recipe.task is not None
         processor = self.plan.model.processor
-        limits = self.eval_limits if source is self.eval else self.limits
+        limits = limits or self.limits
         key = fingerprint(
             source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, astuple(limits)
         )
@@ -78,6 +81,35 @@ class Session:
         if limits == self.limits or not self.task.windows:
             return self.bound
         return self.task.bind(self.plan.model.processor, self.plan.model.config, self.bound.state(), limits)
+
+    def training(self) -> FeatureStore | Feed:
+        """What is trained on: a store of all features, or a feed of a stream's or a mixture's."""
+        from spcore.mixing import Mixture, mixed
+
+        if not isinstance(self.train, Mixture):
+            return self._given(self.train)
+        data = {name: self._given(source, name) for name, source in self.train.sources.items()}
+        tokens = self.recipe.data.weights_of == "tokens"
+        return mixed(data, self.train.weights, seed=self.plan.seed, tokens=tokens)
+
+    def _given(self, source: RoleSource, name: str = "") -> FeatureStore | Feed:
+        from spcore.streaming import StreamFeed
+
+        if source.length is None:
+            seed, limit, buffer = self.plan.seed, self.plan.max_length, self.recipe.data.shuffle_buffer
+            return StreamFeed(source, self.bound, seed=seed, limit=limit, buffer=buffer)
+        try:
+            return self.features(source)
+        except DataError as error:
+            if name:
+                raise DataError(f"data.sources.{name}: {error.message}", hint=error.hint) from error
+            raise
+
+    def evaluation(self) -> dict[str, FeatureStore] | None:
+        """The features that are evaluated on, by the name of their source."""
+        if self.eval is None:
+            return None
+        return {name: self.features(part, self.eval_limits) for name, part in sources_of(self.eval).items()}
 
 
 def create(registry: Registry, kind: str, part: Part, **more: Any) -> Any:
@@ -136,7 +168,14 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     return session
 
 
-def _remarks(source: RoleSource) -> list[str]:
+def sources_of(rows: RoleSource | Mixture) -> dict[str, RoleSource]:
+    """The sources of data by name; the only one has the name ""."""
+    from spcore.rows import RoleSource
+
+    return {"": rows} if isinstance(rows, RoleSource) else dict(rows.sources)
+
+
+def _remarks(source: RoleSource | Mixture) -> list[str]:
     """What the reader of a data set has to say."""
     dropped = [
         f"{len(lines)} {'row' if len(lines) == 1 else 'rows'} dropped: {why} (first at line {lines[0]})"
@@ -146,28 +185,48 @@ def _remarks(source: RoleSource) -> list[str]:
     return [*source.report.remarks, *dropped]
 
 
-def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource, Recipe, Task]:
+def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture, Recipe, Task]:
     """Open the training rows and settle the task: the recipe's, else the one the data set is known for."""
     from spcore.interfaces.dataset import Schema
     from spcore.rows import open_rows
 
-    dataset = create(registry, "dataset", recipe.data)
-    name = (recipe.data.split or "").partition("[")[0] or None
-    source = dataset.open(name)
-    schema: Schema = source.schema
-    part = recipe.task or (Part.model_validate({"use": schema.default_task}) if schema.default_task else None)
-    if part is None:
-        known = ", ".join(registry.names("task"))
-        raise RecipeError(f"task: not given, and the data set names none; known: {known}")
-    merged = part_options(part, "task", registry, **_accepted(schema.task_options, part, registry))
-    task: Task = registry.create("task", part.use, merged)
-    options = merged.model_dump(mode="json") if merged is not None else {}
-    recipe = recipe.model_copy(update={"task": Part.model_validate({"use": part.use, **options})})
-    rows = open_rows(
-        dataset, task.roles, columns=recipe.data.columns, split=recipe.data.split, limit=recipe.data.limit,
-        seed=recipe.train.seed, known=source,
-    )  # fmt: skip
-    return rows, recipe, task
+    weights = {name: part.weight or 0.0 for name, part in (recipe.data.sources or {}).items()}
+    opened = {}
+    for name, part in recipe.data.parts.items():
+        with recipe.at("data", *_below(name), "source"):
+            dataset = create(registry, "dataset", part)
+            opened[name] = part, dataset, dataset.open((part.split or "").partition("[")[0] or None)
+    schemas: list[Schema] = [source.schema for _, _, source in opened.values()]
+    known, options = schemas[0].default_task, schemas[0].task_options
+    if any(schema.default_task != known for schema in schemas):
+        known = None
+    chosen = recipe.task or (Part.model_validate({"use": known}) if known else None)
+    if chosen is None:
+        names = ", ".join(registry.names("task"))
+        raise RecipeError(f"task: not given, and the data set names none; known: {names}")
+    offered = options if all(schema.task_options == options for schema in schemas) else {}
+    merged = part_options(chosen, "task", registry, **_accepted(offered, chosen, registry))
+    task: Task = registry.create("task", chosen.use, merged)
+    given = merged.model_dump(mode="json") if merged is not None else {}
+    recipe = recipe.model_copy(update={"task": Part.model_validate({"use": chosen.use, **given})})
+    rows = {}
+    for name, (data, dataset, source) in opened.items():
+        with recipe.at("data", *_below(name), "source"):
+            rows[name] = open_rows(
+                dataset, task.roles, columns=data.columns, split=data.split, limit=data.limit, seed=recipe.train.seed, known=source
+            )  # fmt: skip
+    return _whole(rows, weights), recipe, task
+
+
+def _below(name: str) -> tuple[str, ...]:
+    """Where a source stands under `data`."""
+    return ("sources", name) if name else ()
+
+
+def _whole(rows: dict[str, RoleSource], weights: dict[str, float]) -> RoleSource | Mixture:
+    from spcore.mixing import Mixture
+
+    return rows[""] if "" in rows else Mixture(rows, weights)
 
 
 def _accepted(offered: Any, part: Part, registry: Registry) -> dict[str, Any]:
@@ -181,19 +240,19 @@ def _accepted(offered: Any, part: Part, registry: Registry) -> dict[str, Any]:
     return {k: v for k, v in dict(offered).items() if k in model.model_fields}
 
 
-def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource:
+def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource | Mixture:
     from spcore.rows import open_rows
 
     data: DataPart = recipe.eval.data  # type: ignore[assignment]  # the caller looked
-    columns = data.columns or (recipe.data.columns if data.use == recipe.data.use else {})
-    return open_rows(
-        create(registry, "dataset", data),
-        task.roles,
-        columns=columns,
-        split=data.split,
-        limit=data.limit,
-        seed=recipe.train.seed,
-    )
+    rows = {}
+    for name, part in data.parts.items():
+        trained = recipe.data.parts.get(name)
+        columns = part.columns or (trained.columns if trained is not None and part.use == trained.use else {})
+        with recipe.at("eval", "data", *_below(name), "source"):
+            dataset = create(registry, "dataset", part)
+            seed = recipe.train.seed
+            rows[name] = open_rows(dataset, task.roles, columns=columns, split=part.split, limit=part.limit, seed=seed)
+    return _whole(rows, {})
 
 
 def limited(data: DataPart, most: int | None, task: Task, *, usual: int | None = None) -> Limits:
@@ -231,19 +290,34 @@ def with_stride(limits: Limits, stride: int | None, task: Task) -> Limits:
 def _check(session: Session) -> None:
     """Ask every part what it refuses; the first refusal is raised, the number of others told."""
     spec = run_spec(session)
-    if session.train.length is None:
-        if session.recipe.train.steps is None:
-            raise RefusalError("train.epochs: a streamed data set has no length; give train.steps")
-        if isinstance(session.bound, Annotates):
-            raise RefusalError(
-                "data: the task needs figures of every row before it begins, and a stream has no end; use a file"
-            )
-    if session.eval is not None and session.eval.length is None:
-        raise RefusalError("eval.data: a streamed data set has no length; evaluate on a file")
+    _check_data(session)
     refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise RefusalError(f"{refusals[0]}{more}")
+
+
+def _check_data(session: Session) -> None:
+    """What streams and mixtures cannot do."""
+    from spcore.rows import RoleSource
+
+    data, streams = session.recipe.data, [n for n, rows in sources_of(session.train).items() if rows.length is None]
+    if data.shuffle_buffer and not streams:
+        raise RefusalError(
+            "data.shuffle_buffer: only streams have one; data with a length is shuffled whole: leave it out"
+        )
+    if data.weights_of == "tokens" and streams:
+        at = f"data.sources.{streams[0]}" if streams[0] else "data"
+        raise RefusalError(f"data.weights_of: the tokens of a stream are not known before: {at} is one; give features")
+    if session.train.length is None:
+        what = "a streamed data set has no length" if isinstance(session.train, RoleSource) else "a mixture has no end"
+        if session.recipe.train.steps is None:
+            raise RefusalError(f"train.epochs: {what}; give train.steps")
+        if isinstance(session.bound, Annotates):
+            raise RefusalError(f"data: the task needs figures of every row before it begins, and {what}; use a file")
+    if session.eval is not None and (streamed := [n for n, r in sources_of(session.eval).items() if r.length is None]):
+        at = ".".join(("eval.data", *_below(streamed[0])))
+        raise RefusalError(f"{at}: a streamed data set has no length; evaluate on a file")
 
 
 def run_spec(session: Session) -> RunSpec:
@@ -266,11 +340,10 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
 def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
     from spcore.trainer import Trainer
 
-    store = session.features(session.train) if session.train.length is not None else None
-    evaluation = session.features(session.eval) if session.eval is not None else None
+    data, evaluation = session.training(), session.evaluation()
     engine = session.strategy.engine(session.plan, place)
     try:
-        return Trainer(session, engine, store, evaluation, emit, control).fit()
+        return Trainer(session, engine, data, evaluation, emit, control).fit()
     finally:
         engine.close()
 

@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 from spcore.artifact import copy_model, is_artifact, read_manifest, write_artifact
 from spcore.checkpoint import CheckpointStore
 from spcore.errors import ArtifactError, DataError, OutOfMemory, RunError
+from spcore.evaluating import WHOLE, annotate_store, evaluated
 from spcore.files import put_text
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
 from spcore.interfaces.strategy import Engine, StepReport
-from spcore.interfaces.task import Annotates, Batch, EvalPart
-from spcore.loading import Cut, StepData, TrainLoader, evaluation_batches
+from spcore.interfaces.task import Annotates
+from spcore.loading import Cut, StepData, TrainLoader
 from spcore.session import check_metric
-from spcore.streaming import StreamLoader
+from spcore.streaming import Feed, Position, StreamLoader
 
 if TYPE_CHECKING:
     from spcore.features import FeatureStore
@@ -52,12 +53,13 @@ class Trainer:
         self,
         session: Session,
         engine: Engine,
-        store: FeatureStore | None,
-        evaluation: FeatureStore | None,
+        data: FeatureStore | Feed,
+        evaluation: Mapping[str, FeatureStore] | None,
         emit: Emit,
         control: Control,
     ) -> None:
-        self.session, self.engine, self.store, self.evaluation = session, engine, store, evaluation
+        self.session, self.engine, self.evaluation = session, engine, evaluation
+        self.store = None if isinstance(data, Feed) else data
         self._emit, self.control = emit, control
         plan, settings = session.plan, session.recipe.train
         rule = session.strategy.batch_rule(plan)
@@ -71,12 +73,12 @@ class Trainer:
             "workers": settings.workers,
         }
         self.loader: TrainLoader | StreamLoader
-        if store is None:  # a stream: `assemble` has seen to it that steps are given
+        if isinstance(data, Feed):  # `assemble` has seen to it that steps are given
             assert settings.steps is not None, "a stream has no epochs"
-            self.loader = StreamLoader(session.train, plan.task, **sizes, limit=plan.max_length)
+            self.loader = StreamLoader(data, plan.task, **sizes)
             self.total = settings.steps
         else:
-            self.loader = TrainLoader(store, plan.task, **sizes)
+            self.loader = TrainLoader(data, plan.task, **sizes)
             self.total = settings.steps or self.loader.total_steps(settings.epochs or 1)
         self.output = Path(session.recipe.output) if session.recipe.output else None
         self.checkpoints = CheckpointStore(self.output / "checkpoints", settings.keep) if self.output else None
@@ -90,7 +92,7 @@ class Trainer:
         """Train from where the last checkpoint is, evaluate, save the model."""
         self._annotate()  # before a checkpoint is read: the figures are the untrained model's
         if isinstance(self.loader, TrainLoader) and not self.loader.teaches():
-            cut = self.loader.counts.remarks() or ["no row has one"]
+            cut = self.loader.remarks() or ["no row has one"]
             raise DataError(f"nothing to learn: no label is left in any row: {'; '.join(cut)}")
         self._resume()
         self._started()
@@ -108,6 +110,8 @@ class Trainer:
             if self.progress.step != self.saved:
                 self._checkpoint()
         else:
+            if isinstance(self.loader, StreamLoader):
+                self._warn(self.loader.remarks())  # which a store gives before the first step
             self._save_model()
         self._settle(wait=True)
         if self.checkpoints is not None and self.engine.place.is_writer:
@@ -135,6 +139,8 @@ class Trainer:
                 continue
             self._judge(report, data)
             self.progress.step += 1
+            if isinstance(self.loader, StreamLoader):
+                self.loader.position = data.place
             self._told(
                 report, data, lr, time.monotonic() - at, (time.monotonic() - began) / (self.progress.step - first)
             )
@@ -181,7 +187,7 @@ class Trainer:
     def _places(self, row_ids: Sequence[int]) -> str:
         """Where rows stand in the data, a file's name once: "a.csv:3, 8, 9"; of a stream, their numbers."""
         rows, train = list(dict.fromkeys(row_ids)), self.session.train
-        places = [train.place(row) if train.length is not None else f"row {row}" for row in rows[:8]]
+        places = [train.place(row) for row in rows[:8]]
         files = [place.rpartition(":")[0] for place in places]
         again = [n > 0 and bool(file) and file == files[n - 1] for n, file in enumerate(files)]
         shown = [p.rpartition(":")[2] if same else p for p, same in zip(places, again, strict=True)]
@@ -204,15 +210,14 @@ class Trainer:
         """Evaluate on `eval.data`; every rank takes part, the writer has the figures."""
         assert self.evaluation is not None
         at = time.monotonic()
-        part = evaluation(self.session, self.engine, self.evaluation)
+        metrics = evaluated(self.session, self.engine, self.evaluation)
         better = False
-        if part is not None:
-            metrics = self.session.bound.metrics(part)
+        if metrics is not None:
             check_metric(self.session.recipe, metrics)
             self.progress.metrics = metrics
             better = self._better(metrics)
             event = Evaluated(
-                time=time.time(), step=self.progress.step, metrics=metrics, rows=len(self.evaluation),
+                time=time.time(), step=self.progress.step, metrics=metrics, rows=sum(map(len, self.evaluation.values())),
                 seconds=time.monotonic() - at, best=better,
             )  # fmt: skip
             self.tell(event)
@@ -247,6 +252,10 @@ class Trainer:
             return
         self.engine.load(Path(found))
         self.progress = _Progress(**json.loads((Path(found) / "progress.json").read_text()))
+        if isinstance(
+            self.loader, StreamLoader
+        ):  # of an earlier version there is none: the stream is read again up to here
+            self.loader.position = Position.load(Path(found)) or self.loader.position
         if self.engine.place.is_writer and self.session.recipe.eval.keep_best:
             self._adopt_best()
 
@@ -267,6 +276,8 @@ class Trainer:
                 self.engine.agree(0)  # every rank has written before the manifest is
             if writer:
                 put_text(folder / "progress.json", json.dumps(vars(self.progress)))
+                if isinstance(self.loader, StreamLoader):
+                    self.loader.position.save(folder)
         self.saved = self.progress.step
         self.unsettled = self.saved, time.monotonic() - at
 
@@ -330,13 +341,14 @@ class Trainer:
 
     def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = {
-            "train": self.loader.counts.to_json(),
+            "train": self.loader.report(),
             "steps": self.progress.step,
             "steps_left_out": self.progress.skipped,
         }
         report["rows_per_second"] = self.rows / self.seconds if self.seconds else 0.0
         if self.evaluation is not None:
-            report["eval"] = {**self.evaluation.counts.to_json(), "metrics": self.progress.metrics}
+            counts = {name: store.counts.to_json() for name, store in self.evaluation.items()}
+            report["eval"] = {**counts.get(WHOLE, {"sources": counts}), "metrics": self.progress.metrics}
         report["remarks"] = list(self.session.warnings)
         return report
 
@@ -348,50 +360,15 @@ class Trainer:
             facts={"columns": ", ".join(f"{role}={column}" for role, column in self.session.train.columns.items()), **self.engine.facts()},
         )  # fmt: skip
         self.tell(event)
-        remarks = [*self.session.warnings, *self.loader.counts.remarks()]
-        if self.evaluation is not None:
-            remarks += [f"eval: {line}" for line in self.evaluation.counts.remarks()]
-        for line in remarks:
+        self._warn([*self.session.warnings, *self.loader.remarks()])
+        for name, store in (self.evaluation or {}).items():
+            self._warn(f"eval: {f'{name}: ' if name else ''}{line}" for line in store.counts.remarks())
+
+    def _warn(self, lines: Iterable[str]) -> None:
+        for line in lines:
             self.tell(Warned(time=time.time(), message=line))
 
     def tell(self, event: Any) -> None:
         """Pass an event up, from the writer alone."""
         if self.engine.place.is_writer:
             self._emit(event)
-
-
-def evaluation(session: Session, engine: Engine, store: FeatureStore) -> EvalPart | None:
-    """One pass of `reduce` over a store, all ranks' parts together; None on ranks that are not the writer."""
-    parts = engine.collect(engine.eval_step(_batches(session, engine, store, augment=True)))
-    return None if parts is None else merge_parts(parts)
-
-
-def annotate_store(session: Session, engine: Engine, store: FeatureStore) -> None:
-    """One pass of `annotate` over a store; the figures become arrays of its features on every rank."""
-    part = engine.eval_step(_batches(session, engine, store, augment=False), method="annotate")
-    store.annotate(merge_parts(engine.collect(part, everywhere=True) or []).rows)
-
-
-def _batches(session: Session, engine: Engine, store: FeatureStore, *, augment: bool) -> list[Batch]:
-    rule, tokens = session.strategy.batch_rule(session.plan), session.recipe.eval.batch_tokens
-    return list(
-        evaluation_batches(
-            store, session.bound, place=engine.place, tokens=tokens, rule=rule, seed=session.plan.seed, augment=augment
-        )
-    )
-
-
-def merge_parts(parts: Sequence[EvalPart | None]) -> EvalPart:
-    """One evaluation of all ranks' parts: sums added, filler dropped, rows in feature order. A feature that is there twice is
-    a broken engine."""
-    present = [part for part in parts if part is not None]
-    sums: dict[str, float] = {}
-    for part in present:
-        for name, value in part.sums.items():
-            sums[name] = sums.get(name, 0.0) + value
-    rows = sorted(
-        (row for part in present for row in part.rows if row["feature_id"] >= 0), key=lambda row: row["feature_id"]
-    )
-    ids = [row["feature_id"] for row in rows]
-    assert len(set(ids)) == len(ids), "an engine gave a feature twice in one evaluation"
-    return EvalPart(sums, rows)

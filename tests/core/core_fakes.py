@@ -14,7 +14,10 @@ from spcore.errors import DataError
 from spcore.features import FeatureStore
 from spcore.interfaces.dataset import Column, Dataset, Row, Schema, Source
 from spcore.interfaces.model import Head
+from spcore.interfaces.strategy import Place
 from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature
+from spcore.loading import Cut, StepData
+from spcore.streaming import Feed, StreamLoader
 
 
 class ModelOptions(BaseModel):
@@ -169,6 +172,20 @@ class WordTask(BoundTask):
 def store_of(lengths: Sequence[int]) -> FeatureStore:
     """A store of features of these lengths, a row each; the ids are the feature's number."""
     return FeatureStore.of(Feature(i, i, {"input_ids": np.full(n, i, np.int64)}, int(n)) for i, n in enumerate(lengths))
+
+
+def stream_of(feed: Feed, *, rank: int = 0, size: int = 1, batch: int = 4, **more: Any) -> StreamLoader:
+    """A loader of a feed's steps for a rank."""
+    place = Place(rank=rank, world_size=size, data_rank=rank, data_size=size)
+    sizes: dict[str, Any] = {"seed": 0, "pack": None, **more}
+    return StreamLoader(feed, WordTask(), place=place, how=Cut(None, 32, size), global_batch_size=batch, **sizes)
+
+
+def seen(step: StepData) -> tuple[Any, ...]:
+    """Everything of a step that an engine or a person gets."""
+    arrays = [{k: v.tolist() for k, v in b.inputs.items()} for b in step.microbatches]
+    ids = [b.feature_ids.tolist() for b in step.microbatches]
+    return arrays, ids, step.feature_ids, step.row_ids, step.epoch, step.tokens, step.positions
 
 
 def ids_in(batch: Batch) -> list[int]:

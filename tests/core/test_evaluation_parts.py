@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from spcore.evaluating import merge_parts
 from spcore.interfaces.task import EvalPart
-from spcore.trainer import merge_parts
 
 
 def rows(*ids: int) -> list[dict[str, int]]:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from core_fakes import ListDataset
 
 from spcore.errors import DataError
 from spcore.interfaces.dataset import Column, Row, Schema, Source
 from spcore.interfaces.strategy import Place
 from spcore.interfaces.task import Limits
 from spcore.loading import Cut
-from spcore.streaming import StreamLoader
+from spcore.rows import open_rows
+from spcore.streaming import StreamFeed, StreamLoader
 from spcore.testing.fakes import FakeNextWord, FakeProcessor
 
 
@@ -40,16 +42,17 @@ def loader(count: int, *, rank: int = 0, size: int = 1, pack: int | None = None,
         Limits(None, pack),
     )
     place = Place(rank=rank, world_size=size, data_rank=rank, data_size=size)
-    return StreamLoader(
-        Stream(count),
-        task,
-        place=place,
-        how=Cut(None, 64, size),
-        global_batch_size=batch,
-        seed=0,
-        pack=pack,
+    rows = open_rows(
+        ListDataset(train=Stream(count)),
+        FakeNextWord().roles,
+        columns={},
+        split=None,
         limit=None,
+        seed=0,
+        targets=False,
     )
+    feed = StreamFeed(rows, task, seed=0, limit=None)
+    return StreamLoader(feed, task, place=place, how=Cut(None, 64, size), global_batch_size=batch, seed=0, pack=pack)
 
 
 @pytest.mark.parametrize("pack", [None, 24])

@@ -36,10 +36,11 @@ def registry_of() -> Any:
 def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str | None = None) -> dict[str, Any]:
     """Carry out a recipe on this rank. On the writer: "steps" [{loss, terms, grad_norm, tokens}], "rows": the features of each step,
     "metrics", "predictions": the rows of an evaluation by feature. gradients: a file for those of the first step."""
+    from spcore.evaluating import WHOLE, evaluation
     from spcore.interfaces.logger import Event, Step, Warned
     from spcore.recipe import load_recipe
     from spcore.session import assemble, run_rank, run_spec
-    from spcore.trainer import Trainer, evaluation
+    from spcore.trainer import Trainer
 
     registry = registry_of()
     session = assemble(load_recipe(tree, {}, registry=registry), registry, world_size=size)
@@ -48,16 +49,15 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     result = run_rank(run_spec(session), place, events.append, threading.Event())
     engine = session.strategy.engine(session.plan, place)
     stream = session.train.length is None
-    store = None if stream else session.features(session.train)
-    shown = None if session.eval is None else session.features(session.eval)
-    trainer = Trainer(session, engine, store, shown, events.append, threading.Event())
+    shown = session.evaluation()
+    trainer = Trainer(session, engine, session.training(), shown, events.append, threading.Event())
     steps = list(trainer.loader.steps(0, trainer.total))
     if not stream:
         trainer._annotate()
     found = dict(engine.gradients(steps[0].microbatches)) if gradients else {}  # type: ignore[attr-defined]
     if gradients and place.is_writer:
         np.savez(gradients, **{name: tensor.numpy() for name, tensor in found.items()})
-    part = None if shown is None else evaluation(session, engine, shown)
+    part = None if shown is None else evaluation(session, engine, shown[WHOLE])
     engine.close()
     told = [
         {"loss": e.loss, "terms": dict(e.terms), "grad_norm": e.grad_norm, "tokens": e.tokens, "rows": e.rows}

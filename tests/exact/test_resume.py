@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,19 @@ import pytest
 
 from exact.processes import Processes, measure
 from exact.recipes import classification, fake, laid
+from spcore.interfaces.dataset import Row
+from spcore.testing.fakes.data import FakeSource
 
 STEPS, SAVED = 8, 3
-TASKS = ["classification", "fake-masked-words"]
+TASKS = ["classification", "fake-masked-words", "stream"]
 PRECISIONS = ["fp32", "fp16"]
 
 
 def tree_of(task: str, folder: Path, **more: Any) -> dict[str, Any]:
     tree = classification(folder) if task == "classification" else fake(task)
+    if task == "stream":
+        tree = fake("fake-masked-words", "stream")
+        tree = {**tree, "data": {**tree["data"], "shuffle_buffer": 4}}
     if more.pop("dropout", False) and task == "classification":
         tree = {**tree, "model": {**tree["model"], "dropout": 0.2}}
     return {**tree, **more}
@@ -58,6 +65,10 @@ def test_to_the_bit(
         for name in ("whole", "again")
     )
     assert ours == theirs, "model, optimizer, scaler and generators"
+    if task == "stream":
+        reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "again")]
+        assert reports[0]["train"] == reports[1]["train"]
+        assert reports[0]["train"]["rows_read"] > 72, "of both passes"
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (2, 1), (1, 2)])
@@ -80,3 +91,20 @@ def test_without_dropout_is_another_curve(tmp_path: Path) -> None:
         measure(run(tree_of("classification", tmp_path, dropout=d), "single", 1, tmp_path / str(d))) for d in (0, 1)
     ]
     assert runs[0]["steps"] != runs[1]["steps"]
+
+
+def test_a_stream_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tree_of("stream", tmp_path)
+    wanted = measure(run(tree, "single", 1, tmp_path / "whole"))
+    resumed(tmp_path / "whole", tmp_path / "again")
+    skipped: list[int] = []
+    stream = FakeSource.stream
+
+    def watched(self: FakeSource, shard: int, shards: int, skip: int) -> Iterator[Row]:
+        skipped.append(skip)
+        return stream(self, shard, shards, skip)
+
+    monkeypatch.setattr(FakeSource, "stream", watched)
+    found = measure(run(tree, "single", 1, tmp_path / "again"))
+    assert found["steps"] == wanted["steps"][SAVED:]
+    assert sum(skipped[:16]) == 60 + 4, "features in steps, and in the buffer"

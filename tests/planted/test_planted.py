@@ -59,7 +59,7 @@ FAULTS = {
         "tests/exact/test_order.py",
     ),
     "filler counts in an evaluation": (
-        "spcore/trainer.py",
+        "spcore/evaluating.py",
         'if row["feature_id"] >= 0), key',
         "), key",
         "tests/core/test_evaluation_parts.py",

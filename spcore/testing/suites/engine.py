@@ -104,7 +104,7 @@ def engine_learns(case: EngineCase) -> Iterator[Wrong]:
 @check("engine.evaluates", "an evaluation has each feature once, is the same in any cut, and changes nothing")
 def engine_evaluates(case: EngineCase) -> Iterator[Wrong]:
     """With filler, which gives no rows."""
-    from spcore.trainer import merge_parts
+    from spcore.evaluating import merge_parts
 
     plan = case.plan("fake-two-terms")
     found: list[Mapping[str, float]] = []

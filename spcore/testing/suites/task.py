@@ -212,7 +212,7 @@ def task_decode(case: TaskCase) -> Iterator[Wrong]:
 @check("task.metrics", "figures are the same however the evaluation was cut, and are plain finite numbers")
 def task_metrics(case: TaskCase) -> Iterator[Wrong]:
     """One part against three of unequal size."""
-    from spcore.trainer import merge_parts
+    from spcore.evaluating import merge_parts
 
     whole = case.bound.metrics(merge_parts([case.reduced(case.features)]))
     pieces = [case.features[:1], case.features[1:3], case.features[3:]]
