@@ -11,7 +11,7 @@ _PUBLIC = {
     "Component": "components", "Plugin": "components", "Registry": "components", "RegistrySpec": "components",
     "default_registry": "components", "hookimpl": "hooks", "API_VERSION": "hooks",
     "Recipe": "recipe", "load_recipe": "recipe", "Session": "session", "assemble": "session",
-    "Evaluation": "api", "LanguageModelHandle": "api", "load_model": "api", "finetune": "api", "evaluate": "api",
+    "Evaluation": "api", "LanguageModelHandle": "api", "load_model": "api", "finetune": "api", "pretrain": "api", "evaluate": "api",
     "export": "api", "run": "api", "RunResult": "interfaces.launcher", "Artifact": "artifact",
     "SlimPajamaError": "errors", "UserError": "errors", "RecipeError": "errors", "ComponentError": "errors",
     "RefusalError": "errors", "SourceError": "errors", "DataError": "errors", "ArtifactError": "errors",
@@ -21,7 +21,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from spcore.api import Evaluation, LanguageModelHandle, evaluate, export, finetune, load_model, run
+    from spcore.api import Evaluation, LanguageModelHandle, evaluate, export, finetune, load_model, pretrain, run
     from spcore.artifact import Artifact
     from spcore.components import Component, Plugin, Registry, RegistrySpec, default_registry
     from spcore.errors import (

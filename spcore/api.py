@@ -1,4 +1,4 @@
-"""What programs use: `load_model`, `finetune`, `evaluate`, `export`, `run`.
+"""What programs use: `load_model`, `pretrain`, `finetune`, `evaluate`, `export`, `run`.
 
 `import slimpajama` shows these names. Nothing here prints, exits, or leaves process-wide state changed; errors are
 `SlimPajamaError`s with one line of text.
@@ -21,7 +21,7 @@ from spcore import components
 from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact, open_artifact, open_model
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
-from spcore.errors import ArtifactError, OutputError, RefusalError, UserError
+from spcore.errors import ArtifactError, OutputError, RefusalError, RunError, UserError
 from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
 from spcore.inference import RowSamples, evaluate_rows, predict_rows, task_of
 from spcore.interfaces.dataset import Row
@@ -104,24 +104,12 @@ class LanguageModelHandle:
         settings: anything else of a recipe by dotted path ({"train.clip_norm": 0.5}). progress: a bar on stderr; None: if that
         is a terminal. cancel: stops at a step's end when set. Raises SlimPajamaError.
         """
-        from spcore.running import execute  # what an answer does without
-
-        with scratch() as spilling, contextlib.ExitStack() as own:
-            tree = recipe_tree(
-                self.source, dataset, task, eval_dataset=eval_dataset, registry=self.registry, scratch=spilling,
-                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+        with contextlib.ExitStack() as own:
+            result = _trained(
+                self.source, dataset, task, own, registry=self.registry, device=self._device, epochs=epochs, batch_size=batch_size,
+                learning_rate=learning_rate, eval_dataset=eval_dataset, seed=seed, output=output, settings=settings, progress=progress,
+                overwrite=overwrite, on_event=on_event, cancel=cancel,
             )  # fmt: skip
-            if output is None:
-                folder = Path(tempfile.mkdtemp(prefix="slimpajama-"))
-                own.callback(shutil.rmtree, folder, ignore_errors=True)
-            tree["output"] = str(Path(output).absolute() if output is not None else folder / "run")
-            show = on_terminal() if progress is None else progress
-            usual = self.registry.defaults("logger")
-            shown = terminal_loggers(usual, self.registry)
-            kept = [name for name in usual if name not in shown] if output is not None else []
-            tree["loggers"] = [*(shown if show else []), *kept]
-            recipe = load_recipe(tree, {"device": self._device, **(settings or {})}, registry=self.registry)
-            result = execute(recipe, self.registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
             if not result.cancelled:
                 self._become(result.output, own)
             return result if output is not None or not result.cancelled else replace(result, output="")
@@ -354,6 +342,61 @@ def load_model(
     return LanguageModelHandle(
         str(source), registry=registry or components.default_registry(), runtime=runtime, device=checked_device(device)
     )
+
+
+def _trained(
+    model: str | Mapping[str, Any], dataset: Data, task: str | Mapping[str, Any] | None, own: contextlib.ExitStack, *, registry: Registry,
+    device: str, epochs: float | None = None, batch_size: int | None = None, learning_rate: float | None = None,
+    eval_dataset: Data | None = None, seed: int | None = None, output: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None, progress: bool | None = None, overwrite: bool = False, on_event: OnEvent | None = None,
+    cancel: Control | None = None,
+) -> RunResult:  # fmt: skip
+    """A run as `LanguageModelHandle.finetune` says. own: gets what removes the temporary folder, where no output is given."""
+    from spcore.running import execute  # what an answer does without
+
+    with scratch() as spilling:
+        tree = recipe_tree(
+            model, dataset, task, eval_dataset=eval_dataset, registry=registry, scratch=spilling, epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate, seed=seed,
+        )  # fmt: skip
+        if output is None:
+            folder = Path(tempfile.mkdtemp(prefix="slimpajama-"))
+            own.callback(shutil.rmtree, folder, ignore_errors=True)
+        tree["output"] = str(Path(output).absolute() if output is not None else folder / "run")
+        show = on_terminal() if progress is None else progress
+        usual = registry.defaults("logger")
+        shown = terminal_loggers(usual, registry)
+        kept = [name for name in usual if name not in shown] if output is not None else []
+        tree["loggers"] = [*(shown if show else []), *kept]
+        recipe = load_recipe(tree, {"device": device, **(settings or {})}, registry=registry)
+        return execute(recipe, registry, overwrite=overwrite, on_event=on_event, cancel=cancel)
+
+
+def pretrain(
+    model: str | Path | Mapping[str, Any],
+    dataset: Data,
+    task: str | Mapping[str, Any] | None = None,
+    *,
+    registry: Registry | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> LanguageModelHandle:
+    """Train a model on text, from nothing or further. The trained handle.
+
+    model: a mapping as under a recipe's `model` ({"architecture": "llama", "tokenizer": "FOLDER", "hidden_size": 256, ...}, {"preset":
+    "nano-gpt", ...}), or a Hub name, a folder or a GGUF file to go on from. task: an objective ("causal-lm", "masked-lm",
+    "denoising"). settings: as `LanguageModelHandle.finetune` takes them. Raises SlimPajamaError; a run that was cancelled too, and
+    where `output` was given it goes on from there when it is started again.
+    """
+    known = registry or components.default_registry()
+    with contextlib.ExitStack() as own:
+        source = dict(model) if isinstance(model, Mapping) else str(model)
+        result = _trained(source, dataset, task, own, registry=known, device=checked_device(device), **settings)
+        if result.cancelled:
+            raise RunError("pretrain: cancelled before the model was finished")
+        handle = load_model(result.output, registry=known, device=device)
+        handle._become(result.output, own)
+        return handle
 
 
 def finetune(

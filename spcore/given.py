@@ -27,7 +27,7 @@ def scratch() -> Iterator[Scratch]:
 
 
 def recipe_tree(
-    model: str, dataset: Data, task: str | Mapping[str, Any] | None, *, eval_dataset: Data | None, registry: Registry, scratch: Scratch,
+    model: str | Mapping[str, Any], dataset: Data, task: str | Mapping[str, Any] | None, *, eval_dataset: Data | None, registry: Registry, scratch: Scratch,
     epochs: float | None = None, batch_size: int | None = None, learning_rate: float | None = None, seed: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The recipe of a fine-tuning, not yet checked. A `task` that is no component is the data set's `name`."""

@@ -109,8 +109,8 @@ class Checks:
         for key, kind in self._parts():
             component = inside(self.tree, key)
             name = component.get("use") if isinstance(component, Mapping) else None
-            if name is None and isinstance(component, Mapping) and "source" in component and kind in SOURCED:
-                name = self.registry.claiming(kind, str(component["source"])).name
+            if name is None and isinstance(component, Mapping) and kind in SOURCED:
+                name = self._implied(component, kind)
             if isinstance(name, str) and self.registry.has(kind, name):
                 known[f"{dotted(key)}.use"] = {}
                 known |= self._options(kind, name, dotted(key))
@@ -118,11 +118,12 @@ class Checks:
 
     def _named(self, value: Any, kind: str, path: KeyPath) -> Mapping[str, Any]:
         """The part as a mapping with `use`."""
-        if isinstance(value, Mapping) and "use" not in value and "source" in value and kind in SOURCED:
+        if isinstance(value, Mapping) and "use" not in value and kind in SOURCED:
             try:
-                return {"use": self.registry.claiming(kind, str(value["source"])).name, **value}
+                implied = self._implied(value, kind)
             except ComponentError as error:
                 raise located(error, f"{self.places.at(path)}{dotted(path)}: ") from error
+            value = value if implied is None else {"use": implied, **value}
         if isinstance(value, Mapping) and "use" in value:
             return value
         source = ", a source," if kind in SOURCED else ""
@@ -130,6 +131,17 @@ class Checks:
         if isinstance(value, Mapping) and kind in SOURCED:
             wanted = "`use` or `source` in it"
         raise self._error(path, f"found {shown(value)}, expected: {wanted}{self._names(kind, value)}")
+
+    def _implied(self, part: Mapping[str, Any], kind: str) -> str | None:
+        """The component that a part means which names none: the one that claims its source; without a source, the kind's default, if
+        that needs none and knows any of the part's keys."""
+        if "source" in part:
+            return self.registry.claiming(kind, str(part["source"])).name
+        defaults = self.registry.defaults(kind)
+        options = self.registry.options_model(kind, defaults[0]) if len(defaults) == 1 else None
+        fields = options.model_fields if options is not None else {}
+        needs = "source" not in fields or fields["source"].is_required()
+        return None if needs or fields.keys().isdisjoint(part) else defaults[0]
 
     def _names(self, kind: str, value: Any) -> str:
         near = nearest(str(value), self.registry.names(kind)) if isinstance(value, str | int | float) else None

@@ -1,6 +1,6 @@
 """SlimPajama: trains, adapts and deploys language models out of exchangeable parts.
 
-The face of `spcore`: `load_model`, `finetune`, `evaluate`, `export`, `run`, the errors. Names load on first use.
+The face of `spcore`: `load_model`, `pretrain`, `finetune`, `evaluate`, `export`, `run`, the errors. Names load on first use.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spcore import __version__
-from spcore.cli import bench, doctor, evaluate, export, finetune, inspect, plugins, predict, run
+from spcore.cli import bench, doctor, evaluate, export, finetune, inspect, plugins, predict, pretrain, run
 
 
 class _Group(TyperGroup):
@@ -80,6 +80,7 @@ def _root(
 
 
 app.command("run")(run.run)
+app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)

@@ -1,56 +1,89 @@
-"""`slimpajama finetune MODEL --task T --data D ...`: builds a recipe and carries it out."""
+"""`slimpajama finetune MODEL --task T --data D ...`: builds a recipe and carries it out. What it and `pretrain` take stands here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+TaskName = Annotated[str | None, typer.Option(help="A task, or a name the data set knows (--data glue --task sst2).")]
+DataName = Annotated[str | None, typer.Option(help="A file, a glob, a Hub name, or a data set component.")]
+EvalData = Annotated[str | None, typer.Option(help="The same, to evaluate on.")]
+Split = Annotated[str | None, typer.Option(help="Split of --data; 'train[:90%]' takes a part.")]
+EvalSplit = Annotated[str | None, typer.Option(help="Split of --eval-data (default: of --data).")]
+Strategy = Annotated[str | None, typer.Option(help="How the run is laid over processes.")]
+Precision = Annotated[str | None, typer.Option(help="Number formats: fp32, bf16, ...")]
+Processes = Annotated[int | None, typer.Option(min=1, help="Processes to start on this machine.")]
+Output = Annotated[Path | None, typer.Option(help="The run's folder, which becomes the saved model.")]
+RecipeFile = Annotated[Path | None, typer.Option(help="A recipe to start from.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; repeatable.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the resolved recipe and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
 
 def finetune(
     model: Annotated[str | None, typer.Argument(help="A Hub name or a folder.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="A task, or a name the data set knows (--data glue --task sst2).")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="A file, a glob, a Hub name, or a data set component.")] = None,
-    eval_data: Annotated[str | None, typer.Option(help="The same, to evaluate on.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data; 'train[:90%]' takes a part.")] = None,
-    eval_split: Annotated[str | None, typer.Option(help="Split of --eval-data (default: of --data).")] = None,
-    strategy: Annotated[str | None, typer.Option(help="How the run is laid over processes.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Number formats: fp32, bf16, ...")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Processes to start on this machine.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run's folder, which becomes the saved model.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe to start from.")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; repeatable.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the resolved recipe and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, start nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    task: TaskName = None,
+    data: DataName = None,
+    eval_data: EvalData = None,
+    split: Split = None,
+    eval_split: EvalSplit = None,
+    strategy: Strategy = None,
+    precision: Precision = None,
+    processes: Processes = None,
+    output: Output = None,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    overwrite: Overwrite = False,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model on labelled data."""
     from spcore.cli.run import carry_out
     from spcore.components import default_registry
-    from spcore.errors import UserError
-    from spcore.recipe import load_recipe
 
+    needed(recipe, {"MODEL": model, "--data": data})
     registry = default_registry()
-    given = {"MODEL": model, "--data": data} if recipe is None else {}
-    for name, value in given.items():
+    flags = data_flags(model, task, data, eval_data, split, eval_split, registry)
+    flags += run_flags(strategy, precision, processes, output, registry)
+    resolved = resolve(recipe, flags, sets, registry)
+    carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, as_json=as_json)
+
+
+def needed(recipe: Path | None, given: Mapping[str, Any]) -> None:
+    """Raise UserError for what is missing where no recipe has it."""
+    from spcore.errors import UserError
+
+    for name, value in given.items() if recipe is None else ():
         if value is None:
             raise UserError(f"{name} is missing; give it, or a recipe with --recipe")
-    flags = data_flags(model, task, data, eval_data, split, eval_split, registry)
-    flags += [
+
+
+def run_flags(
+    strategy: str | None, precision: str | None, processes: int | None, output: Path | None, registry: Any
+) -> list[tuple[str, Any, str]]:
+    """How it is run, as overrides: (path, value, flag)."""
+    return [
         ("strategy", strategy, "--strategy"),
         ("precision", precision, "--precision"),
         ("launch", None if processes is None else started(processes, registry), "--processes"),
         ("output", output, "--output"),
     ]
+
+
+def resolve(recipe: Path | None, flags: list[tuple[str, Any, str]], sets: list[str] | None, registry: Any) -> Any:
+    """The recipe with what the flags say, those that were given, and then --set."""
+    from spcore.recipe import load_recipe
+
     overrides: list[Any] = [(key, value, flag) for key, value, flag in flags if value is not None]
-    resolved = load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
-    carry_out(resolved, overwrite=overwrite, print_recipe=print_recipe, dry_run=dry_run, as_json=as_json)
+    return load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
 
 
 def started(processes: int, registry: Any) -> dict[str, Any]:
