@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from exact.processes import Processes, measure
-from exact.recipes import classification, fake, laid
+from exact.recipes import classification, fake, laid, language
 
 STEPS, SAVED = 8, 3
-TASKS = ["classification", "fake-masked-words"]
+LANGUAGE = ["masked-lm", "packed"]
+TASKS = ["classification", "fake-masked-words", *LANGUAGE]
 PRECISIONS = ["fp32", "fp16"]
 
 
 def tree_of(task: str, folder: Path, **more: Any) -> dict[str, Any]:
-    tree = classification(folder) if task == "classification" else fake(task)
+    if task in LANGUAGE:
+        tree = language(task, folder)
+    else:
+        tree = classification(folder) if task == "classification" else fake(task)
     if more.pop("dropout", False) and task == "classification":
         tree = {**tree, "model": {**tree["model"], "dropout": 0.2}}
     return {**tree, **more}
