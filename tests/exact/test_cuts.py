@@ -17,7 +17,15 @@ from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, language, m
 from spcore_torch.single import SingleEngine
 
 LANGUAGE = ["causal-lm", "masked-lm", "denoising", "packed"]
-TASKS = ["classification", *LANGUAGE, "fake-two-terms", "fake-next-word", "fake-masked-words", "fake-preference", "fake-contrast"]
+TASKS = [
+    "classification",
+    *LANGUAGE,
+    "fake-two-terms",
+    "fake-next-word",
+    "fake-masked-words",
+    "fake-preference",
+    "fake-contrast",
+]
 EXPECTED: dict[str, Any] = {}
 
 

@@ -12,8 +12,8 @@ from exact.processes import Processes, measure
 from exact.recipes import classification, fake, laid, language
 
 STEPS, SAVED = 8, 3
-LANGUAGE = ["masked-lm", "packed"]
-TASKS = ["classification", "fake-masked-words", *LANGUAGE]
+LANGUAGE = ["packed", "masked-lm"]
+TASKS = ["classification", "fake-masked-words", "packed", pytest.param("masked-lm", marks=pytest.mark.slow)]
 PRECISIONS = ["fp32", "fp16"]
 
 

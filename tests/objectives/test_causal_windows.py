@@ -44,7 +44,9 @@ def test_each_token_is_a_target_once(counts: list[int], size: int, stride: int, 
     texts = [text_of_words(count, seed=n) for n, count in enumerate(counts)]
     made = features(bound, texts)
     assert max(f.length for f in made) <= size
-    groups = packed(range(len(made)), np.array([f.length for f in made]), 40) if packs else [(n,) for n in range(len(made))]
+    groups = (
+        packed(range(len(made)), np.array([f.length for f in made]), 40) if packs else [(n,) for n in range(len(made))]
+    )
     batch = bound.collate([[made[n] for n in sorted(group)] for group in sorted(groups)], 40)
     found = targets_of(batch)
     for row, text in enumerate(texts):
@@ -135,7 +137,11 @@ def test_windows_begin_elsewhere_each_epoch() -> None:
         for n, feature in enumerate(made):
             ids = batch.inputs["input_ids"][n][: feature.length].tolist()
             labels = batch.targets["labels"][n][: feature.length].tolist()
-            at = next(k for k in range(len(tokens)) if tokens[k : k + len(ids)] == ids and tokens[k + 1 : k + 1 + len(ids)] == labels)
+            at = next(
+                k
+                for k in range(len(tokens))
+                if tokens[k : k + len(ids)] == ids and tokens[k + 1 : k + 1 + len(ids)] == labels
+            )
             assert abs(at - n * 8) <= (4 if 0 < n < len(made) - 1 else 0)
             places.add(at - n * 8)
     assert places == set(range(-4, 5))

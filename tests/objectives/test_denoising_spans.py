@@ -102,7 +102,9 @@ def test_what_does_not_go_is_refused() -> None:
         bind("denoising", Limits(32), processor(), LlamaConfig())
     with pytest.raises(RefusalError, match=r"^task\.sentinel '<extra_{}>': the tokenizer has no '<extra_0>'"):
         bind("denoising", Limits(32), processor(), T5Config(), sentinel="<extra_{}>")
-    with pytest.raises(RefusalError, match=r"^data\.max_length 512: a window has 28 spans, and the tokenizer 20 sentinels"):
+    with pytest.raises(
+        RefusalError, match=r"^data\.max_length 512: a window has 28 spans, and the tokenizer 20 sentinels"
+    ):
         bind("denoising", Limits(512), processor(), T5Config())
     with pytest.raises(RefusalError, match=r"^task: 't5' is an encoder-decoder\. Use denoising"):
         bind("causal-lm", Limits(32), processor(), T5Config())

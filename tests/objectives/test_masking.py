@@ -24,9 +24,16 @@ def hidden(feature: Feature) -> np.ndarray:
     return np.flatnonzero(feature.arrays["labels"] >= 0)
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(4, 20), st.sampled_from(MASKING), st.integers(0, 9))
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.integers(4, 20),
+    st.sampled_from(MASKING),
+    st.integers(0, 9),
+)
 @settings(max_examples=60, deadline=None)
-def test_chosen_tokens_are_of_the_text_and_keep_their_labels(counts: list[int], size: int, masking: str, epoch: int) -> None:
+def test_chosen_tokens_are_of_the_text_and_keep_their_labels(
+    counts: list[int], size: int, masking: str, epoch: int
+) -> None:
     bound, processor = bind("masked-lm", Limits(size), masking=masking), FakeProcessor()
     made = features(bound, [text_of_words(count, seed=n) for n, count in enumerate(counts)])
     for before, after in zip(made, augmented(bound, made, epoch), strict=True):
@@ -51,7 +58,9 @@ def test_nothing_of_a_text_is_lost_between_windows(count: int, size: int, stride
     at, found = 0, []
     for feature in features(bound, [text]):
         first, stop = int(feature.arrays["first"]), int(feature.arrays["stop"])
-        assert feature.arrays["input_ids"][1 : first].tolist() == own[at - (first - 1) : at], "what overlaps is not chosen"
+        assert feature.arrays["input_ids"][1:first].tolist() == own[at - (first - 1) : at], (
+            "what overlaps is not chosen"
+        )
         found += feature.arrays["input_ids"][first:stop].tolist()
         at = len(found)
     assert found == own
@@ -126,7 +135,11 @@ def test_whole_words_are_chosen_whole(kind: str) -> None:
             (feature,) = augmented(bound, made, epoch)
             chosen = feature.arrays["labels"] >= 0
             for first, stop in ((m.start(), m.end()) for m in re.finditer(r"[A-Za-z]+", text)):
-                own = [n for n, (low, high) in enumerate(encoding.offsets.tolist()) if low < stop and high > first and high > low]
+                own = [
+                    n
+                    for n, (low, high) in enumerate(encoding.offsets.tolist())
+                    if low < stop and high > first and high > low
+                ]
                 assert len({bool(chosen[n]) for n in own}) == 1, text[first:stop]
                 split += len(own) > 1
     assert split > 100, "words of several tokens"
@@ -167,7 +180,9 @@ def test_spans_are_geometric() -> None:
         runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
         lengths += [len(run) for run in runs]
     assert 3.6 < np.mean(lengths) < 5.5
-    treated = augmented(bind("masked-lm", Limits(512), FakeProcessor(64, 512), masking="span", mask=0.5, random=0.5), made)
+    treated = augmented(
+        bind("masked-lm", Limits(512), FakeProcessor(64, 512), masking="span", mask=0.5, random=0.5), made
+    )
     assert len(treated) == 1
 
 

@@ -101,7 +101,10 @@ def test_a_sliding_window_is_the_plain_one(size: int, stride: int | None, folder
 
 def test_blocks_are_those_of_published_figures(folders: dict[str, Path]) -> None:
     """Blocks that do not overlap, each scored by transformers' own loss, no special tokens."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval(), AutoTokenizer.from_pretrained(folders["llama"])
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folders["llama"]).eval(),
+        AutoTokenizer.from_pretrained(folders["llama"]),
+    )
     ids = tokenizer(TEXTS[0], add_special_tokens=False, return_tensors="pt")["input_ids"][0, :144]
     with torch.no_grad():
         wanted = sum(float(model(b[None], labels=b[None]).loss) for b in ids.split(16)) / 9
@@ -144,7 +147,10 @@ def test_models_that_were_trained_elsewhere_know_their_task(folders: dict[str, P
         model = slimpajama.load_model(folders[kind])
         assert type(model.task()[1]).__name__ == named
         found = model.evaluate([{"text": text} for text in TEXTS], max_length=32)
-        assert found.metrics["loss"] > 0 and found.metrics == model.evaluate([{"text": text} for text in TEXTS], max_length=32).metrics
+        assert (
+            found.metrics["loss"] > 0
+            and found.metrics == model.evaluate([{"text": text} for text in TEXTS], max_length=32).metrics
+        )
 
 
 def test_what_they_answer(folders: dict[str, Path]) -> None:
@@ -152,7 +158,10 @@ def test_what_they_answer(folders: dict[str, Path]) -> None:
     words = answer["text"].split()
     assert len(answer["fills"]) == len(answer["scores"]) == 2 and all(0 < s < 1 for s in answer["scores"])
     assert (words[0], words[2]) == ("w1", "w3") or any(fill.startswith("<") for fill in answer["fills"])
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval(), AutoTokenizer.from_pretrained(folders["llama"])
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folders["llama"]).eval(),
+        AutoTokenizer.from_pretrained(folders["llama"]),
+    )
     ids = tokenizer("w1 w2 w3", add_special_tokens=False, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         shares = model(ids).logits[0, -1].softmax(-1)
