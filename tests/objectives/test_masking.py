@@ -118,7 +118,8 @@ def test_random_tokens_are_never_special() -> None:
     for epoch in range(40):
         for feature in augmented(bound, made, epoch):
             found |= set(feature.arrays["input_ids"][hidden(feature)].tolist())
-    assert len(found) > 200 and not found & processor.special_ids
+    assert len(found) > 200
+    assert not found & processor.special_ids
     assert len(processor.special_ids) == 27
 
 
@@ -167,7 +168,8 @@ def test_a_word_longer_than_the_share_is_chosen_in_part() -> None:
     (feature,) = augmented(bound, features(bound, ["misunderstandingsunbelievablequickhappened"]))
     assert feature.length > 12
     at = hidden(feature)
-    assert 1 <= len(at) == max(1, round(0.15 * (feature.length - 2))) and (np.diff(at) == 1).all()
+    assert 1 <= len(at) == max(1, round(0.15 * (feature.length - 2)))
+    assert (np.diff(at) == 1).all()
 
 
 def test_spans_are_geometric() -> None:

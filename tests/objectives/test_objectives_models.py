@@ -139,7 +139,8 @@ def test_the_command_says_the_same(
         (("--set", "task.look_back=1"), "look_ahead"),
     ):
         code, out, err = run(*words)
-        assert (code, out) == (2, "") and said in err and err.count("\n") == 1, err
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert said in err
 
 
 def test_models_that_were_trained_elsewhere_know_their_task(folders: dict[str, Path]) -> None:
@@ -147,16 +148,15 @@ def test_models_that_were_trained_elsewhere_know_their_task(folders: dict[str, P
         model = slimpajama.load_model(folders[kind])
         assert type(model.task()[1]).__name__ == named
         found = model.evaluate([{"text": text} for text in TEXTS], max_length=32)
-        assert (
-            found.metrics["loss"] > 0
-            and found.metrics == model.evaluate([{"text": text} for text in TEXTS], max_length=32).metrics
-        )
+        assert found.metrics["loss"] > 0
+        assert found.metrics == model.evaluate([{"text": text} for text in TEXTS], max_length=32).metrics
 
 
 def test_what_they_answer(folders: dict[str, Path]) -> None:
     (answer,) = slimpajama.load_model(folders["bert"]).predict("w1 <mask> w3 <mask>")
     words = answer["text"].split()
-    assert len(answer["fills"]) == len(answer["scores"]) == 2 and all(0 < s < 1 for s in answer["scores"])
+    assert len(answer["fills"]) == len(answer["scores"]) == 2
+    assert all(0 < s < 1 for s in answer["scores"])
     assert (words[0], words[2]) == ("w1", "w3") or any(fill.startswith("<") for fill in answer["fills"])
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(folders["llama"]).eval(),
@@ -166,7 +166,8 @@ def test_what_they_answer(folders: dict[str, Path]) -> None:
     with torch.no_grad():
         shares = model(ids).logits[0, -1].softmax(-1)
     (found,) = slimpajama.load_model(folders["llama"]).predict("w1 w2 w3")
-    assert found.keys() == {"loss", "perplexity", "tokens", "next", "score"} and found["tokens"] == 3
+    assert found.keys() == {"loss", "perplexity", "tokens", "next", "score"}
+    assert found["tokens"] == 3
     assert found["next"] == tokenizer.decode([int(shares.argmax())])
     assert found["score"] == pytest.approx(float(shares.max()), rel=1e-4)
     assert found["loss"] == pytest.approx(sliding(folders["llama"], ["w1 w2 w3"], 64, 0)["loss"], rel=1e-5)
@@ -200,7 +201,8 @@ def test_they_learn_and_are_saved(kind: str, task: str, folders: dict[str, Path]
     )  # fmt: skip
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [event["loss"] for event in events if event.get("event", event.get("name")) == "step"]
-    assert losses and losses[-1] < 0.6 * losses[0]
+    assert losses
+    assert losses[-1] < 0.6 * losses[0]
     (last,) = [event["metrics"] for event in events if "metrics" in event and "rows" in event["metrics"]][-1:]
     saved = slimpajama.load_model(tmp_path / "run")
     again = saved.evaluate(rows, stride=None if task == "denoising" else 4)
