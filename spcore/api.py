@@ -22,8 +22,8 @@ from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact,
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RefusalError, RunError, UserError
-from spcore.given import Data, data_tree, recipe_tree, scratch, text_rows
-from spcore.inference import RowSamples, evaluate_rows, predict_rows, task_of
+from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
+from spcore.inference import RowSamples, evaluate_rows, evaluation_limits, predict_rows, task_of
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -128,20 +128,15 @@ class LanguageModelHandle:
         """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). max_length: tokens of a feature; None: as it was
         trained. stride: tokens by which windows of a long text overlap; None: they do not. settings: anything else of the data set or
         the task by dotted path ({"task.look_ahead": False}). Raises SlimPajamaError."""
-        with self._in_use() as (runner, bound), scratch() as spilling:
-            tree, options = data_tree(dataset, task, self.registry, spilling), dict[str, Any]()
+        with scratch() as spilling:
+            tree = data_tree(dataset, task, self.registry, spilling)
             given = {"split": split, "columns": dict(columns or {}) or None, "max_length": max_length, "stride": stride}
-            tree.update({key: value for key, value in given.items() if value is not None})
-            for path, value in (settings or {}).items():
-                kind, _, key = path.partition(".")
-                if kind not in ("data", "task") or not key:
-                    raise UserError(f"evaluate: setting {path!r}, expected: data.KEY or task.KEY")
-                (tree if kind == "data" else options)[key] = value
+            own, options = parted(settings or {}, ("data", "task"))
+            tree.update({key: value for key, value in {**given, **own}.items() if value is not None})
             part = data_part(tree, self.registry)
-            if options or part.max_length or part.stride or part.pack:
-                bound = self._otherwise(part, options)
-            source = open_part(part, self.task()[0], self.registry, self._trained_columns(tree))
-            metrics, rows, counts = evaluate_rows(runner, bound, source)
+            with self._in_use(lambda: self._otherwise(part, options)) as (runner, bound):
+                source = open_part(part, self.task()[0], self.registry, self._trained_columns(tree))
+                metrics, rows, counts = evaluate_rows(runner, bound, source)
         report = {
             **counts.to_json(),
             "remarks": [*source.report.remarks, *counts.remarks()],
@@ -248,14 +243,11 @@ class LanguageModelHandle:
 
     def _otherwise(self, data: DataPart, options: Mapping[str, Any]) -> BoundTask:
         """The task, for an evaluation with limits and options of its own. Raises RefusalError for what the model has no room for."""
-        from spcore.session import limited
-
-        saved, task = self._artifact, self.task()[0]
+        saved, (task, bound) = self._artifact, self.task()
+        if not (options or data.max_length or data.stride or data.pack):
+            return bound
         most = (saved or self._model).processor.max_length
-        limits = limited(data, most, task, usual=saved.limits().max_length if saved is not None else most)
-        if data.pack is not None:
-            raise RefusalError(f"data.pack {data.pack}: an evaluation makes no packs; leave it out")
-        limits = replace(limits, evaluation=True)
+        limits = evaluation_limits(data, most, task, usual=saved.limits().max_length if saved is not None else most)
         if saved is not None:
             return saved.task(self.registry, limits=limits, options=options)[1]
         found = task_of(self._model, self.registry, limits=limits, options=options)
@@ -295,11 +287,11 @@ class LanguageModelHandle:
                         runner.close()
 
     @contextlib.contextmanager
-    def _in_use(self) -> Iterator[tuple[Runner, BoundTask]]:
-        """The runner, and the task that it has the head of."""
+    def _in_use(self, bind: Callable[[], BoundTask] | None = None) -> Iterator[tuple[Runner, BoundTask]]:
+        """The runner, and the task that it has the head of. bind: gives that task, before weights are read."""
         with contextlib.ExitStack() as stack:
             with self._lock:
-                bound = self.task()[1]
+                bound = bind() if bind is not None else self.task()[1]
                 runner = stack.enter_context(self._leased())
             yield runner, bound
 

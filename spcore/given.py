@@ -64,6 +64,17 @@ def data_tree(dataset: Data, name: str | None, registry: Registry, scratch: Scra
     return tree
 
 
+def parted(settings: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings by dotted path, as those of each of two kinds: {"data.limit": 9} is {"limit": 9} of "data"."""
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for path, value in settings.items():
+        kind, _, key = path.partition(".")
+        if kind not in found or not key:
+            raise UserError(f"evaluate: setting {path!r}, expected: {' or '.join(f'{kind}.KEY' for kind in kinds)}")
+        found[kind][key] = value
+    return found[kinds[0]], found[kinds[1]]
+
+
 def _spilled(rows: Sequence[Row], scratch: Scratch | None) -> Path:
     if not rows:
         raise DataError("dataset: an empty list of rows")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from spcore.features import Counts, FeatureStore
     from spcore.interfaces.model import LanguageModel
+    from spcore.recipe import DataPart
     from spcore.rows import RoleSource
 
 _CHUNK = 4096
@@ -56,6 +57,16 @@ def task_with(registry: Registry, name: str, options: Mapping[str, Any]) -> Task
     part = lone_part({"use": name, **options}, "task", registry)
     task: Task = registry.create("task", name, part_options(part, "task", registry))
     return task
+
+
+def evaluation_limits(data: DataPart, most: int | None, task: Task, *, usual: int | None) -> Limits:
+    """Limits of an evaluation outside a run. most: tokens that the model's positions allow; usual: where `data` says nothing. Raises
+    RefusalError."""
+    from spcore.session import limited
+
+    if data.pack is not None:
+        raise RefusalError(f"data.pack {data.pack}: an evaluation makes no packs; leave it out")
+    return replace(limited(data, most, task, usual=usual), evaluation=True)
 
 
 def _by_default(registry: Registry, name: str) -> Task | None:

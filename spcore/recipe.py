@@ -31,6 +31,8 @@ SOURCE_KEYS = ("weight", "columns", "split", "limit")
 CORE_DATA_KEYS = ("columns", "split", "limit", "sources", "weights_of", "max_length", "stride", "pack", "shuffle_buffer")
 """The core's keys under `data`, and under each source of a mixture."""
 
+TRAINING_KEYS = ("split", "limit", "max_length", "stride", "pack", "shuffle_buffer", "weights_of")
+"""Keys under `data` that say nothing of what is evaluated."""
 _DATA = (CORE_DATA_KEYS, SOURCE_KEYS)
 Change = str | tuple[str, Any] | tuple[str, Any, str]
 """An override: "dotted.path=value", (path, value), or (path, value, the words that lines about it begin with)."""
@@ -65,7 +67,21 @@ def load_recipe(
     changes = overrides.items() if isinstance(overrides, Mapping) else overrides
     for number, change in enumerate(changes, 1):
         tree, places = _changed(tree, places, number, change, here, registry)
-    return _checked(tree, places, registry)
+    return _checked(_evaluated(tree), places, registry)
+
+
+def _evaluated(tree: dict[str, Any]) -> dict[str, Any]:
+    """`eval.data` that names no data set is the training's, apart from what it says itself: {split: validation}."""
+    data, own = inside(tree, ("data",)), inside(tree, ("eval", "data"))
+    if not isinstance(data, Mapping) or not isinstance(own, Mapping) or not {"use", "source", "sources"}.isdisjoint(own):
+        return tree
+    shared = {key: value for key, value in data.items() if key not in TRAINING_KEYS}
+    if isinstance(sources := shared.get("sources"), Mapping):
+        shared["sources"] = {
+            name: {k: v for k, v in one.items() if k != "weight"} if isinstance(one, Mapping) else one
+            for name, one in sources.items()
+        }
+    return {**tree, "eval": {**tree["eval"], "data": {**shared, **own}}}
 
 
 def _defaults(registry: Registry) -> dict[str, Any]:

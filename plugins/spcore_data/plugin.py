@@ -24,7 +24,9 @@ def spcore_components() -> list[Component]:
     formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text; a path, a glob, a folder"
     return [
         _dataset("files", "files:Files", formats, "FilesOptions", default=True),
-        _dataset("corpus", "corpus:Corpus", "Documents of any amount of text, JSON lines, Parquet", "CorpusOptions"),
+        _dataset(
+            "corpus", "corpus:Corpus", "Documents of any amount of text, JSON lines, Parquet", "CorpusOptions", scheme="corpus"
+        ),
         _dataset("hub", "hub:Hub", "A data set of the Hugging Face Hub", "HubOptions", scheme="hf"),
         _dataset("glue", "glue:Glue", "GLUE's tasks, with their columns, label names and metrics", "GlueOptions"),
         _dataset("builtin", "builtin_sets:Builtin", "Sets that ship with the project", "BuiltinOptions"),

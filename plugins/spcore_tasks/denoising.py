@@ -144,7 +144,8 @@ class BoundDenoising(BoundLanguageTask):
         """The tokens that are not out, a sentinel for each run of the others."""
         begins = out & ~np.concatenate([[False], out[:-1]])
         marked: np.ndarray = np.where(begins, self.sentinels[np.maximum(np.cumsum(begins) - 1, 0)], own)
-        return marked[~out | begins]
+        kept: np.ndarray = marked[~out | begins]
+        return kept
 
     def collate(self, groups: Groups, length: int) -> Batch:
         """See `BoundTask.collate`. Besides: "decoder_input_ids" [S, D], the labels one place on behind the decoder's first token, and

@@ -96,5 +96,7 @@ def noise_mask(length: int, density: float, mean: float, rng: np.random.Generato
 
 def _segmented(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Lengths of `parts` pieces of `total`, none empty, each way alike: int64."""
-    cuts = np.sort(rng.choice(np.arange(1, total), size=parts - 1, replace=False)) if parts > 1 else np.empty(0, np.int64)
+    cuts = (
+        np.sort(rng.choice(np.arange(1, total), size=parts - 1, replace=False)) if parts > 1 else np.empty(0, np.int64)
+    )
     return np.diff(np.concatenate([[0], cuts, [total]])).astype(np.int64)

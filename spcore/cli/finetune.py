@@ -120,11 +120,8 @@ def data_flags(
     name = task if component is None else None
     if data is not None:
         data_tree(data, name, registry, None)  # raises where the data set knows no names
-    evaluation, flag = (
-        (eval_data, "--eval-data") if eval_data is not None or eval_split is None else (data, "--eval-split")
-    )
     return [
         ("model", model, "MODEL"), ("task", component, "--task"), ("data", data, "--data"), ("data.name", name, "--task"),
-        ("data.split", split, "--split"), ("eval.data", evaluation, flag),
-        ("eval.data.name", name if evaluation is not None else None, "--task"), ("eval.data.split", eval_split, "--eval-split"),
+        ("data.split", split, "--split"), ("eval.data", eval_data, "--eval-data"),
+        ("eval.data.name", name if eval_data is not None else None, "--task"), ("eval.data.split", eval_split, "--eval-split"),
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from objectives import language_tools
 from torch_backend import tiny_bert
 
 LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
@@ -36,6 +37,27 @@ def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
         "eval": {"data": {"use": "files", "source": str(folder / "rows.jsonl"), "split": "train[195:]"}},
         "optimizer": {"use": "adamw", "lr": 1e-3},
     }
+
+
+def language(task: str, folder: Path, rows: int = 72) -> dict[str, Any]:
+    """An objective over the vocabulary, under a tiny model of its kind, on texts of one to a hundred words; "packed": under the fake
+    model, which keeps texts in a pack apart, in windows that move."""
+    kind = {"causal-lm": "llama", "masked-lm": "bert", "denoising": "t5"}.get(task)
+    data = {"use": "files", "source": str(folder / "texts.jsonl"), "max_length": 24}
+    if not (folder / "texts.jsonl").exists():
+        lines = [" ".join(_WORDS[(n * 7 + i * i) % 60] for i in range(2 + n * n % 99)) for n in range(200)]
+        (folder / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    model = {"use": "fake", "hidden": 32, "causal": True} if kind is None else {
+        "use": "transformers", "source": str(language_tools.folder_of(kind, folder / kind)),
+    }  # fmt: skip
+    options = {"use": "causal-lm", "shift": True, "min_tail": 2} if kind is None else {"use": task}
+    if task == "masked-lm":
+        options["masking"] = "span"
+    return {
+        "model": model, "task": options, "data": {**data, "limit": rows, **({"pack": 48} if kind is None else {})},
+        "eval": {"data": {**data, "max_length": None, "split": "train[195:]", **({} if task == "denoising" else {"stride": 5})}},
+        "optimizer": {"use": "adamw", "lr": 1e-3},
+    }  # fmt: skip
 
 
 def minilm() -> dict[str, Any]:

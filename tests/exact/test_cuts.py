@@ -13,10 +13,19 @@ import pytest
 import torch
 
 from exact.processes import Processes, measure
-from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, minilm
+from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, language, minilm
 from spcore_torch.single import SingleEngine
 
-TASKS = ["classification", "fake-two-terms", "fake-next-word", "fake-masked-words", "fake-preference", "fake-contrast"]
+LANGUAGE = ["causal-lm", "masked-lm", "denoising", "packed"]
+TASKS = [
+    "classification",
+    *LANGUAGE,
+    "fake-two-terms",
+    "fake-next-word",
+    "fake-masked-words",
+    "fake-preference",
+    "fake-contrast",
+]
 EXPECTED: dict[str, Any] = {}
 
 
@@ -28,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree_of(task: str, folder: Path) -> dict[str, Any]:
     if task == "minilm":
         return minilm()
+    if task in LANGUAGE:
+        return language(task, folder)
     return classification(folder) if task == "classification" else fake(task)
 
 

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 
 from exact.processes import Processes, measure
-from exact.recipes import classification, fake, laid
+from exact.recipes import classification, fake, laid, language
 from spcore.interfaces.dataset import Row
 from spcore.testing.fakes.data import FakeSource
 
 STEPS, SAVED = 8, 3
-TASKS = ["classification", "fake-masked-words", "stream"]
+LANGUAGE = ["packed", "masked-lm"]
+TASKS = ["classification", "fake-masked-words", "stream", "packed", pytest.param("masked-lm", marks=pytest.mark.slow)]
 PRECISIONS = ["fp32", "fp16"]
 
 
 def tree_of(task: str, folder: Path, **more: Any) -> dict[str, Any]:
-    tree = classification(folder) if task == "classification" else fake(task)
+    if task in LANGUAGE:
+        tree = language(task, folder)
+    else:
+        tree = classification(folder) if task == "classification" else fake(task)
     if task == "stream":
         tree = fake("fake-masked-words", "stream")
         tree = {**tree, "data": {**tree["data"], "shuffle_buffer": 4}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +46,9 @@ def test_each_token_is_a_target_once(counts: list[int], size: int, stride: int, 
     texts = [text_of_words(count, seed=n) for n, count in enumerate(counts)]
     made = features(bound, texts)
     assert max(f.length for f in made) <= size
-    groups = packed(range(len(made)), np.array([f.length for f in made]), 40) if packs else [(n,) for n in range(len(made))]
+    groups = (
+        packed(range(len(made)), np.array([f.length for f in made]), 40) if packs else [(n,) for n in range(len(made))]
+    )
     batch = bound.collate([[made[n] for n in sorted(group)] for group in sorted(groups)], 40)
     found = targets_of(batch)
     for row, text in enumerate(texts):
@@ -60,9 +64,10 @@ def test_each_token_is_a_target_once(counts: list[int], size: int, stride: int, 
 def test_windows_cover_all_and_move_on(count: int, size: int, overlap: int) -> None:
     overlap = min(overlap, size - 1)
     found = windows(count, size, overlap)
-    assert found[0][0] == 0 and found[-1][1] == count
+    assert found[0][0] == 0
+    assert found[-1][1] == count
     assert {n for low, high in found for n in range(low, high)} == set(range(count))
-    assert all(b[0] - a[0] == size - overlap and a[1] - b[0] == overlap for a, b in zip(found, found[1:], strict=False))
+    assert all(b[0] - a[0] == size - overlap and a[1] - b[0] == overlap for a, b in itertools.pairwise(found))
 
 
 def test_the_labels_are_the_next_tokens_and_those_known_do_not_count() -> None:
@@ -89,7 +94,8 @@ def test_blocks_without_look_ahead_lose_their_first_token() -> None:
 def test_a_short_tail_is_dropped_and_counted() -> None:
     bound = bind("causal-lm", Limits(8), min_tail=4)
     made = features(bound, [text_of_words(18)])  # 18 words and the end: 18 targets
-    assert [f.length for f in made] == [8, 8] and [f.truncated for f in made] == [0, 2]
+    assert [f.length for f in made] == [8, 8]
+    assert [f.truncated for f in made] == [0, 2]
     assert [f.length for f in features(bound, [text_of_words(20)])] == [8, 8, 4]
     with pytest.raises(DataError, match=r"^fewer than 4 tokens to predict \(task\.min_tail\)$"):
         bound.featurize({"text": "w1 w2"})
@@ -113,9 +119,12 @@ def test_each_byte_counts_once(kind: str, size: int, tail: str) -> None:
 
 def test_bytes_of_a_character_in_several_tokens() -> None:
     offsets = real("bpe").encode("a🦊b", special=False).offsets
-    assert offsets is not None and len(offsets) > 3, "the sign is several tokens"
+    assert offsets is not None
+    assert len(offsets) > 3, "the sign is several tokens"
     found = spread("a🦊b", offsets)
-    assert found.sum(0).tolist() == [6, 3] and found[0].tolist() == [1, 1] and found[-1].tolist() == [1, 1]
+    assert found.sum(0).tolist() == [6, 3]
+    assert found[0].tolist() == [1, 1]
+    assert found[-1].tolist() == [1, 1]
 
 
 # -- windows that move ---------------------------------------------------------------------------------------------
@@ -135,7 +144,11 @@ def test_windows_begin_elsewhere_each_epoch() -> None:
         for n, feature in enumerate(made):
             ids = batch.inputs["input_ids"][n][: feature.length].tolist()
             labels = batch.targets["labels"][n][: feature.length].tolist()
-            at = next(k for k in range(len(tokens)) if tokens[k : k + len(ids)] == ids and tokens[k + 1 : k + 1 + len(ids)] == labels)
+            at = next(
+                k
+                for k in range(len(tokens))
+                if tokens[k : k + len(ids)] == ids and tokens[k + 1 : k + 1 + len(ids)] == labels
+            )
             assert abs(at - n * 8) <= (4 if 0 < n < len(made) - 1 else 0)
             places.add(at - n * 8)
     assert places == set(range(-4, 5))
@@ -159,7 +172,8 @@ def test_an_end_token_stands_after_each_text_once() -> None:
     processor = real("bpe")
     end = processor.special["eos"]
     bound = bind("causal-lm", Limits(64), processor)
-    assert whole(bound, "a fox")[-1] == end and whole(bound, "a fox").count(end) == 1
+    assert whole(bound, "a fox")[-1] == end
+    assert whole(bound, "a fox").count(end) == 1
     assert whole(bound, "a fox</s>").count(end) == 1, "it is there already"
     named = bind("causal-lm", Limits(64), processor, end_of_text="<sep>")
     assert whole(named, "a fox")[-1] == processor.special["sep"]
@@ -183,5 +197,5 @@ def test_what_the_tokenizer_has_not_is_refused() -> None:
         bind("causal-lm", Limits(8), min_tail=9)
     with pytest.raises(RefusalError, match=r"^task\.shift: windows that overlap stay"):
         bind("causal-lm", Limits(8, stride=2), shift=True)
-    with pytest.raises(DataError, match="^the text is one token"):
+    with pytest.raises(DataError, match=r"^the text is one token"):
         bind("causal-lm", end_of_text=False).featurize({"text": "w1"})

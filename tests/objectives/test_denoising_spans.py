@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_tools import WORDS, augmented, bind, features, text_of_words, words_tokenizer
-from transformers import PretrainedConfig, T5Config
+from transformers import LlamaConfig, PretrainedConfig, T5Config
 
 from spcore.errors import DataError, RefusalError
 from spcore.interfaces.model import Processor
@@ -36,7 +36,7 @@ def together(feature: Feature) -> list[int]:
             spans[list(spans)[-1]].append(token)
     assert list(spans) == [FIRST + n for n in range(len(spans))], "sentinels in order, each once"
     assert all(spans.values()), "no span is empty"
-    return [t for token in ids[:-1] for t in (spans[token] if token in spans else [token])]
+    return [t for token in ids[:-1] for t in (spans.get(token, [token]))]
 
 
 @given(st.lists(st.integers(2, 150), min_size=1, max_size=4), st.integers(6, 60), st.integers(0, 5))
@@ -52,7 +52,8 @@ def test_nothing_is_lost_and_lengths_are_known_before(counts: list[int], size: i
     for row, text in enumerate(texts):
         own = processor().encode(text, special=False).arrays["input_ids"].tolist()
         lost = sum(f.truncated for f in made if f.row_id == row)
-        assert lost in (0, 1) and found[row] == own[: len(own) - lost]
+        assert lost in (0, 1)
+        assert found[row] == own[: len(own) - lost]
 
 
 @given(st.integers(2, 600), st.floats(0.05, 0.6), st.floats(1, 8), st.integers(0, 100))
@@ -60,13 +61,17 @@ def test_nothing_is_lost_and_lengths_are_known_before(counts: list[int], size: i
 def test_the_mask_has_as_many_tokens_and_spans_as_it_says(length: int, density: float, mean: float, seed: int) -> None:
     mask = noise_mask(length, density, mean, np.random.default_rng(seed))
     noise, spans = noise_sizes(length, density, mean)
-    assert len(mask) == length and int(mask.sum()) == noise and not mask[0] and mask[-1]
+    assert len(mask) == length
+    assert int(mask.sum()) == noise
+    assert not mask[0]
+    assert mask[-1]
     assert int((mask & ~np.concatenate([[False], mask[:-1]])).sum()) == spans
 
 
 def test_sizes_are_t5s() -> None:
     """512 tokens for the encoder: 568 of the text, and 114 for the decoder, end tokens in; as T5's own `compute_input_and_target_lengths`."""
-    assert window(511, 0.15, 3.0) == 568 and corrupted(568, 0.15, 3.0) == 511
+    assert window(511, 0.15, 3.0) == 568
+    assert corrupted(568, 0.15, 3.0) == 511
     noise, spans = noise_sizes(568, 0.15, 3.0)
     assert noise + spans + 1 == 114
 
@@ -90,19 +95,20 @@ def test_drawn_anew_each_epoch() -> None:
     bound = bind("denoising", Limits(48), processor(), T5Config())
     made = features(bound, [text_of_words(40)])
     found = [tuple(augmented(bound, made, epoch)[0].arrays["labels"].tolist()) for epoch in (0, 1, 2, 0)]
-    assert len(set(found)) == 3 and found[0] == found[3]
+    assert len(set(found)) == 3
+    assert found[0] == found[3]
 
 
 def test_what_does_not_go_is_refused() -> None:
     with pytest.raises(RefusalError, match=r"^data\.pack 64: an encoder-decoder's texts do not share a sequence"):
         bind("denoising", Limits(32, 64), processor(), T5Config())
     with pytest.raises(RefusalError, match=r"^task denoising: 'llama' is no encoder-decoder"):
-        from transformers import LlamaConfig
-
         bind("denoising", Limits(32), processor(), LlamaConfig())
     with pytest.raises(RefusalError, match=r"^task\.sentinel '<extra_{}>': the tokenizer has no '<extra_0>'"):
         bind("denoising", Limits(32), processor(), T5Config(), sentinel="<extra_{}>")
-    with pytest.raises(RefusalError, match=r"^data\.max_length 512: a window has 28 spans, and the tokenizer 20 sentinels"):
+    with pytest.raises(
+        RefusalError, match=r"^data\.max_length 512: a window has 28 spans, and the tokenizer 20 sentinels"
+    ):
         bind("denoising", Limits(512), processor(), T5Config())
     with pytest.raises(RefusalError, match=r"^task: 't5' is an encoder-decoder\. Use denoising"):
         bind("causal-lm", Limits(32), processor(), T5Config())
