@@ -81,7 +81,12 @@ class Assembled(nn.Module):  # type: ignore[misc]
     def as_family(self) -> Any:
         """A copy of the family's own class that holds this module's tensors: transformers initialises by class."""
         whole = copy.copy(self._whole[0])
-        whole.__dict__ = {**whole.__dict__, "_parameters": self._parameters, "_buffers": self._buffers, "_modules": self._modules}
+        whole.__dict__ = {
+            **whole.__dict__,
+            "_parameters": self._parameters,
+            "_buffers": self._buffers,
+            "_modules": self._modules,
+        }
         return whole
 
     def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:

@@ -163,9 +163,7 @@ def _runs(signed: np.ndarray) -> tuple[tuple[int, int], ...]:
         return ()
     edges = np.flatnonzero(np.diff(signed, prepend=signed[0] - 1))
     counts = np.diff(edges, append=signed.size)
-    return tuple(
-        (n, w) if w > 0 else (0, -n * w) for n, w in zip(counts.tolist(), signed[edges].tolist(), strict=True)
-    )
+    return tuple((n, w) if w > 0 else (0, -n * w) for n, w in zip(counts.tolist(), signed[edges].tolist(), strict=True))
 
 
 def _first_fit(lengths: np.ndarray, width: int) -> list[list[int]]:
@@ -339,7 +337,10 @@ def dense_masks(
     # transformers' windows count the token itself in causal families, and not in ModernBERT.
     near = within(Reach(causal, window if causal or window is None else window + 1), length, device)
     far = within(Reach(causal), length, device)
-    masks = {kind: same if seen is None else same & seen for kind, seen in (("full_attention", far), ("sliding_attention", near))}
+    masks = {
+        kind: same if seen is None else same & seen
+        for kind, seen in (("full_attention", far), ("sliding_attention", near))
+    }
     if config._attn_implementation == "eager":
         low = torch.finfo(dtype).min
         masks = {

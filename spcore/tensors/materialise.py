@@ -45,7 +45,9 @@ def materialise(
             report.initialised.append(name)
     parameters = named_parameters(module, anatomy.tied)
     # What is not trained is computed (Marian's positions), and a family need not store it.
-    lost = [n for n in report.initialised if n in parameters and parameters[n].requires_grad and not may_be_new(n, anatomy)]
+    lost = [
+        n for n in report.initialised if n in parameters and parameters[n].requires_grad and not may_be_new(n, anatomy)
+    ]
     if lost and (report.loaded or report.unused):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ArtifactError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,17 @@ import transformers
 from test_transformers_packs import gradients
 from test_transformers_saving import save
 from tiny_models import (
-    DECODERS, ENCODER_DECODERS, HEADS, LENGTHS, auto_of, made, opened, oracle, packed, padded, save_tiny, texts,
+    DECODERS,
+    ENCODER_DECODERS,
+    HEADS,
+    LENGTHS,
+    auto_of,
+    made,
+    opened,
+    oracle,
+    packed,
+    padded,
+    texts,
 )  # fmt: skip
 
 from spcore.testing.suites.model import check_model
@@ -24,7 +33,10 @@ Folders = Callable[[str], Path]
 VOCABULARY = HEADS["vocabulary"]
 EVERY = (*DECODERS, *ENCODER_DECODERS)
 ATTENTION = [
-    (family, attention) for family in DECODERS for attention in ("auto", "sdpa", "eager") if (family, attention) != ("gemma2", "sdpa")
+    (family, attention)
+    for family in DECODERS
+    for attention in ("auto", "sdpa", "eager")
+    if (family, attention) != ("gemma2", "sdpa")
 ]
 CUTS = {"one row": (), "two rows": (3,), "a text a row": (1, 2, 3, 4, 5)}
 EVEN = (7, 7, 7, 7)

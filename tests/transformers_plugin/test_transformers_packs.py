@@ -141,7 +141,9 @@ def test_layers_share_one_layout(folder: Folders, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-def test_by_segments_is_sdpa_under_a_dense_mask(window: int | None, cuts: tuple[int, ...], causal: bool, groups: int) -> None:
+def test_by_segments_is_sdpa_under_a_dense_mask(
+    window: int | None, cuts: tuple[int, ...], causal: bool, groups: int
+) -> None:
     ids = packed(texts(), cuts)["segment_ids"]
     layout, reach = segments.Layout(ids), segments.Reach(causal, window)
     ago = torch.arange(ids.shape[1])[:, None] - torch.arange(ids.shape[1])
@@ -152,7 +154,8 @@ def test_by_segments_is_sdpa_under_a_dense_mask(window: int | None, cuts: tuple[
         mask &= ago >= 0
     torch.manual_seed(0)
     q, k, v = (
-        torch.randn(len(ids), heads, ids.shape[1], 8, dtype=torch.double, requires_grad=True) for heads in (4, groups, groups)
+        torch.randn(len(ids), heads, ids.shape[1], 8, dtype=torch.double, requires_grad=True)
+        for heads in (4, groups, groups)
     )
     grad = torch.randn(len(ids), ids.shape[1], 32, dtype=torch.double) * (ids > 0)[..., None]
     expected = (
