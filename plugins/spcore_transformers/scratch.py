@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from spcore.errors import RefusalError, unknown
+from spcore.errors import RefusalError, nearest, short, unknown
 from spcore_transformers.configs import set_dropout
 from spcore_transformers.families import FAMILIES
 from spcore_transformers.options import TransformersOptions
@@ -87,7 +87,12 @@ def made_config(options: TransformersOptions, tokenizer: Any) -> Any:
     """The configuration that `architecture` or `preset` and the sizes say. Raises RefusalError before anything is built."""
     family, given = _given(options)
     if family not in CONFIG_MAPPING:
-        raise RefusalError(f"model.architecture: {unknown('family', family, CONFIG_MAPPING)}")
+        near = nearest(family, CONFIG_MAPPING)
+        guess = f"; did you mean {near!r}?" if near else ";"
+        raise RefusalError(
+            f"model.architecture: unknown family {short(family)!r}{guess} verified: {', '.join(sorted(FAMILIES))}; "
+            f"transformers knows {len(CONFIG_MAPPING)}"
+        )
     kind = CONFIG_MAPPING[family]
     fields = {field.name for field in dataclasses.fields(kind) if not field.name.startswith("_")}
     if "vocab_size" not in fields:
