@@ -51,13 +51,23 @@ class TransformersModel(Model):
 
     def open(self, source: str) -> LanguageModel:
         """See `Model.open`. source: empty for a model that is made from nothing."""
-        options = self.options
+        options, gguf = self.options, None
         check_source(options, source)
-        if not source:
+        if source:
+            config, tokenizer, gguf = self._stored(source)
+        else:
             tokenizer = self._tokenizer(str(options.tokenizer))
-            model = TransformersLanguageModel(source, made_config(options, tokenizer), tokenizer, options)
+            config = made_config(options, tokenizer)
+        if options.dropout is not None:
+            set_dropout(config, options.dropout)
+        model = TransformersLanguageModel(source, config, tokenizer, options, gguf)
+        if not source:
             model.check_sizes()
-            return model
+        return model
+
+    def _stored(self, source: str) -> tuple[Any, Any, Path | None]:
+        """Configuration and tokenizer of a source, and the GGUF file where it is one."""
+        options = self.options
         gguf = gguf_files.find(source, options.revision)
         if gguf is not None:
             config, tokenizer = gguf_files.opened(gguf)
@@ -69,9 +79,7 @@ class TransformersModel(Model):
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
-        if options.dropout is not None:
-            set_dropout(config, options.dropout)
-        return TransformersLanguageModel(source, config, tokenizer, options, gguf)
+        return config, tokenizer, gguf
 
     def _tokenizer(self, source: str) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""

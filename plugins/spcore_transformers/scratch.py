@@ -99,13 +99,14 @@ def made_config(options: TransformersOptions, tokenizer: Any) -> Any:
         raise RefusalError(f"model.architecture {family!r}: a family without a vocabulary; it is no language model")
     usual = AutoConfig.for_model(family)
     extra = _checked(family, given.pop("config", {}), fields, kind.attribute_map)
-    settings = _sizes(family, given, usual, fields)
-    twice = [key for key in extra if key in settings and any(key in keys for name in given for keys in _NAMES[name])]
+    twice = [key for key in extra if any(key in keys for name in given for keys in _NAMES[name])]
     if twice:
         raise RefusalError(f"model.config.{twice[0]}: an option of its own says it already; give one of them")
-    settings |= extra
-    if family in FAMILIES and FAMILIES[family].offset and "positions" in given:
-        settings[_key("positions", fields)] += _needed(tokenizer, "pad", family) + 1
+    settings = _sizes(family, given, usual, fields) | extra
+    if family in FAMILIES and FAMILIES[family].offset:
+        first = _needed(tokenizer, "pad", family) + 1
+        if "positions" in given:
+            settings[_key("positions", fields)] += first
     settings |= _of_tokenizer(usual, fields, tokenizer, options.vocabulary_multiple)
     try:
         config = AutoConfig.for_model(family, **settings)
