@@ -33,8 +33,6 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "tie_embeddings": (("tie_word_embeddings",),),
 }  # fmt: skip
 """An option -> the names that families have for it, of which the first whose keys a family has is taken; all keys get the value."""
-SIZES = (*_NAMES, "vocabulary_multiple", "config")
-"""Options that a model with a source has no use for."""
 _OWN = (
     "vocab_size",
     "architectures",
@@ -71,7 +69,8 @@ def check_source(options: TransformersOptions, source: str) -> None:
                 hint="Name a folder or a Hub name; `slimpajama tokenizer train` makes one of your data",
             )
         return
-    given = [n for n in SIZES if getattr(options, n) != TransformersOptions.model_fields[n].default]
+    others = {"vocabulary_multiple": options.vocabulary_multiple > 1, "config": options.config}
+    given = [*_own(options), *(name for name, value in others.items() if value)]
     if given:
         raise RefusalError(
             f"model.{given[0]}: goes with model.architecture or model.preset; {source!r} says its own",
@@ -125,6 +124,16 @@ def retokenized(config: Any, tokenizer: Any) -> None:
         setattr(config, name, value)
 
 
+def _own(options: TransformersOptions) -> dict[str, Any]:
+    """The sizes that the options give themselves."""
+    every = {
+        "hidden_size": options.hidden_size, "layers": options.layers, "decoder_layers": options.decoder_layers, "heads": options.heads,
+        "key_value_heads": options.key_value_heads, "head_size": options.head_size, "intermediate_size": options.intermediate_size,
+        "positions": options.positions, "tie_embeddings": options.tie_embeddings,
+    }  # fmt: skip
+    return {name: value for name, value in every.items() if value is not None}
+
+
 def _given(options: TransformersOptions) -> tuple[str, dict[str, Any]]:
     """The family, and the sizes that are given: the preset's, and over them the options'."""
     sizes: dict[str, Any] = {}
@@ -135,7 +144,7 @@ def _given(options: TransformersOptions) -> tuple[str, dict[str, Any]]:
         preset = PRESETS[options.preset]
         family, sizes = preset.architecture, {k: v for k, v in preset.sizes.items() if k != "dropout"}
     assert family is not None, "check_source refuses neither"
-    own = {name: getattr(options, name) for name in _NAMES if getattr(options, name) is not None}
+    own = _own(options)
     if {"heads", "hidden_size"} & own.keys():  # what was right for the preset's heads is not for others
         sizes.pop("head_size", None)
     if "heads" in own:
