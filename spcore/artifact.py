@@ -411,15 +411,18 @@ def versions() -> dict[str, str]:
 def model_card(manifest: Mapping[str, Any]) -> str:
     """README.md of a saved model."""
     base, task, metrics = manifest["model"]["source"], manifest["task"]["use"], manifest["metrics"]
+    family, version = manifest["model"]["family"], manifest["versions"]["slimpajama"]
     tags = {"sequence": "text-classification", "token": "token-classification", "span": "question-answering"}.get(
         manifest["head"]["kind"]
     )
     front = ["---", "library_name: transformers", *([f"pipeline_tag: {tags}"] if tags else []), "---"]
     body = [
         "",
-        f"# {Path(base).name or base}, {task}",
+        f"# {Path(base).name or base or family}, {task}",
         "",
-        f"`{base}` fine-tuned for {task} with slimpajama {manifest['versions']['slimpajama']}.",
+        f"`{base}` fine-tuned for {task} with slimpajama {version}."
+        if base
+        else f"A model of family `{family}`, trained from nothing for {task} with slimpajama {version}.",
     ]
     if manifest["head"]["labels"]:
         body += ["", f"Labels: {', '.join(manifest['head']['labels'])}."]

@@ -35,6 +35,10 @@ _RENAMED = (
 )
 """Names of checkpoints from TensorFlow's days (bert-base-uncased on the Hub), and what they are called now."""
 
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "source.spm",
+)  # fmt: skip
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
 
 
@@ -47,13 +51,23 @@ class TransformersModel(Model):
 
     def open(self, source: str) -> LanguageModel:
         """See `Model.open`. source: empty for a model that is made from nothing."""
-        options = self.options
+        options, gguf = self.options, None
         check_source(options, source)
-        if not source:
+        if source:
+            config, tokenizer, gguf = self._stored(source)
+        else:
             tokenizer = self._tokenizer(str(options.tokenizer))
-            model = TransformersLanguageModel(source, made_config(options, tokenizer), tokenizer, options)
+            config = made_config(options, tokenizer)
+        if options.dropout is not None:
+            set_dropout(config, options.dropout)
+        model = TransformersLanguageModel(source, config, tokenizer, options, gguf)
+        if not source:
             model.check_sizes()
-            return model
+        return model
+
+    def _stored(self, source: str) -> tuple[Any, Any, Path | None]:
+        """Configuration and tokenizer of a source, and the GGUF file where it is one."""
+        options = self.options
         gguf = gguf_files.find(source, options.revision)
         if gguf is not None:
             config, tokenizer = gguf_files.opened(gguf)
@@ -65,13 +79,18 @@ class TransformersModel(Model):
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
-        if options.dropout is not None:
-            set_dropout(config, options.dropout)
-        return TransformersLanguageModel(source, config, tokenizer, options, gguf)
+        return config, tokenizer, gguf
 
     def _tokenizer(self, source: str) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
-        tokenizer = _opened_tokenizer(source, None)
+        if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
+            raise SourceError(
+                f"model.tokenizer: the folder {source!r} has no tokenizer files (tokenizer.json or the like)"
+            )
+        try:
+            tokenizer = _opened_tokenizer(source, None)
+        except SourceError as error:
+            raise SourceError(f"model.tokenizer: {error.message.removeprefix('model ')}", hint=error.hint) from error
         tokenizer.model_max_length = VERY_LARGE_INTEGER
         return tokenizer
 
@@ -106,7 +125,7 @@ class TransformersLanguageModel(LanguageModel):
             with undisturbed(), torch.device("meta"):
                 backbone_class(self.config)(self.config)
         except (ValueError, RuntimeError, TypeError, KeyError, ZeroDivisionError) as error:
-            text = " ".join(str(error).split())[:200]
+            text = f"{error} is not known" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise RefusalError(f"model.architecture {self.family!r}: cannot be made: {text}") from error
 
     def _positions(self) -> int | None:
@@ -184,7 +203,7 @@ class TransformersLanguageModel(LanguageModel):
                 else f"refuses: {error}"
             )
             raise RefusalError(
-                f"model {self.source!r}: family {self.family!r} {' '.join(what.split())[:200]}"
+                f"model {self.source or self.family!r}: family {self.family!r} {' '.join(what.split())[:200]}"
             ) from error
 
     def _attention(self) -> str | None:
@@ -201,11 +220,11 @@ class TransformersLanguageModel(LanguageModel):
         """Refuse now what would fail in mid-run."""
         if head.kind == "custom" and config.is_encoder_decoder:
             raise RefusalError(
-                f"model {self.source!r}: a custom head sits on one stack of layers; {self.family!r} has an encoder and a decoder"
+                f"model {self.source or self.family!r}: a custom head sits on one stack of layers; {self.family!r} has an encoder and a decoder"
             )
         if head.kind == "sequence" and causal(config) and config.pad_token_id is None:
             raise RefusalError(
-                f"model {self.source!r}: its head reads each text's last token, and config.json has no pad_token_id to find it by",
+                f"model {self.source or self.family!r}: its head reads each text's last token, and config.json has no pad_token_id to find it by",
                 hint="Set pad_token_id in config.json",
             )
 
@@ -294,7 +313,7 @@ class TransformersLanguageModel(LanguageModel):
         config.architectures = [type(self._skeleton(head)).__name__]
         if getattr(config, "quantization_config", None) is not None:
             raise ArtifactError(
-                f"model {self.source!r}: its configuration says that its weights are quantised; these are not"
+                f"model {self.source or self.family!r}: its configuration says that its weights are quantised; these are not"
             )
         config.save_pretrained(folder)
         file = folder / "config.json"

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from spcore.errors import RefusalError, unknown
+from spcore.errors import RefusalError, nearest, short, unknown
 from spcore_transformers.configs import set_dropout
 from spcore_transformers.families import FAMILIES
 from spcore_transformers.options import TransformersOptions
@@ -33,8 +33,6 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "tie_embeddings": (("tie_word_embeddings",),),
 }  # fmt: skip
 """An option -> the names that families have for it, of which the first whose keys a family has is taken; all keys get the value."""
-SIZES = (*_NAMES, "vocabulary_multiple", "config")
-"""Options that a model with a source has no use for."""
 _OWN = (
     "vocab_size",
     "architectures",
@@ -71,7 +69,8 @@ def check_source(options: TransformersOptions, source: str) -> None:
                 hint="Name a folder or a Hub name; `slimpajama tokenizer train` makes one of your data",
             )
         return
-    given = [n for n in SIZES if getattr(options, n) != TransformersOptions.model_fields[n].default]
+    others = {"vocabulary_multiple": options.vocabulary_multiple > 1, "config": options.config}
+    given = [*_own(options), *(name for name, value in others.items() if value)]
     if given:
         raise RefusalError(
             f"model.{given[0]}: goes with model.architecture or model.preset; {source!r} says its own",
@@ -87,20 +86,26 @@ def made_config(options: TransformersOptions, tokenizer: Any) -> Any:
     """The configuration that `architecture` or `preset` and the sizes say. Raises RefusalError before anything is built."""
     family, given = _given(options)
     if family not in CONFIG_MAPPING:
-        raise RefusalError(f"model.architecture: {unknown('family', family, CONFIG_MAPPING)}")
+        near = nearest(family, CONFIG_MAPPING)
+        guess = f"; did you mean {near!r}?" if near else ";"
+        raise RefusalError(
+            f"model.architecture: unknown family {short(family)!r}{guess} verified: {', '.join(sorted(FAMILIES))}; "
+            f"transformers knows {len(CONFIG_MAPPING)}"
+        )
     kind = CONFIG_MAPPING[family]
     fields = {field.name for field in dataclasses.fields(kind) if not field.name.startswith("_")}
     if "vocab_size" not in fields:
         raise RefusalError(f"model.architecture {family!r}: a family without a vocabulary; it is no language model")
     usual = AutoConfig.for_model(family)
     extra = _checked(family, given.pop("config", {}), fields, kind.attribute_map)
-    settings = _sizes(family, given, usual, fields)
-    twice = [key for key in extra if key in settings and any(key in keys for name in given for keys in _NAMES[name])]
+    twice = [key for key in extra if any(key in keys for name in given for keys in _NAMES[name])]
     if twice:
         raise RefusalError(f"model.config.{twice[0]}: an option of its own says it already; give one of them")
-    settings |= extra
-    if family in FAMILIES and FAMILIES[family].offset and "positions" in given:
-        settings[_key("positions", fields)] += _needed(tokenizer, "pad", family) + 1
+    settings = _sizes(family, given, usual, fields) | extra
+    if family in FAMILIES and FAMILIES[family].offset:
+        first = _needed(tokenizer, "pad", family) + 1
+        if "positions" in given:
+            settings[_key("positions", fields)] += first
     settings |= _of_tokenizer(usual, fields, tokenizer, options.vocabulary_multiple)
     try:
         config = AutoConfig.for_model(family, **settings)
@@ -119,6 +124,16 @@ def retokenized(config: Any, tokenizer: Any) -> None:
         setattr(config, name, value)
 
 
+def _own(options: TransformersOptions) -> dict[str, Any]:
+    """The sizes that the options give themselves."""
+    every = {
+        "hidden_size": options.hidden_size, "layers": options.layers, "decoder_layers": options.decoder_layers, "heads": options.heads,
+        "key_value_heads": options.key_value_heads, "head_size": options.head_size, "intermediate_size": options.intermediate_size,
+        "positions": options.positions, "tie_embeddings": options.tie_embeddings,
+    }  # fmt: skip
+    return {name: value for name, value in every.items() if value is not None}
+
+
 def _given(options: TransformersOptions) -> tuple[str, dict[str, Any]]:
     """The family, and the sizes that are given: the preset's, and over them the options'."""
     sizes: dict[str, Any] = {}
@@ -129,7 +144,7 @@ def _given(options: TransformersOptions) -> tuple[str, dict[str, Any]]:
         preset = PRESETS[options.preset]
         family, sizes = preset.architecture, {k: v for k, v in preset.sizes.items() if k != "dropout"}
     assert family is not None, "check_source refuses neither"
-    own = {name: getattr(options, name) for name in _NAMES if getattr(options, name) is not None}
+    own = _own(options)
     if {"heads", "hidden_size"} & own.keys():  # what was right for the preset's heads is not for others
         sizes.pop("head_size", None)
     if "heads" in own:

@@ -37,6 +37,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (RepositoryNotFoundError, "the Hub has no such model, or a private one"),
     (HFValidationError, "not a name that the Hub could have"),
     (LocalEntryNotFoundError, "the Hub was not reached, and it is not in the cache"),
+    (EntryNotFoundError, "the Hub has the model, but no such file"),
 )
 
 

@@ -162,7 +162,7 @@ def _report(made: Tokenizer, options: TokenizerOptions, corpus: Corpus) -> dict[
     for text in corpus.sample:
         ids = made.encode(text, add_special_tokens=False).ids
         tokens, characters = tokens + len(ids), characters + len(text)
-        unknown += ids.count(unknown_id)
+        unknown += ids.count(unknown_id) if unknown_id is not None else 0
     return {
         "kind": options.kind, "vocabulary_size": made.get_vocab_size(), "rows": corpus.rows, "rows_without_text": corpus.without,
         "characters": corpus.characters, "bytes": corpus.size, "tokens_per_character": tokens / max(characters, 1),

@@ -123,8 +123,8 @@ def _around(model: Any, options: TokenizerOptions) -> Tokenizer:
     else:
         steps += [normalizers.Lowercase()] if options.lowercase else []
         if options.kind == "characters":
-            # Character by character before the model too, which otherwise would take a whole text as one word.
-            made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+            # The model takes words apart; that there are any is for tasks that mask whole ones.
+            made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\S+|\s"), "isolated")
             made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         else:
             made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=options.kind != "bytes")

@@ -172,7 +172,11 @@ class LanguageModel(ABC):
 
 
 class Model(ABC):
-    """Kind `model`: opens a source. Registered with the schemes it claims ("hf", "gguf"); the default takes the rest."""
+    """Kind `model`: opens a source. Registered with the schemes it claims ("hf", "gguf"); the default takes the rest.
+
+    source: without its scheme; "" where the recipe gives none: options alone then say what is made, with new weights, and
+    `LanguageModel.source` is "" too.
+    """
 
     @abstractmethod
     def open(self, source: str) -> LanguageModel:

