@@ -81,7 +81,7 @@ class CorpusSource(Source):
         self._starts = list(accumulate(map(len, self._entries), initial=0))
         self.length = self._starts[-1]
         self.size = sum(int(entries[:, Entry.CHARACTERS].sum()) for entries in self._entries)
-        self.report = _report(files, remarks)
+        self.report = _report(files, options, remarks)
         if not self.report.read - sum(map(len, self.report.dropped.values())):
             reasons = ", ".join(self.report.dropped) or "nothing in it"
             raise DataError(f"{subject}: no documents: {reasons}")
@@ -138,7 +138,7 @@ def _part(file: CorpusFile, options: CorpusOptions, part: str | None) -> np.ndar
     return halves[part == "validation"]
 
 
-def _report(files: Sequence[CorpusFile], remarks: list[str]) -> ReadReport:
+def _report(files: Sequence[CorpusFile], options: CorpusOptions, remarks: list[str]) -> ReadReport:
     dropped: dict[str, Sequence[int]] = {}
     facts: list[dict[str, Any]] = []
     for file in files:
@@ -158,23 +158,25 @@ def _report(files: Sequence[CorpusFile], remarks: list[str]) -> ReadReport:
                 "rows": len(index.entries), "characters": int(index.entries[:, Entry.CHARACTERS].sum()),
             }
         )  # fmt: skip
-    said = [*remarks, *_kinds(files)]
+    said = [*remarks, *_kinds(files, options.documents)]
     if cut := sum(file.index.pieces for file in files):
         said.append(f"{cut} documents are longer than {MOST >> 20} MiB; each is cut into pieces, at a line's end")
     read = sum(f["rows"] for f in facts) + sum(map(len, dropped.values()))
     return ReadReport(read, dropped, tuple(said), tuple(facts))
 
 
-def _kinds(files: Sequence[CorpusFile]) -> list[str]:
-    """What a document was taken to be, once for all files that agree."""
+def _kinds(files: Sequence[CorpusFile], asked: str) -> list[str]:
+    """What a document was taken to be where nobody said, once for all files that agree."""
     found: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(file.documents, []).append(file.path)
+        if asked == "auto" and file.kind == "text":
+            found.setdefault(file.documents, []).append(file.path)
     return [
         f"{paths[0].name}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: a document is a {documents}"
-        if documents in ("file", "line") or documents.startswith("row")
-        else f"{paths[0].name}: documents end at a {documents}"
-        if documents == "blank-line"
-        else f"{paths[0].name}: documents end at {documents!r}"
+        + (
+            " (data.documents says otherwise)"
+            if documents == "file"
+            else ", as its lines are long (data.documents=file says otherwise)"
+        )
         for documents, paths in found.items()
     ]
