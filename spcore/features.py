@@ -94,10 +94,13 @@ class Column:
 
     def value(self, i: int) -> np.ndarray | None:
         """A feature's array, None where it has none; read-only where it is on disk."""
-        first, end = int(self.starts[i]), int(self.starts[i + 1])
-        if not (self.shapes[i, 0] >= 0 if self.shapes.shape[1] else end > first):
+        first, end = self.starts[i : i + 2].tolist()
+        shape = self.shapes[i].tolist()
+        if not (shape[0] >= 0 if shape else end > first):
             return None
-        part = self.data[first:end].reshape(self.shapes[i])
+        part = self.data[first:end]
+        if len(shape) != 1:
+            part = part.reshape(shape)
         if part.dtype != self.dtype:
             part = part.astype(self.dtype)
             part.flags.writeable = False

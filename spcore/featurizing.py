@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from spcore.features import Counts, FeatureStore, Outcome, cache_folder, counted
 from spcore.files import alone, make_folder
 from spcore.interfaces.dataset import Row, Source
 from spcore.interfaces.task import BoundTask, Feature
-from spcore.loading import ahead
 from spcore.shards import finish, load, whole_shards, write_shard
 from spcore.working import Workers
 
@@ -126,8 +124,7 @@ def _outcomes(source: Source, task: BoundTask, rows: range) -> Generator[tuple[i
         if workers is None:
             yield from ((first, [outcome(row, task) for row in chunk]) for first, chunk in chunks)
             return
-        jobs = (partial(workers.outcomes, first, chunk) for first, chunk in chunks)
-        yield from ahead(jobs, len(workers))
+        yield from workers.outcomes(chunks)
 
 
 def _chunks(source: Source, rows: range) -> Iterator[tuple[int, list[Row]]]:

@@ -28,7 +28,17 @@ __all__ = [
 ]  # fmt: skip
 
 SOURCE_KEYS = ("weight", "columns", "split", "limit")
-CORE_DATA_KEYS = ("columns", "split", "limit", "sources", "weights_of", "max_length", "stride", "pack", "shuffle_buffer")
+CORE_DATA_KEYS = (
+    "columns",
+    "split",
+    "limit",
+    "sources",
+    "weights_of",
+    "max_length",
+    "stride",
+    "pack",
+    "shuffle_buffer",
+)
 """The core's keys under `data`, and under each source of a mixture."""
 
 TRAINING_KEYS = ("split", "limit", "max_length", "stride", "pack", "shuffle_buffer", "weights_of")
@@ -73,7 +83,11 @@ def load_recipe(
 def _evaluated(tree: dict[str, Any]) -> dict[str, Any]:
     """`eval.data` that names no data set is the training's, apart from what it says itself: {split: validation}."""
     data, own = inside(tree, ("data",)), inside(tree, ("eval", "data"))
-    if not isinstance(data, Mapping) or not isinstance(own, Mapping) or not {"use", "source", "sources"}.isdisjoint(own):
+    if (
+        not isinstance(data, Mapping)
+        or not isinstance(own, Mapping)
+        or not {"use", "source", "sources"}.isdisjoint(own)
+    ):
         return tree
     shared = {key: value for key, value in data.items() if key not in TRAINING_KEYS}
     if isinstance(sources := shared.get("sources"), Mapping):

@@ -10,14 +10,13 @@ import contextlib
 import logging
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from spcore.errors import RunError
@@ -27,17 +26,15 @@ from spcore.interfaces.task import BoundTask
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Each process has a core to itself."""
+_Process = subprocess.Popen[bytes]
 log = logging.getLogger("slimpajama.features")
 
 
 class Workers:
-    """Processes with a task. Safe to call from as many threads as there are processes."""
+    """Processes with a task."""
 
-    def __init__(self, started: Sequence[tuple[subprocess.Popen[bytes], Connection]]) -> None:
+    def __init__(self, started: Sequence[tuple[_Process, Connection]]) -> None:
         self._started = list(started)
-        self._idle: queue.Queue[tuple[subprocess.Popen[bytes], Connection]] = queue.Queue()
-        for each in started:
-            self._idle.put(each)
 
     def __len__(self) -> int:
         """Processes."""
@@ -65,22 +62,36 @@ class Workers:
                 return None
         return cls(started)
 
-    def outcomes(self, first: int, rows: list[Row]) -> tuple[int, list[Outcome]]:
-        """What the task makes of rows; `first` comes back with it. Raises what the task raised, RunError where a process died."""
-        worker = self._idle.get()
-        try:
-            process, connection = worker
-            with contextlib.suppress(BrokenPipeError):  # the answer says why
-                connection.send(rows)
-            made = _answer(process, connection)
-        finally:
-            self._idle.put(worker)
-        if isinstance(made, BaseException):
-            raise made
-        return first, made
+    def outcomes(self, chunks: Iterator[tuple[int, list[Row]]]) -> Iterator[tuple[int, list[Outcome]]]:
+        """What the task makes of chunks of rows, in their order, each with its number. A process gets a chunk when it has given back
+        the one before, so neither waits for the other to read; at most two chunks a process are under way. Raises what the task
+        raised, RunError where a process died."""
+        idle, busy, made = list(self._started), dict[Connection, tuple[_Process, int, int]](), dict[int, Any]()
+        sent = given = 0
+        while True:
+            while idle and sent - given < 2 * len(self) and (chunk := next(chunks, None)) is not None:
+                process, connection = idle.pop()
+                with contextlib.suppress(BrokenPipeError):  # the answer says why
+                    connection.send(chunk[1])
+                busy[connection] = process, sent, chunk[0]
+                sent += 1
+            if given in made:
+                yield made.pop(given)
+                given += 1
+                continue
+            if not busy:
+                return
+            ready = wait(list(busy))
+            for connection in [each for each in busy if each in ready]:
+                process, number, first = busy.pop(connection)
+                found = _answer(process, connection)
+                if isinstance(found, BaseException):
+                    raise found
+                made[number] = first, found
+                idle.append((process, connection))
 
 
-def _started(packed: bytes, stack: contextlib.ExitStack) -> tuple[subprocess.Popen[bytes], Connection]:
+def _started(packed: bytes, stack: contextlib.ExitStack) -> tuple[_Process, Connection]:
     ours, theirs = Pipe()
     with theirs:
         handle = theirs.fileno()
@@ -97,7 +108,7 @@ def _started(packed: bytes, stack: contextlib.ExitStack) -> tuple[subprocess.Pop
     return process, ours
 
 
-def _answer(process: subprocess.Popen[bytes], connection: Connection) -> Any:
+def _answer(process: _Process, connection: Connection) -> Any:
     """What a process says next. Raises RunError where it is gone."""
     try:
         return connection.recv()

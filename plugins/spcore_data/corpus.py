@@ -21,6 +21,8 @@ from spcore_data.splits import SPLITS, Found, choose, find, missing_path, split_
 from spcore_data.table import rows_of_shard
 
 _HELD = ("train", "validation")
+SCHEME = "corpus:"
+"""Before a path it says that this reads it, where a path alone stands for a data set."""
 
 
 class Corpus(Dataset):
@@ -33,7 +35,7 @@ class Corpus(Dataset):
         """See `Dataset.open`. Raises SourceError where nothing is found, DataError where it cannot be read, OutputError where a large
         compressed file cannot be unpacked into the cache."""
         options = self.options
-        sources = (options.source,) if isinstance(options.source, str) else options.source
+        sources = (options.source.removeprefix(SCHEME),) if isinstance(options.source, str) else options.source
         if not sources:
             raise SourceError("data: `source` is an empty list")
         subject = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more"
@@ -81,7 +83,7 @@ class CorpusSource(Source):
         self._starts = list(accumulate(map(len, self._entries), initial=0))
         self.length = self._starts[-1]
         self.size = sum(int(entries[:, Entry.CHARACTERS].sum()) for entries in self._entries)
-        self.report = _report(files, remarks)
+        self.report = _report(files, options, remarks)
         if not self.report.read - sum(map(len, self.report.dropped.values())):
             reasons = ", ".join(self.report.dropped) or "nothing in it"
             raise DataError(f"{subject}: no documents: {reasons}")
@@ -138,7 +140,7 @@ def _part(file: CorpusFile, options: CorpusOptions, part: str | None) -> np.ndar
     return halves[part == "validation"]
 
 
-def _report(files: Sequence[CorpusFile], remarks: list[str]) -> ReadReport:
+def _report(files: Sequence[CorpusFile], options: CorpusOptions, remarks: list[str]) -> ReadReport:
     dropped: dict[str, Sequence[int]] = {}
     facts: list[dict[str, Any]] = []
     for file in files:
@@ -158,23 +160,25 @@ def _report(files: Sequence[CorpusFile], remarks: list[str]) -> ReadReport:
                 "rows": len(index.entries), "characters": int(index.entries[:, Entry.CHARACTERS].sum()),
             }
         )  # fmt: skip
-    said = [*remarks, *_kinds(files)]
+    said = [*remarks, *_kinds(files, options.documents)]
     if cut := sum(file.index.pieces for file in files):
         said.append(f"{cut} documents are longer than {MOST >> 20} MiB; each is cut into pieces, at a line's end")
     read = sum(f["rows"] for f in facts) + sum(map(len, dropped.values()))
     return ReadReport(read, dropped, tuple(said), tuple(facts))
 
 
-def _kinds(files: Sequence[CorpusFile]) -> list[str]:
-    """What a document was taken to be, once for all files that agree."""
+def _kinds(files: Sequence[CorpusFile], asked: str) -> list[str]:
+    """What a document was taken to be where nobody said, once for all files that agree."""
     found: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(file.documents, []).append(file.path)
+        if asked == "auto" and file.kind == "text":
+            found.setdefault(file.documents, []).append(file.path)
     return [
         f"{paths[0].name}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: a document is a {documents}"
-        if documents in ("file", "line") or documents.startswith("row")
-        else f"{paths[0].name}: documents end at a {documents}"
-        if documents == "blank-line"
-        else f"{paths[0].name}: documents end at {documents!r}"
+        + (
+            " (data.documents says otherwise)"
+            if documents == "file"
+            else ", as its lines are long (data.documents=file says otherwise)"
+        )
         for documents, paths in found.items()
     ]

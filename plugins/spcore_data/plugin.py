@@ -25,7 +25,11 @@ def spcore_components() -> list[Component]:
     return [
         _dataset("files", "files:Files", formats, "FilesOptions", default=True),
         _dataset(
-            "corpus", "corpus:Corpus", "Documents of any amount of text, JSON lines, Parquet", "CorpusOptions", scheme="corpus"
+            "corpus",
+            "corpus:Corpus",
+            "Documents of any amount of text, JSON lines, Parquet",
+            "CorpusOptions",
+            scheme="corpus",
         ),
         _dataset("hub", "hub:Hub", "A data set of the Hugging Face Hub", "HubOptions", scheme="hf"),
         _dataset("glue", "glue:Glue", "GLUE's tasks, with their columns, label names and metrics", "GlueOptions"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from core_fakes import WordTask, ids_in, store_of
+from hypothesis import given
+from hypothesis import strategies as st
 
+import spcore.loading as loading
 from spcore.features import FeatureStore
 from spcore.interfaces.strategy import BatchRule, Place
 from spcore.interfaces.task import Batch, Feature
-from spcore.loading import Cut, StepData, TrainLoader, cut, evaluation_batches, filler, generator, order, packed
+from spcore.loading import Cut, StepData, TrainLoader, cut, evaluation_batches, filler, generator, order, packed, packs
 
 RULES = [BatchRule(), BatchRule("step"), BatchRule("none", 8, 1), BatchRule("none", 1, 3), BatchRule("step", 16, 2)]
 
@@ -280,3 +284,38 @@ def test_an_evaluation_is_augmented_the_same_each_time_and_predictions_are_not()
     assert all(len(values) == 1 and values != {0} for values in noise.values())
     assert all(batch.inputs["noise"].max() == 0 for batch in evaluated([3, 4, 5], 0, 1, augment=False))
     assert evaluated([], 0, 2) == []
+
+
+@given(st.lists(st.integers(0, 60), max_size=150), st.integers(16, 200), st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_packs_are_a_plain_first_fit_over_the_last_32(lengths: list[int], limit: int, seed: int, block: int) -> None:
+    """Whatever the block in which lengths are fetched."""
+    ids = np.random.default_rng(seed).permutation(len(lengths))
+    expected: list[list[int]] = []
+    for i in ids.tolist():
+        open_ones = (pack for pack in expected[-32:] if sum(lengths[n] for n in pack) + lengths[i] <= limit)
+        pack = next(open_ones, None)
+        if pack is None:
+            expected.append([i])
+        else:
+            pack.append(i)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_BLOCK", block)
+        found = packs(ids, np.array(lengths, np.uint32), limit)
+    assert list(found) == [tuple(pack) for pack in expected]
+    assert found[1:5:2] == [tuple(pack) for pack in expected[1:5:2]]
+    assert len(found) == len(expected)
+
+
+def test_an_epoch_of_many_features_takes_little_memory() -> None:
+    """Two arrays of an epoch's positions, and no object a feature: 10^6 take some 50 MB, where tuples take 200."""
+    loader = Case((4,), 8, None, 50, BatchRule(), 512, 0).loader()
+    lengths = np.random.default_rng(0).integers(1, 512, 300_000).astype(np.uint32)
+    loader.store = FeatureStore(np.arange(len(lengths)), lengths, loader.store._arrays, loader.store.counts)
+    tracemalloc.start()
+    try:
+        steps = loader.total_steps(1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert steps == math.ceil(len(loader.groups(0)) / 8)
+    assert peak < 64 * len(lengths)

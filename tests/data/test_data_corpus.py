@@ -139,7 +139,7 @@ def test_what_is_no_document_is_counted(tmp_path: Path) -> None:
         "empty line": [2], "not UTF-8": [3], "empty document": [4],
     }  # fmt: skip
     both = corpus([file, rows], documents="line").report
-    assert list(both.dropped)[0] == "a.txt: empty document"
+    assert next(iter(both.dropped)) == "a.txt: empty document"
     assert [facts["document"] for facts in both.files] == ["line", "row, 'text'"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +13,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from cached_texts import Failing, Texts, Unportable, command, settings
+from core_fakes import WordTask
 
 import spcore.featurizing as featurizing
-from core.core_fakes import WordTask
 from spcore.errors import OutputError, RunError
 from spcore.features import FeatureStore
 from spcore.featurizing import featurize
 from spcore.shards import whole_shards
-from token_cache.cached_texts import Failing, Texts, Unportable, command, settings
 
 SMALL = 40_000
 """Bytes of a shard: a few hundred rows."""
@@ -207,6 +209,20 @@ def test_a_killed_run_goes_on_from_its_shards(processes: int, cache: Path) -> No
     same(featurize(Texts(2000), task, limit=None, key="key"), in_memory(Texts(2000), WordTask()))
     assert task.calls == 2000 - whole[-1].stop, "what was whole is not made again"
     assert not list(cache.rglob(".*"))
+
+
+def test_ctrl_c_ends_all_processes(cache: Path) -> None:
+    """It reaches the whole group of a terminal, the processes that ignore it too, one of which waits for ever."""
+    running = subprocess.Popen(
+        **command(cache.parents[1], 2000, 1200, 2, 20, SMALL, -1), stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "waiting\n"
+    workers = psutil.Process(running.pid).children()
+    assert len(workers) == 2
+    os.killpg(running.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in running.communicate(timeout=60)[1]
+    assert not any(worker.is_running() for worker in workers)
 
 
 def test_a_full_disk_is_one_line_and_what_was_made_is_kept(cache: Path) -> None:

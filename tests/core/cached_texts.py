@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from core_fakes import WordTask
+
 import spcore.featurizing as featurizing
-from core.core_fakes import WordTask
 from spcore.errors import SlimPajamaError
 from spcore.interfaces.dataset import Column, Row, Schema, Source
 from spcore.interfaces.task import Feature
@@ -100,8 +101,8 @@ def main(count: int, waits: int, processes: int, words: int, shard_bytes: int, m
 
 def command(cache: Path, *arguments: int) -> dict[str, Any]:
     """`main` as a process, for `subprocess`."""
-    here = Path(__file__).resolve().parents[1]
-    code = f"from token_cache.cached_texts import main; main(*{arguments!r})"
+    here = Path(__file__).resolve().parent
+    code = f"from cached_texts import main; main(*{arguments!r})"
     path = os.pathsep.join([str(here), *filter(None, sys.path)])
     env = {**os.environ, "SLIMPAJAMA_CACHE": str(cache), "PYTHONPATH": path}
     return {"args": [sys.executable, "-c", code], "env": env, "text": True}
