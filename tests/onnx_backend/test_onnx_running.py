@@ -131,6 +131,7 @@ def test_outputs_of_another_task(folder: Path) -> None:
         OnnxRuntime(RuntimeOptions()).load(artifact, task, "cpu")
     with pytest.raises(RefusalError, match="no embeddings"):
         OnnxRuntime(RuntimeOptions()).load(artifact, None, "cpu")
+    file = folder / "onnx" / "model.onnx"
     runner = OnnxRunner(file, bound(artifact).head, sessions.open_session(file, sessions.Place("cpu")))
     one = np.ones((1, 2), np.int64)
     given = {"input_ids": one, "attention_mask": one, "token_type_ids": 0 * one}
