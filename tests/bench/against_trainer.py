@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from spcore.artifact import write_artifact
 from spcore.components import Registry
 from spcore.interfaces.logger import Event, Step
 from spcore.interfaces.strategy import Place
+from spcore.interfaces.task import Feature
 from spcore.loading import Cut, TrainLoader
 from spcore.recipe import Recipe, load_recipe
 from spcore.running import execute
@@ -47,10 +49,10 @@ def recipe_of(data: str, rows: int, precision: str, registry: Registry, steps: i
 
 
 class Ours:
-    """Runs of ours; the losses of the last one."""
+    """Runs of ours. recipe_in: the run, by its precision."""
 
-    def __init__(self, data: str, rows: int, registry: Registry) -> None:
-        self.data, self.rows, self.registry = data, rows, registry
+    def __init__(self, recipe_in: Callable[[str], Recipe], registry: Registry) -> None:
+        self.recipe_in, self.registry = recipe_in, registry
 
     def run(self, precision: str) -> tuple[float, list[float]]:
         """(rows a second, losses)."""
@@ -65,7 +67,7 @@ class Ours:
                 losses.append(event.loss)
                 ended, rows = time.perf_counter(), rows + event.rows
 
-        execute(recipe_of(self.data, self.rows, precision, self.registry), self.registry, on_event=told)
+        execute(self.recipe_in(precision), self.registry, on_event=told)
         return rows / (ended - began), losses
 
 
@@ -95,45 +97,75 @@ class _Clock(transformers.TrainerCallback):
 
 
 class Theirs:
-    """Runs of `Trainer`, on the weights and rows that our run begins with."""
+    """Runs of `Trainer`, on the weights and rows that our run begins with, one of which is `row_of` a feature. auto: transformers' class."""
 
-    def __init__(self, data: str, rows: int, registry: Registry, work: Path) -> None:
-        session = assemble(recipe_of(data, rows, "fp32", registry), registry)
+    def __init__(
+        self, recipe: Recipe, registry: Registry, work: Path, auto: Any, row_of: Callable[[Feature], dict[str, Any]]
+    ) -> None:
+        session = assemble(recipe, registry)
         engine = session.strategy.engine(session.plan, Place())
-        self.folder = work / "start"
+        self.folder, self.auto, self.work, self.plan = work / "start", auto, work, session.plan
         write_artifact(self.folder, session, engine.weights(), writer=True, metrics={}, step=0, report={})
         engine.close()
-        store = session.features(session.train)
+        self.batch = recipe.train.global_batch_size
+        store, how = session.features(session.train), Cut(self.batch, 10**9, 1)
         loader = TrainLoader(
-            store, session.bound, place=Place(), how=Cut(BATCH, 10**9, 1), global_batch_size=BATCH, seed=0, pack=None
+            store, session.bound, place=Place(), how=how, global_batch_size=self.batch, seed=0, pack=None
         )
-        self.rows = []
-        for step in loader.steps(0, loader.total_steps(1)):
-            for i in step.feature_ids:
-                feature = store[i]
-                self.rows.append(
-                    {"input_ids": feature.arrays["input_ids"].tolist(), "labels": int(feature.arrays["label"])}
-                )
+        total = recipe.train.steps or loader.total_steps(recipe.train.epochs)
+        self.rows = [row_of(store[i]) for step in loader.steps(0, total) for i in step.feature_ids]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
-        self.work = work
 
     def run(self) -> tuple[float, list[float]]:
         """(rows a second, losses)."""
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder)
         settings = transformers.TrainingArguments(
-            output_dir=str(self.work / "trainer"), num_train_epochs=1, per_device_train_batch_size=BATCH, learning_rate=LR,
-            weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[], save_strategy="no", disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(), logging_strategy="no", seed=0,
+            output_dir=str(self.work / "trainer"), num_train_epochs=1, per_device_train_batch_size=self.batch,
+            learning_rate=self.plan.optimizer.lr, weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[],
+            save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), logging_strategy="no", seed=0,
         )  # fmt: skip
         clock = _Clock()
         trainer = _Sequential(
-            model=model, args=settings, train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
+            model=self.auto.from_pretrained(self.folder), args=settings, train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
             data_collator=transformers.DataCollatorWithPadding(self.tokenizer),
         )  # fmt: skip
         trainer.losses = []
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         return len(self.rows) / (clock.ended - clock.began), trainer.losses
+
+
+def compared(theirs: Theirs, ours: Ours, pairs: int) -> dict[str, Any]:
+    """Rows a second and ratios of alternated pairs, the first of which is not counted."""
+    speeds: dict[str, list[float]] = {"trainer": [], "fp32": [], "bf16": []}
+    for pair in range(pairs + 1):
+        measured = {"trainer": theirs.run()[0], "fp32": ours.run("fp32")[0], "bf16": ours.run("bf16")[0]}
+        for name, speed in measured.items():
+            if pair:
+                speeds[name].append(speed)
+    ratios = {name: [a / b for a, b in zip(speeds[name], speeds["trainer"], strict=True)] for name in ("fp32", "bf16")}
+    return {
+        "pairs": pairs, "rows_per_second": {name: statistics.median(values) for name, values in speeds.items()},
+        "ratio": {name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()},
+    }  # fmt: skip
+
+
+def difference(theirs: Theirs, ours: Ours) -> tuple[int, float]:
+    """Steps, and the largest difference of their losses in fp32."""
+    expected, found = theirs.run()[1], ours.run("fp32")[1]
+    return len(expected), max(abs(a - b) for a, b in zip(expected, found, strict=True))
+
+
+def show(report: dict[str, Any], *, as_json: bool, what: str = "rows") -> None:
+    """For people, or as JSON."""
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"losses: largest difference over {report['steps_compared']} steps {report['largest_loss_difference']:.1e}")
+    for name, r in report["ratio"].items():
+        print(
+            f"{name}: {r['median']:.2f} times Trainer's {what} a second (lowest {r['low']:.2f}, highest {r['high']:.2f}, {report['pairs']} pairs)"
+        )
+    print("rows a second: " + ", ".join(f"{n} {v:.0f}" for n, v in report["rows_per_second"].items()))
 
 
 def main(
@@ -145,33 +177,19 @@ def main(
     """Compare losses over 50 steps, then speed over alternated pairs."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    registry = Registry()
+    registry, auto = Registry(), transformers.AutoModelForSequenceClassification
+
+    def row_of(feature: Feature) -> dict[str, Any]:
+        return {"input_ids": feature.arrays["input_ids"].tolist(), "labels": int(feature.arrays["label"])}
+
+    def both(count: int, folder: str) -> tuple[Theirs, Ours]:
+        theirs = Theirs(recipe_of(data, count, "fp32", registry), registry, Path(folder), auto, row_of)
+        return theirs, Ours(lambda precision: recipe_of(data, count, precision, registry), registry)
+
     with tempfile.TemporaryDirectory() as folder:
-        theirs_long, ours_long = Theirs(data, 50 * BATCH, registry, Path(folder)), Ours(data, 50 * BATCH, registry)
-        expected, found = theirs_long.run()[1], ours_long.run("fp32")[1]
-        worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
-        theirs, ours = Theirs(data, rows, registry, Path(folder)), Ours(data, rows, registry)
-        speeds: dict[str, list[float]] = {"trainer": [], "fp32": [], "bf16": []}
-        for pair in range(pairs + 1):
-            measured = {"trainer": theirs.run()[0], "fp32": ours.run("fp32")[0], "bf16": ours.run("bf16")[0]}
-            for name, speed in measured.items():
-                if pair:
-                    speeds[name].append(speed)
-    ratios = {name: [a / b for a, b in zip(speeds[name], speeds["trainer"], strict=True)] for name in ("fp32", "bf16")}
-    report: dict[str, Any] = {"steps_compared": len(expected), "largest_loss_difference": worst, "pairs": pairs}
-    report["rows_per_second"] = {name: statistics.median(values) for name, values in speeds.items()}
-    report["ratio"] = {
-        name: {"median": statistics.median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()
-    }
-    if as_json:
-        print(json.dumps(report))
-        return
-    print(f"losses: largest difference over {len(expected)} steps {worst:.1e}")
-    for name, r in report["ratio"].items():
-        print(
-            f"{name}: {r['median']:.2f} times Trainer's rows a second (lowest {r['low']:.2f}, highest {r['high']:.2f}, {pairs} pairs)"
-        )
-    print("rows a second: " + ", ".join(f"{n} {v:.0f}" for n, v in report["rows_per_second"].items()))
+        steps, worst = difference(*both(50 * BATCH, folder))
+        report = {"steps_compared": steps, "largest_loss_difference": worst, **compared(*both(rows, folder), pairs)}
+    show(report, as_json=as_json)
 
 
 if __name__ == "__main__":
