@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def made(model: LanguageModel, head: Head, seed: int = 0) -> Any:
 
 def oracle(module: Any, auto: str, attention: str | None = None) -> Any:
     """transformers' own class with the same weights: every name fits, none is left over."""
-    whole = getattr(transformers, auto).from_config(module.config, attn_implementation=attention)
+    whole = getattr(transformers, auto).from_config(copy.deepcopy(module.config), attn_implementation=attention)
     whole.load_state_dict(module.state_dict(), strict=True)
     return whole.eval()
 
