@@ -110,10 +110,10 @@ class BoundMaskedLM(BoundLanguageTask):
         if o.masking == "token":
             return [choose_tokens(candidates, budget, rng)]
         cuts = np.flatnonzero(feature.arrays["starts"][candidates] | (np.diff(candidates, prepend=-1) > 1))
-        words = [word for word in np.split(candidates, cuts) if len(word)]
+        bounds = np.unique([0, *cuts, len(candidates)])
         if o.masking == "whole-word":
-            return choose_words(words, budget, rng)
-        return choose_spans(words, budget, o.span_stop, o.span_most, rng)
+            return [choose_words(candidates, bounds, budget, rng)]
+        return choose_spans(candidates, bounds, budget, o.span_stop, o.span_most, rng)
 
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """Of each window: ids of the text with its mask tokens filled, what fills them, and how likely each is."""

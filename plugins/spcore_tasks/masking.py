@@ -19,18 +19,22 @@ _WORD = re.compile(
 def word_starts(text: str, offsets: np.ndarray) -> np.ndarray:
     """[tokens] bool: whether a token begins a word of the text, whatever the tokenizer: it has another word's characters than the token
     before it. offsets: as in `Encoding`, of the text's own tokens."""
-    word_of = np.full(len(text) + 1, -1, np.int64)
+    count = len(text)
+    word_of = np.full(count + 1, -1, np.int64)
     for n, found in enumerate(_WORD.finditer(text)):
         word_of[found.start() : found.end()] = n
-    starts = np.ones(len(offsets), np.bool_)
-    last = -1
-    for n, (low, high) in enumerate(offsets.tolist()):
-        words = word_of[low:high]
-        words = words[words >= 0]
-        if len(words):
-            starts[n], last = words[0] != last, words[-1]
-        else:  # spaces, or nothing: with the word before
-            starts[n] = n == 0
+    place = np.arange(count + 1)
+    seen = word_of >= 0
+    following = np.minimum.accumulate(np.where(seen, place, count)[::-1])[::-1]  # the next place that is in a word
+    before = np.maximum.accumulate(np.where(seen, place, -1))
+    low, high = offsets[:, 0], offsets[:, 1]
+    first, last = following[low], before[np.maximum(high - 1, 0)]
+    worded = (high > low) & (first < high)
+    # The word that the tokens before one ended in; spaces, and tokens of nothing, are with the word before them.
+    ended = np.maximum.accumulate(np.where(worded, last, -1))
+    known = np.concatenate([[-1], ended[:-1]])
+    starts: np.ndarray = worded & (word_of[first] != np.where(known >= 0, word_of[known], -1))
+    starts[:1] = True
     return starts
 
 
@@ -39,43 +43,40 @@ def choose_tokens(candidates: np.ndarray, budget: int, rng: np.random.Generator)
     return np.sort(rng.choice(candidates, size=budget, replace=False))
 
 
-def choose_words(words: list[np.ndarray], budget: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Whole words in random order, until `budget` tokens are chosen; one that would exceed it is left out. Where the first fits not even
-    alone, as many of its tokens as fit. words: positions of each."""
-    chosen: list[np.ndarray] = []
-    left = budget
-    for n in rng.permutation(len(words)).tolist():
-        if len(words[n]) <= left:
-            chosen.append(words[n])
-            left -= len(words[n])
-        if not left:
-            break
-    if not chosen:
-        word = words[int(rng.integers(len(words)))]
-        first = int(rng.integers(len(word) - left + 1))
-        chosen = [word[first : first + left]]
-    return chosen
+def choose_words(candidates: np.ndarray, bounds: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Whole words in random order, until `budget` tokens are chosen; one that would exceed it is left out. Where none fits, as many tokens
+    of one as fit. candidates: [n] positions; bounds: [words + 1], where each word begins among them."""
+    sizes = np.diff(bounds)
+    order, left, chosen = rng.permutation(len(sizes)), budget, list[int]()
+    for n, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        if size <= left:
+            chosen.append(n)
+            left -= size
+            if not left:
+                break
+    if chosen:
+        return np.concatenate([candidates[bounds[n] : bounds[n + 1]] for n in chosen])
+    word = int(order[0])
+    first = int(bounds[word] + rng.integers(sizes[word] - budget + 1))
+    return candidates[first : first + budget]
 
 
 def choose_spans(
-    words: list[np.ndarray], budget: int, stop: float, most: int, rng: np.random.Generator
+    candidates: np.ndarray, bounds: np.ndarray, budget: int, stop: float, most: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """SpanBERT's spans: each begins at a word and holds whole words, min(geometric(stop), most) of them; until `budget` tokens are
-    chosen, the last cut to what is left. Joshi et al. 2020, section 3.1."""
-    free = np.ones(len(words), np.bool_)
+    chosen, the last cut to what is left. Joshi et al. 2020, section 3.1. candidates, bounds: as in `choose_words`."""
+    free = np.ones(len(bounds) - 1, np.bool_)
     chosen: list[np.ndarray] = []
     left = budget
-    while left and free.any():
+    while left:
         first = int(rng.choice(np.flatnonzero(free)))
-        length, stop_at = min(int(rng.geometric(stop)), most), first
-        span: list[np.ndarray] = []
-        while stop_at < len(words) and free[stop_at] and stop_at - first < length:
-            span.append(words[stop_at])
-            stop_at += 1
-        free[first:stop_at] = False
-        tokens = np.concatenate(span)[:left]
-        chosen.append(tokens)
-        left -= len(tokens)
+        last = min(first + min(int(rng.geometric(stop)), most), len(free))
+        taken = np.flatnonzero(~free[first:last])
+        last = first + int(taken[0]) if len(taken) else last
+        free[first:last] = False
+        chosen.append(candidates[bounds[first] : bounds[last]][:left])
+        left -= len(chosen[-1])
     return chosen
 
 
