@@ -56,7 +56,7 @@ class TransformersModel(Model):
         if source:
             config, tokenizer, gguf = self._stored(source)
         else:
-            tokenizer = self._tokenizer(str(options.tokenizer))
+            tokenizer = self._tokenizer(str(options.tokenizer), options.revision)
             config = made_config(options, tokenizer)
         if options.dropout is not None:
             set_dropout(config, options.dropout)
@@ -75,20 +75,20 @@ class TransformersModel(Model):
             with translated(source, options.revision):
                 config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
         if options.tokenizer is not None:
-            tokenizer = self._tokenizer(options.tokenizer)
+            tokenizer = self._tokenizer(options.tokenizer, None)
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
         return config, tokenizer, gguf
 
-    def _tokenizer(self, source: str) -> Any:
+    def _tokenizer(self, source: str, revision: str | None) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
         if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
             raise SourceError(
                 f"model.tokenizer: the folder {source!r} has no tokenizer files (tokenizer.json or the like)"
             )
         try:
-            tokenizer = _opened_tokenizer(source, None)
+            tokenizer = _opened_tokenizer(source, revision)
         except SourceError as error:
             raise SourceError(f"model.tokenizer: {error.message.removeprefix('model ')}", hint=error.hint) from error
         tokenizer.model_max_length = VERY_LARGE_INTEGER

@@ -15,7 +15,10 @@ class TransformersOptions(BaseModel):
     source: str = Field(
         "", description="a name on the Hub, a folder, or a GGUF file; empty: the model is made from nothing"
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub; null: the default branch")
+    revision: str | None = Field(
+        None,
+        description="branch, tag or commit on the Hub, of the tokenizer where there is no source; null: the default branch",
+    )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="every dropout probability of the model, 0 to 1; null: as its configuration says"
     )

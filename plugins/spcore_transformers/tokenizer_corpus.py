@@ -20,7 +20,7 @@ from spcore.recipe import data_part, part_options
 from spcore.rows import RoleSource, open_rows
 from spcore.text import TEXT, text_of
 from spcore_transformers.options import TokenizerOptions
-from spcore_transformers.tokenizer_training import check, sentinels, special_tokens, train
+from spcore_transformers.tokenizer_training import check, sentinels, special_tokens, train, watched
 
 _CHUNK, _SAMPLE = 1024, 1_000_000
 _FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
@@ -102,7 +102,7 @@ def train_tokenizer(
         show = on_terminal() if progress is None else progress
         made = train(corpus, settings, rows=rows.length, progress=show)
         if settings.kind == "bytes":  # for the counts
-            for _ in corpus:
+            for _ in watched(corpus, rows.length, show):
                 pass
     if not corpus.characters:
         raise DataError(f"data: no text in {corpus.rows} rows")
