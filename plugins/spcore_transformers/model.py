@@ -24,10 +24,11 @@ from spcore_transformers.assembled import Assembled
 from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
-from spcore_transformers.options import TransformersOptions
+from spcore_transformers.options import Style, TransformersOptions
 from spcore_transformers.processor import TransformersProcessor
-from spcore_transformers.scratch import check_source, made_config, retokenized
+from spcore_transformers.scratch import check_source, made_config, made_style, retokenized, style_of
 from spcore_transformers.source import locate, translated
+from spcore_transformers.tokenizer_training import of_bytes
 
 _RENAMED = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
@@ -35,6 +36,8 @@ _RENAMED = (
 )
 """Names of checkpoints from TensorFlow's days (bert-base-uncased on the Hub), and what they are called now."""
 
+BYTES = "bytes"
+"""Name of the tokenizer that needs no training."""
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "source.spm",
@@ -56,7 +59,7 @@ class TransformersModel(Model):
         if source:
             config, tokenizer, gguf = self._stored(source)
         else:
-            tokenizer = self._tokenizer(str(options.tokenizer))
+            tokenizer = self._tokenizer(str(options.tokenizer), options.revision, made_style(options))
             config = made_config(options, tokenizer)
         if options.dropout is not None:
             set_dropout(config, options.dropout)
@@ -75,20 +78,22 @@ class TransformersModel(Model):
             with translated(source, options.revision):
                 config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
         if options.tokenizer is not None:
-            tokenizer = self._tokenizer(options.tokenizer)
+            tokenizer = self._tokenizer(options.tokenizer, None, style_of(config))
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
         return config, tokenizer, gguf
 
-    def _tokenizer(self, source: str) -> Any:
+    def _tokenizer(self, source: str, revision: str | None, style: Style) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
+        if source == BYTES and not Path(source).exists():
+            return of_bytes(style)
         if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
             raise SourceError(
                 f"model.tokenizer: the folder {source!r} has no tokenizer files (tokenizer.json or the like)"
             )
         try:
-            tokenizer = _opened_tokenizer(source, None)
+            tokenizer = _opened_tokenizer(source, revision)
         except SourceError as error:
             raise SourceError(f"model.tokenizer: {error.message.removeprefix('model ')}", hint=error.hint) from error
         tokenizer.model_max_length = VERY_LARGE_INTEGER

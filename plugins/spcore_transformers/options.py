@@ -15,7 +15,10 @@ class TransformersOptions(BaseModel):
     source: str = Field(
         "", description="a name on the Hub, a folder, or a GGUF file; empty: the model is made from nothing"
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub; null: the default branch")
+    revision: str | None = Field(
+        None,
+        description="branch, tag or commit on the Hub, of the tokenizer where there is no source; null: the default branch",
+    )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="every dropout probability of the model, 0 to 1; null: as its configuration says"
     )
@@ -34,7 +37,8 @@ class TransformersOptions(BaseModel):
         description="name of a known architecture with its sizes: gpt2-small, bert-mini, ...; sizes given beside it win",
     )
     tokenizer: str | None = Field(
-        None, description="folder or Hub name of the tokenizer, for a model whose weights are new"
+        None,
+        description="folder or Hub name of the tokenizer, for a model whose weights are new; bytes: one that needs no training",
     )
     hidden_size: int | None = Field(None, ge=1, description="width of the hidden states; null: the family's default")
     layers: int | None = Field(

@@ -10,9 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from spcore.errors import RefusalError, nearest, short, unknown
-from spcore_transformers.configs import set_dropout
+from spcore_transformers.configs import causal, set_dropout
 from spcore_transformers.families import FAMILIES
-from spcore_transformers.options import TransformersOptions
+from spcore_transformers.options import Style, TransformersOptions
 from spcore_transformers.presets import PRESETS
 
 _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -66,7 +66,7 @@ def check_source(options: TransformersOptions, source: str) -> None:
         if options.tokenizer is None:
             raise RefusalError(
                 f"model.tokenizer: not given, and model.{made} {getattr(options, made)!r} has none",
-                hint="Name a folder or a Hub name; `slimpajama tokenizer train` makes one of your data",
+                hint="Name a folder or a Hub name (`slimpajama tokenizer train` makes one of your data), or bytes",
             )
         return
     others = {"vocabulary_multiple": options.vocabulary_multiple > 1, "config": options.config}
@@ -80,6 +80,17 @@ def check_source(options: TransformersOptions, source: str) -> None:
             f"model.tokenizer {options.tokenizer!r}: the weights of {source!r} know their own tokenizer's ids only",
             hint="Set model.from_scratch=true for new weights, or leave model.tokenizer out",
         )
+
+
+def made_style(options: TransformersOptions) -> Style:
+    """The special tokens that the family to be made wants."""
+    family = _given(options)[0]
+    return style_of(AutoConfig.for_model(family)) if family in CONFIG_MAPPING else "gpt"
+
+
+def style_of(config: Any) -> Style:
+    """The special tokens that a family wants."""
+    return "t5" if config.is_encoder_decoder else "gpt" if causal(config) else "bert"
 
 
 def made_config(options: TransformersOptions, tokenizer: Any) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
@@ -20,7 +19,7 @@ from spcore.recipe import data_part, part_options
 from spcore.rows import RoleSource, open_rows
 from spcore.text import TEXT, text_of
 from spcore_transformers.options import TokenizerOptions
-from spcore_transformers.tokenizer_training import check, sentinels, special_tokens, train
+from spcore_transformers.tokenizer_training import check, in_transformers, special_tokens, train, watched
 
 _CHUNK, _SAMPLE = 1024, 1_000_000
 _FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
@@ -102,7 +101,7 @@ def train_tokenizer(
         show = on_terminal() if progress is None else progress
         made = train(corpus, settings, rows=rows.length, progress=show)
         if settings.kind == "bytes":  # for the counts
-            for _ in corpus:
+            for _ in watched(corpus, rows.length, show):
                 pass
     if not corpus.characters:
         raise DataError(f"data: no text in {corpus.rows} rows")
@@ -137,16 +136,7 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 def _write(made: Tokenizer, options: TokenizerOptions, folder: Path, overwrite: bool) -> None:
     """Write the files beside, then put them in place at once."""
-    types = (
-        ["token_type_ids"] if options.style == "bert" or (options.style is None and options.kind == "wordpiece") else []
-    )
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        model_input_names=["input_ids", *types, "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        extra_special_tokens=[f"<extra_id_{n}>" for n in range(sentinels(options))],
-        **{f"{role}_token": token for role, token in special_tokens(options).items()},
-    )
+    wrapped = in_transformers(made, options)
     with staged(folder) as work:
         wrapped.save_pretrained(work)
         sync_tree(work)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from spcore.errors import RefusalError, unknown
-from spcore_transformers.options import TokenizerOptions
+from spcore_transformers.options import Style, TokenizerOptions
 
 ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 _STYLES: dict[str, dict[str, str]] = {
@@ -87,7 +91,7 @@ def train(
     if options.kind == "bytes":
         model = models.BPE({token: n for n, token in enumerate([*special, *_BYTES])}, [])
     elif options.kind == "characters":
-        model = _characters(texts, options, special, room)
+        model = _characters(watched(texts, rows, progress), options, special, room)
     else:
         assert room is not None, "check refuses none"
         makes = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}[options.kind]
@@ -103,6 +107,31 @@ def train(
         ids = [(roles[role], made.token_to_id(roles[role])) for role in frame[2]]
         made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
     return made
+
+
+def watched(texts: Iterable[str], rows: int | None, progress: bool) -> Iterable[str]:
+    """The same texts, under a bar on stderr where that is wanted: for passes in which `tokenizers` shows none of its own."""
+    return track(texts, "reading", total=rows, console=Console(stderr=True), disable=not progress)
+
+
+def in_transformers(made: Tokenizer, options: TokenizerOptions) -> Any:
+    """A trained tokenizer as transformers has them, with the roles of its special tokens."""
+    types = (
+        ["token_type_ids"] if options.style == "bert" or (options.style is None and options.kind == "wordpiece") else []
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        model_input_names=["input_ids", *types, "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=[f"<extra_id_{n}>" for n in range(sentinels(options))],
+        **{f"{role}_token": token for role, token in special_tokens(options).items()},
+    )
+
+
+def of_bytes(style: Style) -> Any:
+    """The tokenizer of bytes, for which no text is needed, with a family's special tokens."""
+    options = TokenizerOptions(kind="bytes", style=style)
+    return in_transformers(train([], options), options)
 
 
 def _style(options: TokenizerOptions) -> str:
@@ -161,8 +190,6 @@ def _commonest(counts: Counter[str], least: int, most: int | None) -> list[str]:
 
 def _fed(trainer: Any, model: Any, texts: Iterable[str], options: TokenizerOptions, rows: dict[str, Any]) -> Any:
     """The model as JSON says it, after training."""
-    import json
-
     made = _around(model, options)
     made.train_from_iterator(iter(texts), trainer=trainer, **rows)
     return json.loads(made.to_str())["model"]
@@ -186,7 +213,7 @@ def _wordpiece(
     breaks ties by id. So it is given the letters in order, in a first pass."""
     least = options.min_frequency or 2
     splitting = _around(models.WordPiece(), options)
-    kept = _commonest(_alphabet(texts, options), least, (room - len(special)) // 2)
+    kept = _commonest(_alphabet(watched(texts, rows["length"], progress), options), least, (room - len(special)) // 2)
     letters = sorted(c for c in kept if not c.isspace())
 
     def goes_on(letter: str) -> bool:

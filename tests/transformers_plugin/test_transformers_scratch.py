@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_gguf import tiny_llama, write_gguf
 from tiny_models import HEADS, made, opened, tokenizer
 
-from spcore import default_registry, load_recipe
+from spcore import default_registry, load_model, load_recipe, run
 from spcore.artifact import open_model
 from spcore.errors import SlimPajamaError
 from spcore.session import assemble
@@ -243,3 +244,30 @@ def made_folder(tmp_path: Path, words: str) -> Path:
     model.save_config(target, HEADS["vocabulary"])
     model.processor.save(target)
     return target
+
+
+def test_a_model_of_nothing_trains_and_opens_from_its_folder(words: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "a b,0\nc d,1\n" * 8)
+    model = {"use": "transformers", "architecture": "bert", "tokenizer": words, **SIZES, "positions": 32}
+    recipe = {
+        "model": model, "task": "text-classification", "data": str(tmp_path / "rows.csv"), "output": str(tmp_path / "run"), "loggers": [],
+        "train": {"steps": 2, "global_batch_size": 4, "seed": 3},
+    }  # fmt: skip
+    run(recipe)
+    opened = load_model(tmp_path / "run")
+    assert opened.predict("a b")[0]["label"] in ("0", "1")
+    assert opened.artifact().manifest["model"] == {"use": "transformers", "source": "", "family": "bert"}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "# bert, text-classification" in card
+    assert "A model of family `bert`, trained from nothing for text-classification" in card
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert (theirs.config.num_hidden_layers, theirs.config.max_position_embeddings) == (3, 32)
+
+
+def test_a_gguf_file_is_fine_tuned_and_saved_as_safetensors(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), quantised=True)
+    handle = load_model(f"gguf:{file}")
+    rows = [{"text": text, "label": label} for text, label in (("the", 0), ("a", 1)) * 4]
+    handle.finetune(rows, "text-classification", epochs=1, output=tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert load_model(tmp_path / "run").predict("the")[0]["label"] in ("0", "1")
