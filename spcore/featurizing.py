@@ -119,6 +119,8 @@ def _outcomes(source: Source, task: BoundTask, rows: range) -> Generator[tuple[i
         spent, read = time.monotonic() - began, first + len(chunk) - rows.start
         if spent > ALONE_SECONDS and spent / read * (len(rows) - read) > WORTH_SECONDS:
             break
+    else:
+        return
     with contextlib.ExitStack() as stack:
         workers = Workers.start(task, cores(), stack)
         if workers is None:

@@ -78,7 +78,7 @@ class Unportable(WordTask):
 
 def settings(processes: int, shard_bytes: int) -> dict[str, Any]:
     """What a test sets of `spcore.featurizing`: everything is cached, and others are started after the first rows."""
-    hurry = -1.0 if processes > 1 else 1e9
+    hurry = 0.0 if processes > 1 else 1e9
     return {
         "CACHE_FROM_ROWS": 1, "SHARD_BYTES": shard_bytes, "ALONE_SECONDS": hurry, "WORTH_SECONDS": hurry,
         "cores": lambda: processes, "_CHUNK_BYTES": 4000,

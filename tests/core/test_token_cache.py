@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from cached_texts import Failing, Texts, Unportable, command, settings
 from core_fakes import WordTask
 
+import spcore.bars as bars
 import spcore.featurizing as featurizing
 from spcore.errors import OutputError, RunError
 from spcore.features import FeatureStore
@@ -130,6 +133,36 @@ def test_a_process_that_dies_is_one_line(several: Path) -> None:
 def test_a_task_that_cannot_be_sent_is_done_here(several: Path, caplog: pytest.LogCaptureFixture) -> None:
     same(featurize(Texts(200), Unportable(), limit=None, key="key"), in_memory(Texts(200), WordTask()))
     assert "features are made by one process" in caplog.text
+
+
+def test_no_process_is_started_for_little(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("there is nothing left, or too little")
+
+    monkeypatch.setattr(featurizing.Workers, "start", refused)
+    featurize(Texts(12), WordTask(), limit=None, key="few")
+    monkeypatch.setattr(featurizing, "WORTH_SECONDS", 1e9)
+    featurize(Texts(2000), WordTask(), limit=None, key="key")
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_unless_it_is_off(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with bars.silent():
+        featurize(Texts(100), WordTask(), limit=None, key="quiet")
+    assert shown.getvalue() == ""
+    featurize(Texts(100), WordTask(), limit=None, key="key")
+    assert "tokenising" in shown.getvalue()
+    before = shown.getvalue()
+    featurize(Texts(100), WordTask(), limit=None, key="key")
+    assert shown.getvalue() == before, "nothing was made"
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbled", "gone", "manifest", "folder gone"])

@@ -9,7 +9,8 @@ from pathlib import Path
 from dirt_cases import Case, Rows
 
 from spcore.errors import SlimPajamaError
-from spcore.features import Counts, featurize
+from spcore.features import Counts
+from spcore.featurizing import featurize
 from spcore.interfaces.task import Limits
 from spcore.rows import RoleSource, open_rows
 from spcore.testing.fakes import FakeProcessor

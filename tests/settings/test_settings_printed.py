@@ -28,6 +28,7 @@ NEEDED = {
     "files": {"source": "./a.csv"},
     "glue": {"name": "rte"},
     "hub": {"source": "x"},
+    "corpus": {"source": "./a.txt"},
     "rows": {"source": "./a.jsonl"},
 }
 
