@@ -81,10 +81,8 @@ class TableSource(Source):
             part = self._table.slice(ids.start, len(ids))
         else:
             part = self._table.take(pa.array([int(i) for i in ids], pa.int64()))
-        rows: list[Row] = part.to_pylist()
+        rows = plain_rows(part, self._nested)
         for row in rows:
-            for name in self._nested:
-                row[name] = _plain(row[name])
             for name in self._encoded:
                 row[name] = None if row[name] is None else json.loads(row[name])
         return rows
@@ -99,6 +97,15 @@ class TableSource(Source):
         ids = range(shard, self.length, shards)[skip:]
         for at in range(0, len(ids), _CHUNK):
             yield from self.read(list(ids[at : at + _CHUNK]))
+
+
+def plain_rows(table: pa.Table, nested: Sequence[str]) -> list[Row]:
+    """Rows of a plain table in plain Python types. nested: its columns of lists and objects."""
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        for name in nested:
+            row[name] = _plain(row[name])
+    return rows
 
 
 def plain_table(table: pa.Table) -> pa.Table:
