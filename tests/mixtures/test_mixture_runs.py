@@ -12,8 +12,9 @@ import pytest
 import spcore.testing.plugin
 from spcore import api
 from spcore.components import Registry
-from spcore.errors import OutputError, UserError
+from spcore.errors import OutputError, RefusalError, UserError
 from spcore.interfaces.logger import Evaluated, Event, RunStarted, Step, Warned
+from spcore.recipe import data_part
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,12 @@ def test_a_stream_alone_tells_what_it_dropped(tmp_path: Path, registry: Registry
     assert (report["train"]["rows_read"], report["train"]["passes"]) == (72 - 8 + 6, 2)
     told = [e.message for e in events if isinstance(e, Warned)]
     assert any("texts were longer than data.max_length" in line for line in told), told
+
+
+def test_a_stream_is_no_data_to_be_evaluated_on(registry: Registry) -> None:
+    task = registry.create("task", "fake-masked-words", None)
+    with pytest.raises(RefusalError, match="data: a streamed data set has no length; use a file"):
+        api.open_part(data_part({"use": "fake", "style": "stream"}, registry), task, registry, {})
 
 
 def test_what_to_do_names_the_source(tmp_path: Path, registry: Registry) -> None:
