@@ -132,7 +132,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     with recipe.at("task"):
         bound = task.bind(model.processor, model.config, train.schema, limits)
     with recipe.at("eval", "metric"):
-        check_metric(recipe, bound.metric_names)
+        several = sources_of(evaluation) if evaluation is not None else {}
+        of_each = [f"{metric}/{name}" for name in several if name for metric in bound.metric_names]
+        check_metric(recipe, [*bound.metric_names, *of_each])
     with recipe.at("optimizer"):
         optimizer = create(registry, "optimizer", recipe.optimizer)
     settings = recipe.train

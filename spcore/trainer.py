@@ -229,7 +229,8 @@ class Trainer:
         name = self.session.metric or "loss"
         if name not in metrics:
             return False
-        value = -metrics[name] if name in self.session.task.lower_is_better else metrics[name]
+        lower = name.partition("/")[0] in self.session.task.lower_is_better  # of one source: "loss/web"
+        value = -metrics[name] if lower else metrics[name]
         if math.isnan(value):  # which nothing is greater than
             return False
         if self.progress.best is not None and not value > self.progress.best:

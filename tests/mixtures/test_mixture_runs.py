@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,15 @@ def test_what_to_do_names_the_source(tmp_path: Path, registry: Registry) -> None
     del recipe["data"]["sources"]["own"]["columns"]
     with pytest.raises(UserError, match=r"has content, note\. Say which: data\.sources\.own\.columns\.text=COLUMN"):
         api.run(recipe, registry=registry)
+
+
+def test_the_best_step_by_the_figure_of_one_source(tmp_path: Path, registry: Registry) -> None:
+    recipe = tree(tmp_path)
+    recipe["eval"] |= {"every": 3, "metric": "loss/own", "keep_best": True}
+    events, _ = run(recipe, registry)
+    told = [e for e in events if isinstance(e, Evaluated)]
+    losses = [e.metrics["loss/own"] for e in told]
+    best = [n for n, e in enumerate(told) if e.best]
+    assert best == [n for n, loss in enumerate(losses) if loss < min(losses[:n], default=math.inf)], "less is better"
+    with pytest.raises(UserError, match=r"eval\.metric: unknown metric 'loss/owm'; did you mean 'loss/own'\?"):
+        api.run(recipe, {"eval.metric": "loss/owm", "output": str(tmp_path / "other")}, registry=registry)
