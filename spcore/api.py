@@ -434,11 +434,14 @@ def _called(tree: Mapping[str, Any]) -> str:
 
 
 def open_part(part: DataPart, task: Task, registry: Registry, columns: Mapping[str, str]) -> RoleSource:
-    """Rows of a data set for a task. columns: where `part` maps none."""
+    """Rows of a data set for a task. columns: where `part` maps none. Raises RefusalError for a stream, which has no end."""
     from spcore.rows import open_rows
 
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-    return open_rows(dataset, task.roles, columns=part.columns or columns, split=part.split, limit=part.limit, seed=0)
+    rows = open_rows(dataset, task.roles, columns=part.columns or columns, split=part.split, limit=part.limit, seed=0)
+    if rows.length is None:
+        raise RefusalError("data: a streamed data set has no length; use a file")
+    return rows
 
 
 def _create_runtime(registry: Registry, runtime: str | Mapping[str, Any]) -> Runtime:

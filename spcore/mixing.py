@@ -9,7 +9,7 @@ square root of their number. Each source gives its features in its own order, pa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -31,10 +31,12 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several sources under the task's names. weights: of each, shares of their sum; empty where they are evaluated on."""
+    """Several sources under the task's names. weights: of each, shares of their sum; empty where they are evaluated on. labelled:
+    the roles that hold labels."""
 
     sources: Mapping[str, RoleSource]
     weights: Mapping[str, float]
+    labelled: Sequence[str] = ()
     length = None
 
     @cached_property
@@ -52,10 +54,26 @@ class Mixture:
         """Their reports as one, each line under its source's name."""
         reports = [(name, source.report) for name, source in self.sources.items()]
         dropped = {f"{name}: {why}": lines for name, report in reports for why, lines in report.dropped.items()}
-        remarks = tuple(f"{name}: {line}" for name, report in reports for line in report.remarks)
-        return ReadReport(
-            sum(r.read for _, r in reports), dropped, remarks, tuple(f for _, r in reports for f in r.files)
-        )
+        remarks = [f"{name}: {line}" for name, report in reports for line in report.remarks]
+        if self.weights:
+            remarks += self._strange()
+        files = tuple(file for _, report in reports for file in report.files)
+        return ReadReport(sum(report.read for _, report in reports), dropped, tuple(remarks), files)
+
+    def _strange(self) -> list[str]:
+        """Labels that the first source lacks: more classes than were meant, perhaps."""
+        (first, known), *others = self.sources.items()
+        lines = []
+        for role in self.labelled:
+            ours = known.schema.columns[role].counts if role in known.schema.columns else None
+            for name, source in others:
+                theirs = source.schema.columns[role].counts if role in source.schema.columns else None
+                if ours is not None and theirs is not None and (more := sorted(set(theirs) - set(ours))):
+                    listed = ", ".join(more[:5]) + (", ..." if len(more) > 5 else "")
+                    lines.append(
+                        f"{name}: labels of {role!r} that {first} has not: {listed}; they are classes of their own"
+                    )
+        return lines
 
     @property
     def columns(self) -> dict[str, str]:

@@ -239,6 +239,7 @@ class Recipe(_Closed):
         is about `eval.data`, or one of several sources."""
         if path[-1] == "source":
             error.message = re.sub(r"(^|: )data(?=[.:])", rf"\1{dotted(path[:-1])}", error.message, count=1)
+            error.hint = error.hint and re.sub(r"(^|: )data(?=\.)", rf"\1{dotted(path[:-1])}", error.hint)
         tree = self.to_json()
         for found in _SETTING.findall(error.message):
             first, *rest = found.split(".")

@@ -7,7 +7,7 @@ read, weights are not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         bound = task.bind(model.processor, model.config, train.schema, limits)
         _check_attention(model, bound)
     with recipe.at("eval", "metric"):
-        check_metric(recipe, bound.metric_names)
+        several = sources_of(evaluation) if evaluation is not None else {}
+        of_each = [f"{metric}/{name}" for name in several if name for metric in bound.metric_names]
+        check_metric(recipe, [*bound.metric_names, *of_each])
     with recipe.at("optimizer"):
         optimizer = create(registry, "optimizer", recipe.optimizer)
     settings = recipe.train
@@ -215,7 +217,8 @@ def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture
             rows[name] = open_rows(
                 dataset, task.roles, columns=data.columns, split=data.split, limit=data.limit, seed=recipe.train.seed, known=source
             )  # fmt: skip
-    return _whole(rows, weights), recipe, task
+    labelled = [role.name for role in task.roles if role.kind == "label"]
+    return _whole(rows, weights, labelled), recipe, task
 
 
 def _below(name: str) -> tuple[str, ...]:
@@ -223,10 +226,12 @@ def _below(name: str) -> tuple[str, ...]:
     return ("sources", name) if name else ()
 
 
-def _whole(rows: dict[str, RoleSource], weights: dict[str, float]) -> RoleSource | Mixture:
+def _whole(
+    rows: dict[str, RoleSource], weights: dict[str, float], labelled: Sequence[str] = ()
+) -> RoleSource | Mixture:
     from spcore.mixing import Mixture
 
-    return rows[""] if "" in rows else Mixture(rows, weights)
+    return rows[""] if "" in rows else Mixture(rows, weights, labelled)
 
 
 def _accepted(offered: Any, part: Part, registry: Registry) -> dict[str, Any]:

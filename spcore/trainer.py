@@ -85,6 +85,7 @@ class Trainer:
         self.progress = _Progress()
         self.seconds, self.rows = 0.0, 0
         self.saved: int | None = None
+        self._warned: set[str] = set()
         self.unsettled: tuple[int, float] | None = None
         """(step, seconds) of a checkpoint that is being made whole."""
 
@@ -111,7 +112,7 @@ class Trainer:
                 self._checkpoint()
         else:
             if isinstance(self.loader, StreamLoader):
-                self._warn(self.loader.remarks())  # which a store gives before the first step
+                self._warn(self.loader.remarks())  # which a stream gives as it is read
             self._save_model()
         self._settle(wait=True)
         if self.checkpoints is not None and self.engine.place.is_writer:
@@ -228,7 +229,8 @@ class Trainer:
         name = self.session.metric or "loss"
         if name not in metrics:
             return False
-        value = -metrics[name] if name in self.session.task.lower_is_better else metrics[name]
+        lower = name.partition("/")[0] in self.session.task.lower_is_better  # of one source: "loss/web"
+        value = -metrics[name] if lower else metrics[name]
         if math.isnan(value):  # which nothing is greater than
             return False
         if self.progress.best is not None and not value > self.progress.best:
@@ -365,7 +367,10 @@ class Trainer:
             self._warn(f"eval: {f'{name}: ' if name else ''}{line}" for line in store.counts.remarks())
 
     def _warn(self, lines: Iterable[str]) -> None:
-        for line in lines:
+        """Tell what was not told before."""
+        new = [line for line in lines if line not in self._warned]
+        self._warned.update(new)
+        for line in new:
             self.tell(Warned(time=time.time(), message=line))
 
     def tell(self, event: Any) -> None:

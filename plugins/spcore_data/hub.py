@@ -17,10 +17,12 @@ from huggingface_hub.errors import CacheNotFound, CorruptedCacheException, Entry
 
 from spcore.bars import of_library
 from spcore.errors import SourceError, nearest, unknown
+from spcore.features import fingerprint
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
 from spcore_data.glue_tasks import advice_for
 from spcore_data.options import HubOptions
 from spcore_data.splits import default_split
+from spcore_data.streamed import StreamedSource
 from spcore_data.table import TableSource
 
 _ERRORS = (
@@ -53,8 +55,21 @@ class Hub(Dataset):
         source = self.options.source
         for scheme in _SCHEMES:
             source = source.removeprefix(scheme)
+        if self.options.streaming:
+            return self._streamed(source, split)
         found = load(source, self.options.name, self.options.revision)
         return source_of(found, split, source, advice_for(source, self.options.name))
+
+    def _streamed(self, source: str, split: str | None) -> Source:
+        name, revision = self.options.name, self.options.revision
+        try:
+            builder = datasets.load_dataset_builder(source, name, revision=revision)
+            found = builder.as_streaming_dataset()
+        except _ERRORS as error:
+            raise _translated(source, name, revision, error) from error
+        chosen = _chosen(found, split, source)
+        content = fingerprint(builder.hash, builder.config_id, chosen)
+        return StreamedSource(found[chosen], source, content, advice=advice_for(source, name))
 
 
 def load(source: str, name: str | None, revision: str | None = None) -> Mapping[str, datasets.Dataset]:
@@ -88,10 +103,7 @@ def source_of(
     found: Mapping[str, datasets.Dataset], split: str | None, subject: str, advice: Mapping[str, Any]
 ) -> TableSource:
     """A split as a source. Labels below 0, which stand for none, are missing. Raises SourceError."""
-    chosen = split if split is not None else default_split(list(found), subject)
-    if chosen not in found:
-        raise SourceError(f"data {subject!r}: {unknown('split', chosen, found)}")
-    part = found[chosen]
+    part = found[_chosen(found, split, subject)]
     declared = {}
     table = part.data.table
     for column, feature in part.features.items():
@@ -102,6 +114,14 @@ def source_of(
             table = _without_negative(table, column)
     report = ReadReport(part.num_rows)
     return TableSource(table, part._fingerprint, report=report, declared=declared, advice=advice)
+
+
+def _chosen(found: Mapping[str, Any], split: str | None, subject: str) -> str:
+    """The name of a split. Raises SourceError."""
+    chosen = split if split is not None else default_split(list(found), subject)
+    if chosen not in found:
+        raise SourceError(f"data {subject!r}: {unknown('split', chosen, found)}")
+    return chosen
 
 
 def _without_negative(table: pa.Table, column: str) -> pa.Table:

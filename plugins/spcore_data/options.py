@@ -73,6 +73,9 @@ class HubOptions(_Closed):
     source: str = Field(description="the data set's name on the Hub")
     name: str | None = Field(None, description="the data set's configuration; null: the only one")
     revision: str | None = Field(None, description="branch, tag or commit; null: main")
+    streaming: bool = Field(
+        False, description="read as it is needed, nothing downloaded before; it then has no length: give train.steps"
+    )
 
 
 class GlueOptions(_Closed):

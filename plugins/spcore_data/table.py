@@ -82,10 +82,8 @@ class TableSource(Source):
             part = self._table.slice(ids.start, len(ids))
         else:
             part = self._table.take(pa.array([int(i) for i in ids], pa.int64()))
-        rows: list[Row] = part.to_pylist()
+        rows = plain_rows(part, self._nested)
         for row in rows:
-            for name in self._nested:
-                row[name] = _plain(row[name])
             for name in self._encoded:
                 row[name] = None if row[name] is None else json.loads(row[name])
         return rows
@@ -105,6 +103,15 @@ def rows_of_shard(source: Source, shard: int, shards: int, skip: int) -> Iterato
     ids = range(shard, source.length, shards)[skip:]
     for at in range(0, len(ids), _CHUNK):
         yield from source.read(ids[at : at + _CHUNK])
+
+
+def plain_rows(table: pa.Table, nested: Sequence[str]) -> list[Row]:
+    """Rows of a plain table in plain Python types. nested: its columns of lists and objects."""
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        for name in nested:
+            row[name] = _plain(row[name])
+    return rows
 
 
 def plain_table(table: pa.Table) -> pa.Table:

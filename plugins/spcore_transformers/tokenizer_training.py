@@ -130,7 +130,7 @@ def in_transformers(made: Tokenizer, options: TokenizerOptions) -> Any:
 
 def of_bytes(style: Style) -> Any:
     """The tokenizer of bytes, for which no text is needed, with a family's special tokens."""
-    options = TokenizerOptions(kind="bytes", style=style)
+    options = TokenizerOptions.model_validate({"kind": "bytes", "style": style})
     return in_transformers(train([], options), options)
 
 

@@ -71,7 +71,9 @@ class Source(ABC):
     @abstractmethod
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """Rows of one of `shards` logical shards, the first `skip` left out. The number of shards is fixed for a run,
-        whatever the world size; together they give each row once."""
+        whatever the world size; together they give each row once, in the same order each time. A run that goes on skips what
+        it has taken: at less than the price of reading it, where the source can. UserError, OSError, ValueError and EOFError that
+        it raises are told with their place."""
 
 
 class Dataset(ABC):

@@ -203,3 +203,17 @@ def test_sources_that_differ_are_one_line(column: Column | None, said: str) -> N
     with pytest.raises(DataError) as caught:
         merged({"a": LABELLED, "b": Schema({} if column is None else {"label": column})})
     assert str(caught.value) == said
+
+
+def test_labels_that_the_first_source_lacks_are_told() -> None:
+    roles = (Role("text", guesses=("sentence",)), Role("label", "label", target=True))
+    counts = [{"neg": 1, "pos": 2}, {"bad": 2, "neg": 1}]
+    views = {}
+    for name, found in zip("ab", counts, strict=True):
+        columns = {"sentence": Column("text"), "label": Column("text", None, found)}
+        rows = [{"sentence": "x", "label": label} for label, n in found.items() for _ in range(n)]
+        opened = ListDataset(train=ListSource(rows, Schema(columns)))
+        views[name] = open_rows(opened, roles, columns={}, split=None, limit=None, seed=0)
+    wanted = ("b: labels of 'label' that a has not: bad; they are classes of their own",)
+    assert Mixture(views, {"a": 1, "b": 1}, ["label"]).report.remarks == wanted
+    assert Mixture(views, {}, ["label"]).report.remarks == (), "an evaluation binds nothing"

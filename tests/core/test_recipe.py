@@ -38,6 +38,8 @@ def test_defaults_are_filled_in() -> None:
     assert recipe.data.model_dump(exclude_none=True) == {
         "use": "files",
         "columns": {},
+        "weights_of": "features",
+        "shuffle_buffer": 0,
         "source": "rows.csv",
         "delimiter": ",",
     }
@@ -125,7 +127,8 @@ def test_a_bare_name_under_a_mapping_becomes_its_use() -> None:
 def test_a_bare_source_stays_one_when_options_are_added() -> None:
     recipe = load("data.max_length=64", "data.delimiter=;", "eval.data=dev.csv", "eval.data.limit=5")
     assert recipe.data.model_dump(exclude_none=True) == {
-        "use": "files", "columns": {}, "max_length": 64, "source": "rows.csv", "delimiter": ";",
+        "use": "files", "columns": {}, "weights_of": "features", "max_length": 64, "shuffle_buffer": 0, "source": "rows.csv",
+        "delimiter": ";",
     }  # fmt: skip
     assert recipe.eval.data is not None
     assert (recipe.eval.data.use, recipe.eval.data.options["source"], recipe.eval.data.limit) == ("files", "dev.csv", 5)

@@ -26,7 +26,7 @@ from spcore_data.glue import Glue
 from spcore_data.hub import Hub
 from spcore_data.options import FilesOptions, GlueOptions, HubOptions
 MADE = {"files": (Files, FilesOptions), "glue": (Glue, GlueOptions), "hub": (Hub, HubOptions)}
-def answer(use, split=None, **options):
+def answer(use, split=None, skip=0, **options):
     dataset, model = MADE[use]
     try:
         source = dataset(model.model_validate(options)).open(split)
@@ -35,7 +35,9 @@ def answer(use, split=None, **options):
         return {"error": type(error).__mro__[-5].__name__, "said": str(error)}
     schema = source.schema
     return {
-        "rows": source.read(range(source.length)), "labels": schema.columns["label"].labels,
+        "rows": source.read(range(source.length)) if source.length is not None else
+            [row for shard in range(16) for row in source.stream(shard, 16, skip)],
+        "labels": schema.columns["label"].labels,
         "counts": schema.columns["label"].counts, "task": schema.default_task, "options": schema.task_options,
         "map": schema.column_map, "same": source.fingerprint == again.fingerprint,
     }
@@ -146,3 +148,34 @@ def test_offline_with_an_empty_cache(tmp_path: Path) -> None:
     assert "data 'imdb': no such file; and as a data set 'imdb'" in answers["word"]["said"]
     assert answers["glue"]["said"].startswith("glue 'sst2': data set 'nyu-mll/glue'")
     assert "data.folder=FOLDER" in answers["glue"]["said"]
+
+
+def test_as_a_stream(root: Path, tmp_path: Path) -> None:
+    """From the Hub one file a split: it is the first shard. Of a folder's three files each is a shard."""
+    home, folder = tmp_path / "home", tmp_path / "folder"
+    folder.mkdir()
+    for n in range(3):
+        lines = [{"text": f"text {n} {k}", "label": k, "more": {"k": [k]}} for k in range(4)]
+        (folder / f"part-{n}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "part.jsonl").write_text('{"text": "a"}\n' * 3 + '{"text": \n')
+    glue = {"source": "nyu-mll/glue", "name": "sst2", "streaming": True}
+    own = {"source": str(folder), "streaming": True}
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "train": ("hub", glue), "later": ("hub", {**glue, "skip": 3}), "test": ("hub", {**glue, "split": "test"}),
+        "no split": ("hub", {**glue, "split": "tset"}), "no data set": ("hub", {**glue, "source": "nyu-ml/glue"}),
+        "folder": ("hub", own), "folder later": ("hub", {**own, "skip": 3}), "broken": ("hub", {**own, "source": str(broken)}),
+    }  # fmt: skip
+    with Hub(root) as hub:
+        found = ask(home, asked, **hub.environment)
+    train = found["train"]
+    assert (train["rows"], found["later"]["rows"]) == (ROWS, ROWS[3:])
+    assert (train["labels"], train["counts"], train["same"]) == (["negative", "positive"], None, True)
+    assert (train["task"], train["map"]) == ("text-classification", {"text": "sentence", "label": "label"})
+    assert found["test"]["rows"][0]["label"] is None
+    assert "unknown split 'tset'; did you mean 'test'?" in found["no split"]["said"]
+    assert "data set 'nyu-ml/glue', configuration 'sst2': cannot be had" in found["no data set"]["said"]
+    assert found["folder"]["rows"][5] == {"text": "text 1 1", "label": 1, "more": {"k": [1]}}
+    assert [row["text"] for row in found["folder later"]["rows"]] == ["text 0 3", "text 1 3", "text 2 3"]
+    assert found["broken"]["said"].startswith(f"data {str(broken)!r}: ")

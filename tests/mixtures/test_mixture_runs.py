@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import spcore.testing.plugin
 from spcore import api
 from spcore.components import Registry
-from spcore.errors import OutputError, UserError
+from spcore.errors import OutputError, RefusalError, UserError
 from spcore.interfaces.logger import Evaluated, Event, RunStarted, Step, Warned
+from spcore.recipe import data_part
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def registry() -> Registry:
 def tree(folder: Path, **train: Any) -> dict[str, Any]:
     """A file of 30 texts, two of them blank, and a made-up stream or set of 24."""
     file = folder / "own.jsonl"
-    lines = [{"content": "" if n % 15 == 7 else f"w{n} w{n + 9} w8"} for n in range(30)]
+    lines = [{"content": "" if n % 15 == 7 else f"w{n} w{n + 9} w8", "note": "its own"} for n in range(30)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = {"steps": 12, "global_batch_size": 8, "seed": 3, "save_every": 5, "keep": 9, **train}
     return {
@@ -70,7 +72,8 @@ def test_shares_passes_and_figures_of_each_source(style: str, tmp_path: Path, re
     assert report["eval"]["metrics"] == figures
     columns = next(e.facts["columns"] for e in events if isinstance(e, RunStarted))
     assert columns == "own.text=content, made-up.text=text"
-    assert any(e.message.startswith("own: 2 of 30 rows dropped") for e in events if isinstance(e, Warned))
+    told = [e.message for e in events if isinstance(e, Warned)]
+    assert sum(line.startswith("own: 2 of 30 rows dropped") for line in told) == 1, told
 
 
 @pytest.mark.parametrize("style", ["map", "stream"])
@@ -140,7 +143,7 @@ def test_what_cannot_be_is_refused_before(
 def test_a_source_of_which_nothing_is_usable(tmp_path: Path, registry: Registry) -> None:
     recipe = tree(tmp_path)
     blank = tmp_path / "blank.jsonl"
-    blank.write_text('{"content": ""}\n' * 3)
+    blank.write_text('{"content": "", "note": ""}\n' * 3)
     recipe["data"]["sources"]["own"]["source"] = str(blank)
     with pytest.raises(UserError, match=r"data\.sources\.own: no usable row: 3 of 3 rows dropped"):
         api.run(recipe, registry=registry)
@@ -154,3 +157,28 @@ def test_a_stream_alone_tells_what_it_dropped(tmp_path: Path, registry: Registry
     assert (report["train"]["rows_read"], report["train"]["passes"]) == (72 - 8 + 6, 2)
     told = [e.message for e in events if isinstance(e, Warned)]
     assert any("texts were longer than data.max_length" in line for line in told), told
+
+
+def test_a_stream_is_no_data_to_be_evaluated_on(registry: Registry) -> None:
+    task = registry.create("task", "fake-masked-words", None)
+    with pytest.raises(RefusalError, match="data: a streamed data set has no length; use a file"):
+        api.open_part(data_part({"use": "fake", "style": "stream"}, registry), task, registry, {})
+
+
+def test_what_to_do_names_the_source(tmp_path: Path, registry: Registry) -> None:
+    recipe = tree(tmp_path)
+    del recipe["data"]["sources"]["own"]["columns"]
+    with pytest.raises(UserError, match=r"has content, note\. Say which: data\.sources\.own\.columns\.text=COLUMN"):
+        api.run(recipe, registry=registry)
+
+
+def test_the_best_step_by_the_figure_of_one_source(tmp_path: Path, registry: Registry) -> None:
+    recipe = tree(tmp_path)
+    recipe["eval"] |= {"every": 3, "metric": "loss/own", "keep_best": True}
+    events, _ = run(recipe, registry)
+    told = [e for e in events if isinstance(e, Evaluated)]
+    losses = [e.metrics["loss/own"] for e in told]
+    best = [n for n, e in enumerate(told) if e.best]
+    assert best == [n for n, loss in enumerate(losses) if loss < min(losses[:n], default=math.inf)], "less is better"
+    with pytest.raises(UserError, match=r"eval\.metric: unknown metric 'loss/owm'; did you mean 'loss/own'\?"):
+        api.run(recipe, {"eval.metric": "loss/owm", "output": str(tmp_path / "other")}, registry=registry)

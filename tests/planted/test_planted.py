@@ -78,6 +78,12 @@ FAULTS = {
         "            self._prune(step)\n            self._finish(work, step)",
         "tests/crash/test_checkpoint_faults.py",
     ),
+    "a resumed stream is read from its beginning": (
+        "spcore/streaming.py",
+        "self.source.stream(shard, SHARDS, done)",
+        "self.source.stream(shard, SHARDS, 0)",
+        "tests/core/test_positions.py",
+    ),
     "a resumed run begins its epoch again": (
         "spcore/trainer.py",
         "steps = self.loader.steps(first, self.total)",
