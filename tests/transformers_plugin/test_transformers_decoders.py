@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +42,15 @@ ATTENTION = [
 ]
 CUTS = {"one row": (), "two rows": (3,), "a text a row": (1, 2, 3, 4, 5)}
 EVEN = (7, 7, 7, 7)
+
+
+Ready = Callable[[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def ready(folder: Folders) -> Ready:
+    """(family, attention) -> its module under a vocabulary head, made once."""
+    return functools.cache(lambda family, attention: made(opened(folder(family), attention=attention), VOCABULARY))
 
 
 def of_both(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -98,8 +109,8 @@ def test_anatomy_of_decoders_tells_where_parts_lie(folder: Folders, family: str)
 
 
 @pytest.mark.parametrize(("family", "attention"), ATTENTION)
-def test_packs_of_decoders_give_what_padded_rows_give(folder: Folders, family: str, attention: str) -> None:
-    module = made(opened(folder(family), attention=attention), VOCABULARY)
+def test_packs_of_decoders_give_what_padded_rows_give(ready: Ready, family: str, attention: str) -> None:
+    module = ready(family, attention)
     with torch.no_grad():
         for lengths, cuts in [*((LENGTHS, cut) for cut in CUTS.values()), (EVEN, ()), (EVEN, (2,)), (EVEN, (1, 2, 3))]:
             rows = texts(lengths=lengths)
@@ -113,9 +124,9 @@ def test_packs_of_decoders_give_what_padded_rows_give(folder: Folders, family: s
 @pytest.mark.parametrize("cuts", [(), (3,)], ids=["batch 1", "batch 2"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (7,) * 6], ids=["of any length", "of one length"])
 def test_a_changed_text_changes_no_other(
-    folder: Folders, family: str, attention: str, cuts: tuple[int, ...], lengths: tuple[int, ...]
+    ready: Ready, family: str, attention: str, cuts: tuple[int, ...], lengths: tuple[int, ...]
 ) -> None:
-    module = made(opened(folder(family), attention=attention), VOCABULARY)
+    module = ready(family, attention)
     rows = texts(lengths=lengths)
     changed = [rows[0], torch.where(torch.arange(len(rows[1])) == 2, (rows[1] + 1) % 100 + 5, rows[1]), *rows[2:]]
     inputs, other = packed(rows, cuts), packed(changed, cuts)
