@@ -93,7 +93,7 @@ def test_by_mistakes(tiny: str, tmp_path: Path) -> None:
     finetune(tiny).evaluate(ROWS)
     mistakes: list[Callable[[], Any]] = [
         lambda: slimpajama.load_model(tmp_path / "nowhere"),
-        lambda: slimpajama.load_model(tiny).predict("a"),
+        lambda: slimpajama.load_model(tiny).predict(" "),
         lambda: slimpajama.load_model(tiny).save(tmp_path / "unsaved"),
         lambda: finetune(tiny, None, {"optimizer.lr": -1}),
         lambda: finetune(tiny, None, {"optimizer.lr": 1e30}),
@@ -120,8 +120,7 @@ def test_by_a_run_that_is_cancelled(how: str, tiny: str) -> None:
         assert result.cancelled
         assert result.steps == 2
         assert result.output == ""
-        with pytest.raises(slimpajama.ArtifactError, match="has no task yet"):
-            handle.predict("a film")
+        assert handle.task()[1].head.kind == "vocabulary", "it stands for what it stood for before"
         del handle
 
 

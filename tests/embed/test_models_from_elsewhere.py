@@ -86,8 +86,8 @@ def test_it_learns_other_labels(tmp_path: Path) -> None:
     assert {answer["label"] for answer in model.predict(tiny_bert.TEXTS)} <= {"odd", "even"}
 
 
-def test_what_is_no_classifier_has_no_task(tmp_path: Path) -> None:
-    folder = tiny_bert.write(tmp_path / "model", transformers.BertForMaskedLM)
+def test_what_has_no_head_has_no_task(tmp_path: Path) -> None:
+    folder = tiny_bert.write(tmp_path / "model", transformers.BertModel)
     with pytest.raises(slimpajama.ArtifactError, match=r"has no task yet\. Fine-tune it first"):
         slimpajama.load_model(folder).predict("w1")
     with pytest.raises(slimpajama.ArtifactError, match="has no task yet"):
@@ -111,7 +111,7 @@ def test_it_is_not_saved_as_ours(tmp_path: Path) -> None:
 
 
 def test_a_plugin_s_task_is_asked_too_and_two_that_claim_a_model_are_named(tmp_path: Path) -> None:
-    folder = tiny_bert.write(tmp_path / "model", transformers.BertForMaskedLM, **NAMES)
+    folder = tiny_bert.write(tmp_path / "model", transformers.BertModel, **NAMES)
     registry = Registry()
     registry.register(parts)
     needs = "spcore.testing.options:FakeOptions"  # not there: a task that is broken costs its own models only
