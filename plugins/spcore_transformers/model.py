@@ -26,6 +26,7 @@ from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import Style, TransformersOptions
 from spcore_transformers.processor import TransformersProcessor
+from spcore_transformers.quick import quicken
 from spcore_transformers.scratch import check_source, made_config, made_style, retokenized, style_of
 from spcore_transformers.source import locate, translated
 from spcore_transformers.tokenizer_training import of_bytes
@@ -167,6 +168,7 @@ class TransformersLanguageModel(LanguageModel):
     def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> torch.nn.Module:
         """See `LanguageModel.build`."""
         whole, custom = self._make(head, device), None
+        quicken(whole)
         if head.build is not None:
             with torch.device(device):
                 custom = head.build(whole.config)
