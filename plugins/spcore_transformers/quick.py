@@ -21,13 +21,13 @@ _RMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
 
 
 class _Rms(torch.autograd.Function):  # type: ignore[misc]
-    """weight * x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich 2019), the root in float32."""
+    """weight * x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich 2019), the root in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        size = x.shape[-1]
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-        scale = squares.div_(size).add_(eps).rsqrt_()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
+        scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
         normed = (x * scale).to(x.dtype)
         ctx.save_for_backward(normed, weight, scale)
         return normed * weight
