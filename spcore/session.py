@@ -60,8 +60,9 @@ class Session:
 
         assert self.recipe.task is not None
         processor = self.plan.model.processor
+        code = self.registry.owner("task", self.recipe.task.use).version  # another version may cut texts otherwise
         key = fingerprint(
-            source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, self._limits()
+            source.fingerprint, self.recipe.task.use, code, self.bound.state(), processor.fingerprint, self._limits()
         )
         store = featurize(source, self.bound, limit=self.plan.max_length, key=key)
         if not len(store):
