@@ -67,8 +67,9 @@ class Session:
         assert self.recipe.task is not None
         processor = self.plan.model.processor
         limits = limits or self.limits
+        code = self.registry.owner("task", self.recipe.task.use).version  # another version may cut texts otherwise
         key = fingerprint(
-            source.fingerprint, self.recipe.task.use, self.bound.state(), processor.fingerprint, astuple(limits)
+            source.fingerprint, self.recipe.task.use, code, self.bound.state(), processor.fingerprint, astuple(limits)
         )
         store = featurize(source, self._cutting(limits), limit=self.plan.max_length, key=key)
         if not len(store):

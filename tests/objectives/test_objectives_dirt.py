@@ -14,7 +14,7 @@ from language_tools import bind, words_tokenizer
 from transformers import PretrainedConfig
 
 from spcore.errors import SlimPajamaError
-from spcore.features import featurize
+from spcore.featurizing import featurize
 from spcore.interfaces.task import Limits
 from spcore.rows import open_rows
 from spcore.text import TEXT, visible
