@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spcore.interfaces.optimizer import GroupKey, Optimizer
-from spcore_optim.options import AdafactorOptions, AdamWOptions, DecayOptions, LionOptions, SgdOptions
+from spcore_optim.options import AdafactorOptions, AdamWOptions, DecayOptions, LionOptions, MuonOptions, SgdOptions
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,9 @@ _NORM = re.compile(r"(^|\.)([^.]*norm[^.]*|ln(_[^.]*)?)\.", re.IGNORECASE)
 """A module whose name has "norm" in it, or GPT-2's ln_1, ln_f."""
 _BIAS = re.compile(r"bias(\.|$)")
 """A bias, also one that is a module's only weight (T5's relative_attention_bias) or lies stacked (one row an expert)."""
+_LAYER = re.compile(r"\.\d+\.")
+_TABLE = re.compile(r"embed|wte|wpe", re.IGNORECASE)
+"""A table of rows that are looked up, each a vector of its own."""
 _FUSED = frozenset({"cpu", "cuda", "hpu", "mps", "mtia", "xpu"})
 """Device types for which torch has fused AdamW and SGD, in every floating-point format."""
 
@@ -104,6 +108,29 @@ class Lion(Decaying):
         from spcore_optim.lion import LionOptimizer
 
         return LionOptimizer(params, lr=self.lr, **self.hyper)
+
+
+class Muon(Decaying):
+    """Orthogonalised momentum for the matrices of numbered layers, AdamW for embeddings, heads, norms and biases."""
+
+    family = None
+
+    def __init__(self, options: MuonOptions) -> None:
+        super().__init__(options)
+        self.hyper = {"momentum": options.momentum, "betas": options.betas, "eps": options.eps}
+
+    def groups(self, name: str, full_shape: tuple[int, ...]) -> GroupKey:
+        """See `Optimizer.groups`."""
+        key = super().groups(name, full_shape)
+        hidden = len(full_shape) == 2 and _LAYER.search(name) and not _BIAS.search(name) and not _TABLE.search(name)
+        return replace(key, rule="muon") if hidden else key
+
+    def build(self, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """See `Optimizer.build`."""
+        from spcore_optim.muon import RULE, MuonOptimizer
+
+        others = [group for group in params if group["rule"] != RULE]
+        return MuonOptimizer(params, lr=self.lr, **self.hyper, adamw=kernel(others, shards=False))
 
 
 def kernel(params: list[dict[str, Any]], *, shards: bool) -> dict[str, bool]:

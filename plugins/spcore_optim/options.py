@@ -75,6 +75,17 @@ class LionOptions(DecayOptions):
     )
 
 
+class MuonOptions(DecayOptions):
+    """Optimizer `muon`."""
+
+    lr: float = Field(1e-3, gt=0, description=LR + "; as AdamW's, of both kinds of steps", json_schema_extra=LR_NAMES)
+    momentum: Share = Field(0.95, description="what is kept of a matrix's momentum, per step")
+    betas: tuple[Share, Share] = Field(
+        (0.9, 0.95), description="what AdamW keeps of the first and second moments of the rest, per step"
+    )
+    eps: float = Field(1e-8, ge=0, description="added to the root of the second moment")
+
+
 class WarmupOptions(_Closed):
     """What every schedule here has."""
 

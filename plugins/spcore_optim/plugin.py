@@ -10,6 +10,7 @@ _OPTIMIZERS = {
     "adamw": ("AdamW", "Adam with decoupled weight decay (Loshchilov and Hutter, 2019)"),
     "adafactor": ("Adafactor", "Factored second moments (Shazeer and Stern, 2018)"),
     "sgd": ("Sgd", "Stochastic gradient descent, with momentum"),
+    "muon": ("Muon", "Orthogonalised momentum for hidden matrices (Jordan et al., 2024), AdamW for the rest"),
     "lion": ("Lion", "Sign of an interpolated momentum (Chen et al., 2023)"),
 }
 _SCHEDULES = {
@@ -24,7 +25,7 @@ _DEFAULTS = ("adamw", "linear")
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Optimizers adamw, adafactor, sgd, lion; schedules linear, cosine, constant, wsd."""
+    """Optimizers adamw, adafactor, sgd, muon, lion; schedules linear, cosine, constant, wsd."""
     parts = [("optimizer", "optimizers", _OPTIMIZERS), ("schedule", "schedules", _SCHEDULES)]
     return [
         Component(

@@ -101,7 +101,7 @@ def made_config(options: TransformersOptions, tokenizer: Any) -> Any:
         guess = f"; did you mean {near!r}?" if near else ";"
         raise RefusalError(
             f"model.architecture: unknown family {short(family)!r}{guess} verified: {', '.join(sorted(FAMILIES))}; "
-            f"transformers knows {len(CONFIG_MAPPING)}"
+            f"transformers knows {len(CONFIG_MAPPING.keys())}"
         )
     kind = CONFIG_MAPPING[family]
     fields = {field.name for field in dataclasses.fields(kind) if not field.name.startswith("_")}

@@ -115,7 +115,8 @@ def _reading(
     part: DataPart,
     language: LanguageModel | None,
 ) -> _Reading:
-    """The rows as the task asked for, or the first that has its columns, would read them."""
+    """The rows as the task asked for would read them, or the first that learns from columns which they have: one that reads texts
+    alone would take anything."""
     processor = language.processor if language else Characters()
 
     def view(task: Task | None, targets: bool = True) -> RoleSource:
@@ -130,6 +131,9 @@ def _reading(
         options = registry.options_model("task", name)
         advice = {k: v for k, v in opened.schema.task_options.items() if options and k in options.model_fields}
         task: Task = registry.create("task", name, options.model_validate(advice) if options else None)
+        labelled = any(role.target for role in task.roles)
+        if not labelled and not known:
+            continue
         try:
             reading = _Reading(view(task), name, None, processor)
         except DataError as error:
@@ -140,6 +144,8 @@ def _reading(
                 continue
             continue
         limits = Limits(processor.max_length)
+        if language is None and not labelled:
+            return reading  # all that such a task may lack is the model's
         try:
             reading.bound = task.bind(processor, language.config if language else None, reading.rows.schema, limits)
         except SlimPajamaError as error:

@@ -15,10 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GroupKey:
-    """Parameters with equal keys share a group. weight_decay: per step, times lr. lr_scale: multiplies the step's lr."""
+    """Parameters with equal keys share a group. weight_decay: per step, times lr. lr_scale: multiplies the step's lr. rule: the
+    optimizer's own name for how it updates the group, where it has several ways."""
 
     weight_decay: float = 0.0
     lr_scale: float = 1.0
+    rule: str = ""
+
+    def group(self, params: list[Any], lr: float) -> dict[str, Any]:
+        """The torch param group of these parameters. lr: the base learning rate."""
+        return {
+            "params": params,
+            "weight_decay": self.weight_decay,
+            "lr": lr * self.lr_scale,
+            "lr_scale": self.lr_scale,
+            "rule": self.rule,
+        }
 
 
 class Optimizer(ABC):
@@ -35,7 +47,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, params: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """A torch optimizer over param groups {"params", "weight_decay", "lr", "lr_scale"}; the engine sets "lr"
+        """A torch optimizer over param groups {"params", "weight_decay", "lr", "lr_scale", "rule"}; the engine sets "lr"
         each step. Uses fused kernels where torch has them for the parameters' device."""
 
 

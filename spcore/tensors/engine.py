@@ -323,11 +323,7 @@ class TorchEngine(Engine):
                 key = self.plan.optimizer.groups(name, self.full_shape(name, parameter))
                 groups.setdefault(key, []).append(parameter)
         lr = self.plan.optimizer.lr
-        made = [
-            {"params": ps, "weight_decay": key.weight_decay, "lr": lr * key.lr_scale, "lr_scale": key.lr_scale}
-            for key, ps in groups.items()
-        ]
-        return self.plan.optimizer.build(made)
+        return self.plan.optimizer.build([key.group(ps, lr) for key, ps in groups.items()])
 
     def full_shape(self, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
         """The whole parameter's shape, where this rank holds a shard."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,25 @@ def test_several_processes_make_what_one_makes(several: Path, tmp_path: Path) ->
     assert made == {path.relative_to(several): path.read_bytes() for path in several.rglob("*.safetensors")}
 
 
+@pytest.fixture
+def none_left() -> Iterator[None]:
+    """No process is left that was not there before."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.mark.usefixtures("none_left")
 def test_a_fault_of_the_task_is_raised_as_it_is(several: Path) -> None:
     with pytest.raises(KeyError, match="a fault of the task's") as caught:
         featurize(Texts(1000), Failing(600, "raises"), limit=None, key="key")
     assert "in featurize" in caught.value.__notes__[0], "with the place in the other process"
-    assert not psutil.Process().children(recursive=True)
 
 
+@pytest.mark.usefixtures("none_left")
 def test_a_process_that_dies_is_one_line(several: Path) -> None:
     with pytest.raises(RunError, match="a process that makes features was killed by signal 9"):
         featurize(Texts(1000), Failing(600, "dies"), limit=None, key="key")
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_a_task_that_cannot_be_sent_is_done_here(several: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,6 +32,7 @@ ALLOWED = {
     # A process of our own.
     "backends/spcore_torch/worker.py": {"logging.basicConfig", "signal.signal", "os._exit", "torch.set_num_threads"},
     "backends/spcore_torch/channel.py": {"os._exit"},
+    "spcore/working.py": {"signal.signal"},
     # Put back, see test_left_alone.
     "backends/spcore_onnx/quantise.py": {"the root logger"},
     "backends/spcore_onnx/tracing.py": {"warnings.simplefilter"},

@@ -61,7 +61,7 @@ def test_a_length_stays_as_it_was_written(warmup: int | float) -> None:
     assert isinstance(held, int) or not isinstance(warmup, int)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "muon", "lion"])
 def test_options_survive_a_recipe(name: str) -> None:
     """Recipes hold options as JSON and check them again in every process."""
     registry = Registry(entry_points=False)
@@ -76,6 +76,6 @@ def test_options_survive_a_recipe(name: str) -> None:
 def test_what_is_offered() -> None:
     registry = Registry(entry_points=False)
     registry.register(plugin, name="optim")
-    assert registry.names("optimizer") == ["adafactor", "adamw", "lion", "sgd"]
+    assert registry.names("optimizer") == ["adafactor", "adamw", "lion", "muon", "sgd"]
     assert registry.names("schedule") == ["constant", "cosine", "linear", "wsd"]
     assert not registry.has("optimizer", "adam"), "adam is another optimizer: its decay is coupled"

@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_dev
 
 from spcore.interfaces.optimizer import Optimizer
 from spcore_optim.lion import LionOptimizer
-from spcore_optim.optimizers import Adafactor, AdamW, Lion, Sgd, kernel
-from spcore_optim.options import AdafactorOptions, AdamWOptions, LionOptions, SgdOptions
+from spcore_optim.optimizers import Adafactor, AdamW, Lion, Muon, Sgd, kernel
+from spcore_optim.options import AdafactorOptions, AdamWOptions, LionOptions, MuonOptions, SgdOptions
 
 SHAPES = {"a.weight": (6, 4), "b.weight": (3, 5), "b.bias": (3,), "norm.weight": (4,)}
 RATES = [0.0, 0.01, 0.02, *[0.02 * (1 - n / 20) for n in range(20)]]
@@ -31,10 +31,7 @@ def groups(part: Optimizer, held: dict[str, torch.nn.Parameter]) -> list[dict[st
     keyed: dict[Any, list[torch.nn.Parameter]] = {}
     for name, parameter in held.items():
         keyed.setdefault(part.groups(name, tuple(parameter.shape)), []).append(parameter)
-    return [
-        {"params": ps, "weight_decay": k.weight_decay, "lr": part.lr * k.lr_scale, "lr_scale": k.lr_scale}
-        for k, ps in keyed.items()
-    ]
+    return [key.group(params, part.lr) for key, params in keyed.items()]
 
 
 def gradients(step: int, held: dict[str, torch.nn.Parameter]) -> None:
@@ -148,7 +145,7 @@ def mesh() -> Iterator[Any]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("part", [AdamW(AdamWOptions()), Lion(LionOptions()), Sgd(SgdOptions())])
+@pytest.mark.parametrize("part", [AdamW(AdamWOptions()), Lion(LionOptions()), Sgd(SgdOptions()), Muon(MuonOptions())])
 def test_shards_are_updated_as_whole_parameters_are(part: Optimizer, mesh: Any) -> None:
     whole, shards = parameters(), {}
     for name, p in whole.items():
@@ -203,9 +200,15 @@ def test_the_kernel_is_the_fastest_that_there_is(part: Optimizer, kind: dict[str
 
 def test_families_and_figures() -> None:
     """What engines with optimizers of their own read."""
-    parts = [AdamW(AdamWOptions()), Sgd(SgdOptions()), Adafactor(AdafactorOptions()), Lion(LionOptions())]
-    assert [part.family for part in parts] == ["adam", "sgd", None, None]
-    assert [part.lr for part in parts] == [5e-5, 1e-2, 1e-3, 1e-5]
+    parts = [
+        AdamW(AdamWOptions()),
+        Sgd(SgdOptions()),
+        Adafactor(AdafactorOptions()),
+        Lion(LionOptions()),
+        Muon(MuonOptions()),
+    ]
+    assert [part.family for part in parts] == ["adam", "sgd", None, None, None]
+    assert [part.lr for part in parts] == [5e-5, 1e-2, 1e-3, 1e-5, 1e-3]
     assert parts[0].hyper == {"betas": (0.9, 0.999), "eps": 1e-8}
     assert parts[1].hyper == {"momentum": 0.9, "nesterov": False}
     for part in parts:

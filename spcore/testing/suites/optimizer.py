@@ -147,10 +147,7 @@ def _groups(optimizer: Optimizer) -> tuple[list[dict[str, Any]], list[Any]]:
         parameter = torch.nn.Parameter(torch.randn(shape, generator=random))
         held.setdefault(optimizer.groups(name, shape), []).append(parameter)
     lr = optimizer.lr
-    groups = [
-        {"params": params, "weight_decay": key.weight_decay, "lr": lr * key.lr_scale, "lr_scale": key.lr_scale}
-        for key, params in held.items()
-    ]
+    groups = [key.group(params, lr) for key, params in held.items()]
     return groups, [p for params in held.values() for p in params]
 
 
