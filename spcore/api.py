@@ -21,7 +21,7 @@ from spcore import components
 from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact, open_artifact, open_model
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
-from spcore.errors import ArtifactError, OutputError, RefusalError, RunError, UserError
+from spcore.errors import ArtifactError, OutputError, RefusalError, RunCancelled, UserError
 from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
 from spcore.inference import RowSamples, evaluate_rows, evaluation_limits, predict_rows, task_of
 from spcore.interfaces.dataset import Row
@@ -385,7 +385,7 @@ def pretrain(
         source = dict(model) if isinstance(model, Mapping) else str(model)
         result = _trained(source, dataset, task, own, registry=known, device=checked_device(device), **settings)
         if result.cancelled:
-            raise RunError("pretrain: cancelled before the model was finished")
+            raise RunCancelled("pretrain: cancelled before the model was finished")
         handle = load_model(result.output, registry=known, device=device)
         handle._become(result.output, own)
         return handle
