@@ -23,7 +23,7 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, options: RuntimeOptions) -> None:
         self.options = options
-        self._begun: tuple[Path, str, Future[tuple[Path, Any]]] | None = None
+        self._begun: tuple[tuple[Path, str], Any, Future[tuple[Path, Any]]] | None = None
 
     def prepare(
         self,
@@ -49,7 +49,8 @@ class OnnxRuntime(Runtime):
         from spcore_onnx import sessions  # ONNX Runtime is imported before anything competes for the interpreter
 
         pool = ThreadPoolExecutor(1, thread_name_prefix="spcore_onnx")
-        self._begun = artifact.folder, device, pool.submit(self._opened, artifact, device, sessions)
+        opening = pool.submit(self._opened, artifact, device, sessions)
+        self._begun = (artifact.folder, device), artifact.manifest.get(FOLDER), opening
         pool.shutdown(wait=False)  # ends when it is done
 
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
@@ -63,7 +64,8 @@ class OnnxRuntime(Runtime):
                 "runtime 'onnx' gives no embeddings: what is exported has the task's head; use runtime 'torch'"
             )
         begun, self._begun = self._begun, None
-        if begun is not None and begun[:2] == (artifact.folder, device):
+        # Not what was opened before it was exported anew.
+        if begun is not None and begun[0] == (artifact.folder, device) and begun[1] is artifact.manifest.get(FOLDER):
             file, session = begun[2].result()
         else:
             file, session = self._opened(artifact, device, sessions)

@@ -1,7 +1,7 @@
 """Tokens a second and losses of a decoder trained from scratch, beside Hugging Face's `Trainer`: same weights, windows, batches, optimizer,
 schedule; dropout off.
 
-    python tests/bench/pretraining.py DATA [--preset nano-gpt] [--steps 10] [--pairs 10] [--json]
+    python tests/bench/pretraining.py DATA [--preset nano-gpt] [--steps 10] [--pairs 10] [--same 50] [--json]
 
 DATA: text, as data set `corpus` takes it, cut into full windows of bytes. Pairs as in `against_trainer.py`.
 """
@@ -30,9 +30,10 @@ def main(
     batch: Annotated[int, typer.Option(help="Windows of a step.")] = 16,
     steps: Annotated[int, typer.Option(help="Steps of a run.")] = 10,
     pairs: Annotated[int, typer.Option(help="Alternated pairs; the first is not counted.")] = 10,
+    same: Annotated[int, typer.Option(help="Steps whose losses are compared.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
-    """Compare losses over 50 steps, then speed over alternated pairs."""
+    """Compare losses over some steps, then speed over alternated pairs."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     registry = Registry()
@@ -57,7 +58,7 @@ def main(
         return theirs, Ours(lambda precision: recipe_of(precision, count), registry)
 
     with tempfile.TemporaryDirectory() as folder:
-        compared_steps, worst = difference(*both(50, folder))
+        compared_steps, worst = difference(*both(same, folder))
         report = {
             "steps_compared": compared_steps, "largest_loss_difference": worst, **compared(*both(steps, folder), pairs),
         }  # fmt: skip

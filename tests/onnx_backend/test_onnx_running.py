@@ -61,6 +61,20 @@ def test_nothing_heavy_is_imported_for_an_answer(folder: Path) -> None:
     assert json.loads(done.stdout)[0]["label"] in LABELS
 
 
+def test_an_export_after_loading_is_what_answers(tmp_path: Path) -> None:
+    """The file is opened in the background as soon as a model is loaded: not the one that was there before, nor none."""
+    model = load_model(save(tmp_path / "model"), runtime="onnx")
+    with pytest.raises(ArtifactError, match="nothing is exported"):
+        model.runner()
+    model.export("onnx")
+    again = load_model(model.source, runtime="onnx")
+    first = again.artifact().manifest["onnx"]["created"]
+    again.artifact().manifest["onnx"]["created"] = ""
+    again.export("onnx")
+    assert again.artifact().manifest["onnx"]["created"] >= first
+    assert again.predict("a text") == model.predict("a text")
+
+
 def test_threads_share_a_runner(folder: Path) -> None:
     model = load_model(folder, runtime={"use": "onnx", "threads": 1})
     expected = model.predict(TEXTS)
