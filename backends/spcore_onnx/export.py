@@ -61,6 +61,7 @@ class _Written:
 def export(artifact: Artifact, task: BoundTask, options: ExportOptions, data: Mapping[str, Samples]) -> PrepareReport:
     """See `Runtime.prepare`."""
     _settle(options, data)
+    _check_head(artifact, task.head)
     precision = "int8" if options.quantise != "none" else options.dtype
     with staged(artifact.folder / FOLDER) as work:
         graph, reference, fused = _graph(artifact, task.head)
@@ -107,6 +108,16 @@ def _settle(options: ExportOptions, data: Mapping[str, Samples]) -> None:
     if options.dtype == "bfloat16" and not gpu:
         raise RefusalError(
             "export: dtype 'bfloat16' is checked where it runs, on a GPU, and ONNX Runtime finds none here; use dtype=float16"
+        )
+
+
+def _check_head(artifact: Artifact, head: Head) -> None:
+    """Refuse models that write: what is exported here runs once over a text."""
+    model = artifact.model
+    anatomy = model.anatomy(head)
+    if anatomy.encoder_layers is not None or (anatomy.causal and head.kind == "vocabulary"):
+        raise RefusalError(
+            f"export: family {model.family!r} writes token by token under this task, and runtime 'onnx' runs a text once; use runtime=torch"
         )
 
 

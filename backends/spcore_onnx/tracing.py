@@ -62,6 +62,8 @@ def attention(
     """Attention as transformers calls it, given out as one `com.microsoft::MultiHeadAttention`. query, key, value: [S, heads, L, D];
     mask: bool [S, 1, 1 or L, L], True = attended -> [S, L, heads, D]."""
     sequences, heads, _, depth = query.shape
+    if key.shape[1] != heads:  # heads that share keys and values
+        key, value = (x.repeat_interleave(heads // key.shape[1], 1) for x in (key, value))
 
     def flat(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(1, 2).reshape(sequences, -1, heads * depth)
@@ -87,6 +89,7 @@ def _mask(
 
     if mask_function is bidirectional_mask_function and attention_mask is not None and not rest.get("q_offset"):
         return attention_mask[:, None, None, :]
+    rest["allow_is_causal_skip"] = False  # left out, it would be for the attention to know
     found: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, mask_function=mask_function, **rest)
     return found
 
