@@ -37,6 +37,16 @@ def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
     assert load_recipe(again, registry=default_registry()) == recipe, "the resolved recipe is the same recipe"
 
 
+@pytest.mark.parametrize("file", sorted((PAGE.parent / "recipes").glob("*.yaml")), ids=lambda file: file.name)
+def test_recipe_files_are_valid(file: Path) -> None:
+    """Each says in its first lines how it is run, and is run so but for the texts."""
+    (line,) = re.findall(r"^#\s+slimpajama run (\S+) (\S+)$", file.read_text(), re.M)
+    assert line[0] == f"docs/recipes/{file.name}"
+    recipe = load_recipe(file, [line[1]], registry=default_registry())
+    assert recipe.eval.data is not None
+    assert recipe.eval.data.options["source"] == recipe.data.options["source"]
+
+
 def test_short_and_full_forms_are_the_same(tmp_path: Path) -> None:
     _, short, full = blocks(PAGE, "yaml")
     assert _load(short, tmp_path) == _load(full, tmp_path)
