@@ -32,7 +32,8 @@ class MuonOptimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Any, lr: float, momentum: float, betas: tuple[float, float], eps: float, adamw: dict[str, Any]
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "rule": ""})
+        usual = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0, "rule": ""}
+        super().__init__(params, usual)
         others = [group for group in self.param_groups if group["rule"] != RULE]
         self._adamw = torch.optim.AdamW(others, lr=lr, betas=betas, eps=eps, **adamw) if others else None
 

@@ -129,7 +129,7 @@ class Muon(Decaying):
         """See `Optimizer.build`."""
         from spcore_optim.muon import RULE, MuonOptimizer
 
-        others = [group for group in params if group["rule"] != RULE]
+        others = [group for group in params if group.get("rule") != RULE]
         return MuonOptimizer(params, lr=self.lr, **self.hyper, adamw=kernel(others, shards=False))
 
 

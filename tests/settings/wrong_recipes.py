@@ -83,7 +83,7 @@ WRONG = [
     Wrong("train.warmup_steps", 8, "train.warmup_steps: unknown key 'warmup_steps'; did you mean 'schedule.warmup'?"),
     Wrong("train.fp16", True, "train.fp16: unknown key 'fp16'; did you mean 'precision'?"),
     Wrong("output_dir", "run", "output_dir: unknown key 'output_dir'; did you mean 'output'?"),
-    Wrong("optimizer.momentum", 0.9, "optimizer.momentum: unknown key 'momentum'; it is an option of optimizer 'sgd'; known: "),
+    Wrong("optimizer.momentum", 0.9, "optimizer.momentum: unknown key 'momentum'; it is an option of optimizer 'muon' and 'sgd'; known: "),
     Wrong("strategy.processes", 2, "strategy.processes: unknown key 'processes'; did you mean 'launch.processes'?"),
     # wrong types
     Wrong("train.epochs", "many", "train.epochs: found 'many', expected: a number above 0 and at most 1000000000 or null"),
