@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from spcore.errors import ArtifactError, SourceError
 from spcore_transformers.source import translated
@@ -86,6 +90,9 @@ def opened(path: Path) -> tuple[Any, Any]:
     for key in ("_model_name_or_path", "quantization_config"):  # the file's title; and weights here are float32
         if hasattr(config, key):
             delattr(config, key)
+    if not config.architectures:  # such files hold language models, and do not say so in transformers' words
+        writers = (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items())
+        config.architectures = [name for family, name in writers if family == config.model_type][:1] or None
     return config, tokenizer
 
 

