@@ -375,10 +375,10 @@ def pretrain(
 ) -> LanguageModelHandle:
     """Train a model on text, from nothing or further. The trained handle.
 
-    model: a mapping as under a recipe's `model` ({"architecture": "llama", "tokenizer": "FOLDER", "hidden_size": 256, ...}, {"preset":
-    "nano-gpt", ...}), or a Hub name, a folder or a GGUF file to go on from. task: an objective ("causal-lm", "masked-lm",
-    "denoising"). settings: as `LanguageModelHandle.finetune` takes them. Raises SlimPajamaError; a run that was cancelled too, and
-    where `output` was given it goes on from there when it is started again.
+    model: a mapping as under a recipe's `model`, for one that is made from nothing (an architecture and its sizes, or a preset; a
+    tokenizer), or a Hub name, a folder or a file to go on from. task: an objective, one of the installed tasks. settings: as
+    `LanguageModelHandle.finetune` takes them. Raises SlimPajamaError; a run that was cancelled too, and where `output` was given it
+    goes on from there when it is started again.
     """
     known = registry or components.default_registry()
     with contextlib.ExitStack() as own:

@@ -30,14 +30,14 @@ from spcore.cli.finetune import (
 
 def pretrain(
     model: Annotated[
-        str | None, typer.Argument(help="To go on from: a Hub name, a folder, a GGUF file; from nothing: see --preset.")
+        str | None, typer.Argument(help="To go on from: a Hub name, a folder, a file; from nothing: see --preset.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="A known architecture with its sizes: nano-gpt, ...")] = None,
+    preset: Annotated[str | None, typer.Option(help="A known architecture with its sizes.")] = None,
     architecture: Annotated[
         str | None, typer.Option(help="A family, its sizes by --set model.hidden_size=256, ...")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or Hub name of the tokenizer of a new model.")] = None,
-    task: Annotated[str | None, typer.Option(help="The objective: causal-lm, masked-lm, denoising, ...")] = None,
+    task: Annotated[str | None, typer.Option(help="The objective, one of `plugins list`.")] = None,
     data: DataName = None,
     eval_data: EvalData = None,
     split: Split = None,
