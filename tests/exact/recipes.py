@@ -27,7 +27,7 @@ def classification(folder: Path, rows: int = 72) -> dict[str, Any]:
                 "text": " ".join(_WORDS[(n * 7 + i * i) % 60] for i in range(1 + n * n % 20)),
                 "label": "abc"[n * n % 7 % 3],
             }
-            for n in range(200)
+            for n in range(max(200, rows))
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {

@@ -20,9 +20,9 @@ from spcore.checkpoint import CheckpointStore
 LAYOUTS = [("single", 1, "inline"), ("ddp", 2, "local")]
 
 
-def start(folder: Path, layout: tuple[str, int, str], **train: Any) -> subprocess.Popen[str]:
+def start(folder: Path, layout: tuple[str, int, str], rows: int = 200, **train: Any) -> subprocess.Popen[str]:
     strategy, processes, launcher = layout
-    recipe = laid(classification(folder, rows=200), strategy, processes, **train)
+    recipe = laid(classification(folder, rows=rows), strategy, processes, **train)
     launch = {"use": launcher, **({"processes": processes} if launcher == "local" else {})}
     (folder / "recipe.json").write_text(json.dumps({**recipe, "launch": launch, "loggers": ["jsonl"], "eval": {}}))
     command = [
@@ -69,8 +69,9 @@ def test_processes_finish_the_step_and_save(tmp_path: Path, number: signal.Signa
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout[0])
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, layout: tuple[str, int, str]) -> None:
-    """A step takes ten seconds and more here; what was saved before stays."""
-    run = start(tmp_path, layout, steps=4000, save_every=1, global_batch_size=5000, micro_batch_size=1)
+    """A step, all rows one by one, takes many times as long as two signals; what was saved before stays."""
+    rows = 800 * layout[1]
+    run = start(tmp_path, layout, rows, steps=4000, save_every=1, global_batch_size=rows, micro_batch_size=1)
     children: list[psutil.Process] = []
     began = 0.0
     for event in events(run, tmp_path / "run" / "metrics.jsonl"):
