@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "model", "task", "dataset", "precision", "strategy", "runtime", "adapter", "optimizer", "schedule", "logger",
-    "launcher", "bridge", "command",
+    "launcher", "bridge", "constraint", "command",
 )  # fmt: skip
 GROUP = "spcore"
 

@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from spcore.interfaces.runtime import Decodes
 
 HeadKind = Literal["vocabulary", "sequence", "token", "span", "custom"]
 
@@ -132,6 +134,35 @@ class Processor(ABC):
         """JSON that makes the same processor of the tokenizer.json that `save` writes, through `spcore.tokenizing`, and so without the
         plugin that made this one; None where there is no such file."""
         return None
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """Ability of a Processor that knows how a conversation is written for its model. The one way from messages to ids: library, command
+    line, servers and training all go through it.
+
+    chat_template: the Jinja template, which `save` writes with the tokenizer; None where there is none.
+    """
+
+    chat_template: str | None
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
+        """Ids of a conversation [{"role": "system" | "user" | "assistant", "content": text}], with exactly one "bos" in front where the
+        model begins texts with one. answer: end with what begins the assistant's answer. Raises RefusalError for a template that refuses
+        the messages, in its words, or that is not there."""
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """Ability of a LanguageModel whose modules give a text token by token, from a cache of what was fed."""
+
+    def decoder(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int = 0) -> Decodes:
+        """The primitives over a module that `build` made with a "vocabulary" head, on the module's device, in its dtype; it is changed
+        in nothing. encoder_length: 0 for a model without an encoder. Raises RefusalError for more positions than the model has."""
+
+    def generation(self) -> Mapping[str, Any]:
+        """What the model's own files say of generating, as fields of `GenerationRequest` ("stop", "temperature", ...), and
+        "decoder_start", the token that an encoder-decoder's answer begins with."""
 
 
 class LanguageModel(ABC):

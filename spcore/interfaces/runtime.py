@@ -12,15 +12,56 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spcore.artifact import Artifact
+    from spcore.interfaces.model import Processor
     from spcore.interfaces.task import Batch, BoundTask
+
+
+class Matcher(Protocol):
+    """Where one sample stands in what its text may be; a `Grammar` makes it. Used by the decoding loop, never by two threads at once."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text may end here; an end token is allowed then, and where nothing else is allowed it must end."""
+
+    def allowed(self) -> np.ndarray:
+        """[vocabulary] bool: the tokens that may follow, end tokens left out."""
+
+    def advance(self, token: int) -> None:
+        """Take a token that was allowed."""
+
+    def copy(self) -> Matcher:
+        """One that goes its own way from here (beams, samples)."""
+
+
+class Grammar(Protocol):
+    """What a text may be, bound to a vocabulary; made by a component of kind `constraint`. May be shared between threads."""
+
+    def start(self) -> Matcher:
+        """A matcher at the beginning of a text."""
+
+
+class Constraint(ABC):
+    """Kind `constraint`, made with the component's options (a JSON schema, a regular expression, choices)."""
+
+    @abstractmethod
+    def bind(self, processor: Processor) -> Grammar:
+        """Compile for a vocabulary. Raises RefusalError for what cannot be expressed, with the place in it."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
     """One request to generate.
 
-    ids: prompt [length]. n: samples of it. temperature 0: greedy. top_k 0, top_p 1: no limit. seed: with the request's
-    id and the position it decides every draw. stop: token ids that end it (not given out).
+    ids: prompt [length]. n: samples of it. temperature 0: greedy. top_k 0, top_p 1, min_p 0: no limit; min_p is the share of the
+    likeliest token's probability that a token must have (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082).
+    repetition_penalty (Keskar et al. 2019, https://arxiv.org/abs/1909.05858): divides positive and multiplies negative logits of tokens
+    that the prompt (an encoder's input not) or the answer holds; 1: none. presence_penalty, frequency_penalty: taken from the logits of tokens
+    in the answer, once or for each time; 0: none. beams: above 1 beam search, with temperature 0; n of its beams are given out, best
+    first, once all is done. length_penalty: exponent of the length that a beam's score is divided by. early_stopping: whether beam
+    search ends with the first `beams` finished ones.
+    min_new_tokens: before so many no end token is taken. seed: decides every draw, together with ids, variant, sample and position;
+    whatever runs beside it does not. variant: tells apart requests of the same ids and seed. stop: token ids that end it (not given out).
+    grammar: what the text may be; None: anything.
     """
 
     ids: tuple[int, ...]
@@ -29,8 +70,18 @@ class GenerationRequest:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    min_new_tokens: int = 0
     seed: int = 0
+    variant: int = 0
     stop: tuple[int, ...] = ()
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
