@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from generation.tokenizers_small import KINDS, TEXTS, processor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generation.tokenizers_small import KINDS, TEXTS, processor
 from spcore.errors import RefusalError
 from spcore.generation import DecodingLoop
 from spcore.interfaces.runtime import GenerationRequest, Token
