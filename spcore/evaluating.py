@@ -71,9 +71,9 @@ class Evaluator:
         own = questions.share(engine.place.data_rank, engine.place.data_size)
         with self._decoding(questions) as decoder:
             if not engine.decodes_together:
-                return questions.answers(loop_over(decoder, model), model.processor, own)
+                return questions.answers(loop_over(decoder, model), own)
             together = Together(decoder, engine.agree)
-            answers = questions.answers(loop_over(together, model), model.processor, own)
+            answers = questions.answers(loop_over(together, model), own)
             together.finish()
             return answers
 

@@ -64,9 +64,7 @@ class Questions:
     def room(self, encodes: bool) -> tuple[int, int]:
         """(positions of the longest answer with its prompt, tokens of the longest encoder's input). encodes: by an encoder-decoder."""
         prompts = [len(asked.ids) for asked in self.requests]
-        fed = [
-            (1 if encodes else n) + asked.max_new_tokens for n, asked in zip(prompts, self.requests, strict=True)
-        ]
+        fed = [(1 if encodes else n) + asked.max_new_tokens for n, asked in zip(prompts, self.requests, strict=True)]
         return max(fed) - 1, max(prompts) if encodes else 0  # the last token is given out and not fed
 
     def slots(self, size: int, tokens: int, encodes: bool) -> int:
@@ -75,18 +73,18 @@ class Questions:
         wanted = -(-len(self.requests) // size) * widest
         return max(widest, min(wanted, tokens // max(1, sum(self.room(encodes)))))
 
-    def answers(self, generator: Generates, processor: Processor, at: Sequence[int]) -> Answers:
+    def answers(self, generator: Generates, at: Sequence[int]) -> Answers:
         """Generate for the rows at these positions."""
         rows = self.source.read([self.rows[n] for n in at])
-        found = answered(generator, processor, self.task, rows, [self.requests[n] for n in at])
+        found = answered(generator, self.task, rows, [self.requests[n] for n in at])
         return {self.rows[n]: answer for n, answer in zip(at, found, strict=True)}
 
 
 def answered(
-    generator: Generates, processor: Processor, task: Prompts, rows: Sequence[Row], asked: Sequence[GenerationRequest]
+    generator: Generates, task: Prompts, rows: Sequence[Row], asked: Sequence[GenerationRequest]
 ) -> list[dict[str, Any]]:
     """What the task makes of what is generated for rows, with "finish"."""
-    written = write(generator, processor, asked)
+    written = write(generator, task.processor, asked)
     return [{**task.answer(row, text), "finish": finish} for row, (text, finish) in zip(rows, written, strict=True)]
 
 

@@ -15,8 +15,8 @@ from spcore.bars import shows_progress, silent
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
-from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.model import Steps
+from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
 from spcore.recipe import DataPart, Part, Recipe, part_options
 
@@ -317,7 +317,9 @@ def _check_generating(session: Session) -> None:
     if not session.generates:
         return
     if not isinstance(model, Steps):
-        raise RefusalError(f"family {model.family!r} gives no text token by token: eval.generate=0 evaluates the loss alone")
+        raise RefusalError(
+            f"family {model.family!r} gives no text token by token: eval.generate=0 evaluates the loss alone"
+        )
     if not session.strategy.decodes:
         raise RefusalError(
             f"strategy {recipe.strategy.use!r} does not generate: eval.generate=0 evaluates the loss alone, or use another strategy"

@@ -166,7 +166,9 @@ class SingleEngine(TorchEngine):
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                said = f"{self.device}: not enough memory to generate for {slots} rows of {length + encoder_length} tokens"
+                said = (
+                    f"{self.device}: not enough memory to generate for {slots} rows of {length + encoder_length} tokens"
+                )
                 raise RunError(said, hint="Try a smaller eval.batch_tokens") from error
             finally:
                 self.module.train(training)

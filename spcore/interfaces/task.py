@@ -233,9 +233,11 @@ class Annotates(Protocol):
 class Prompts(Protocol):
     """Ability of a BoundTask that is evaluated, and predicts, by generating.
 
-    answer_metrics: of `metric_names`, those made of answers: without any (`eval.generate` 0), `metrics` gives the others alone.
+    processor: that it is bound to, which makes texts of ids. answer_metrics: of `metric_names`, those made of answers: without any
+    (`eval.generate` 0), `metrics` gives the others alone.
     """
 
+    processor: Processor
     answer_metrics: tuple[str, ...]
 
     def request(self, row: Row) -> GenerationRequest:

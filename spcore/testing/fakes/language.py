@@ -88,7 +88,9 @@ class FakeLanguageModel(LanguageModel):
     def decoder(self, module: nn.Module, slots: int, length: int, encoder_length: int = 0) -> HistoryDecoder:
         """One without a cache. Raises RefusalError for more positions than the model has."""
         if length > self.config.max_position_embeddings:
-            raise RefusalError(f"a slot of {length} tokens: the model has {self.config.max_position_embeddings} positions")
+            raise RefusalError(
+                f"a slot of {length} tokens: the model has {self.config.max_position_embeddings} positions"
+            )
         return HistoryDecoder(module, slots, length, encoder_length, vocabulary=self.config.vocab_size)
 
     def generation(self) -> Mapping[str, Any]:

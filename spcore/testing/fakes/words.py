@@ -55,7 +55,7 @@ class FakePrompted(FakeNextWord):
 class _NextWord(FakeBound):
     terms = ("tokens",)
     head = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
-    metric_names = ("loss", "perplexity", "accuracy")
+    metric_names: tuple[str, ...] = ("loss", "perplexity", "accuracy")
 
     def featurize(self, row: Row) -> list[Feature]:
         """One feature. Raises DataError for a text that is empty."""
