@@ -195,7 +195,8 @@ class _Forward:
         """As `nn.Linear.forward`."""
         weight = self.linear.weight
         if self.dtype is not None and self.version != weight._version:
-            with torch.no_grad():
+            # Outside of inference_mode, which an evaluation by generating may be in: the copy is for training too.
+            with torch.inference_mode(False), torch.no_grad():
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
         result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, self.low, self.product)

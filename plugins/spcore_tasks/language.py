@@ -129,8 +129,8 @@ def refuse_packs(limits: Limits) -> None:
 def with_decoder(batch: Batch, features: Sequence[Feature], start: int, fill: int) -> Batch:
     """A batch of single features with what the decoder reads: "decoder_input_ids" [S, D], each feature's "labels" one place on behind
     `start`, and "decoder_attention_mask"; targets "labels" [S, D]. D: of the longest. fill: id that pads."""
-    labels = [np.empty(0, np.int64) if f.filler else f.arrays["labels"].astype(np.int64) for f in features]
-    # Filler has its first token, so that no row is empty.
+    labels = [_labels(f).astype(np.int64) for f in features]
+    # Filler, and what has no labels, has the first token, so that no row is empty.
     widths = [max(1, len(own)) for own in labels]
     given = [np.concatenate([[start], own])[:width] for own, width in zip(labels, widths, strict=True)]
     longest = max(widths)
@@ -144,7 +144,11 @@ def with_decoder(batch: Batch, features: Sequence[Feature], start: int, fill: in
 
 def label_weights(features: Sequence[Feature]) -> dict[str, float]:
     """The number of the features' "labels"."""
-    return {TERM: float(sum(len(f.arrays["labels"]) for f in features if not f.filler))}
+    return {TERM: float(sum(len(_labels(f)) for f in features))}
+
+
+def _labels(feature: Feature) -> np.ndarray:
+    return np.empty(0, np.int64) if feature.filler else feature.arrays.get("labels", np.empty(0, np.int64))
 
 
 def windows(count: int, size: int, overlap: int) -> list[tuple[int, int]]:

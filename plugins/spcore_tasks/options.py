@@ -197,11 +197,12 @@ class Seq2SeqOptions(BaseModel):
         "for encoder-decoders; a decoder needs one",
         json_schema_extra={"known_as": ["prefix", "source_prefix", "template", "prompt_template"]},
     )
-    max_target_length: int = Field(
-        128,
+    max_target_length: int | None = Field(
+        None,
         ge=2,
         lt=2**31,
-        description="tokens of a target at most, its end token among them; longer ones are cut for the loss, and counted",
+        description="tokens of a target at most, its end token among them; longer ones are cut for the loss, and counted; null: 128, or what "
+        "the model allows, a decoder half of data.max_length",
         json_schema_extra={"known_as": ["max_answer_length", "max_output_length", "val_max_target_length"]},
     )
     generate: AnswerOptions = Field(AnswerOptions.model_validate({}), description="how answers are generated")

@@ -44,6 +44,8 @@ _TARGETS = (
 SOURCE = Role("source", guesses=_SOURCES)
 TARGET = Role("target", target=True, guesses=_TARGETS)
 _PLACE = "{source}"
+_USUAL = 128
+"""Tokens of a target at most, where neither the recipe nor the model says."""
 
 
 class Seq2Seq(LanguageTask):
@@ -97,8 +99,9 @@ class _Bound(BoundLanguageTask):
 
     def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions) -> None:
         super().__init__(processor, limits)
-        self.options, self.most = options, options.max_target_length
-        self.new = options.generate.max_new_tokens or options.max_target_length
+        self.options = options
+        self.most = options.max_target_length or max(2, min(_USUAL, self.target_room() or _USUAL))
+        self.new = options.generate.max_new_tokens or self.most
         self.eos = processor.special["eos"]
         chosen = [options.metric] if isinstance(options.metric, str) else options.metric or []
         self.answer_metrics: tuple[str, ...] = (*dict.fromkeys([*chosen, *answer_figures.ANSWERS]), "unfinished")
@@ -110,8 +113,12 @@ class _Bound(BoundLanguageTask):
                     f"task.{name} {tokens}: the model has {positions} positions; give {positions} or less"
                 )
 
+    def target_room(self) -> int | None:
+        """Tokens of a target at most where the options do not say; None: any number."""
+        raise NotImplementedError
+
     def room(self) -> int | None:
-        """Tokens of a prompt at most."""
+        """Tokens of a prompt at most; None: any number."""
         raise NotImplementedError
 
     def encode_prompt(self, text: str) -> np.ndarray:
@@ -146,7 +153,9 @@ class _Bound(BoundLanguageTask):
         return self.processor.decode(encoding.arrays["input_ids"][:count].tolist())
 
     def labels(self, row: Row) -> tuple[np.ndarray, int]:
-        """A row's target with its end token [n], and the tokens that did not fit. Raises DataError."""
+        """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
+        if "target" not in row:
+            return np.empty(0, np.int64), 0
         encoding = self.encode_answer(text_of(row, "target"))
         own = encoding[:-1] if len(encoding) and int(encoding[-1]) == self.eos else encoding
         if not len(own):
@@ -201,7 +210,7 @@ class _Bound(BoundLanguageTask):
     def state(self) -> dict[str, Any]:
         """encodes, start, and what decides the features besides the limits."""
         o = self.options
-        own = {"prompt": o.prompt, "max_target_length": o.max_target_length, "max_new_tokens": self.new}
+        own = {"prompt": o.prompt, "max_target_length": self.most, "max_new_tokens": self.new}
         return {"encodes": self.start is not None, "start": self.start, **own}
 
 
@@ -213,6 +222,10 @@ class _ByEncoder(_Bound):
     def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions, start: int) -> None:
         super().__init__(processor, limits, options)
         self.start: int = start
+
+    def target_room(self) -> int | None:
+        """What the decoder's positions allow."""
+        return self.processor.max_length
 
     def room(self) -> int | None:
         """As the limit says."""
@@ -227,9 +240,11 @@ class _ByEncoder(_Bound):
         return self.processor.encode_target(text).arrays["input_ids"]
 
     def featurize(self, row: Row) -> list[Feature]:
-        """One feature. Raises DataError for a blank source or target."""
+        """One feature; without "labels" for a row without a target. Raises DataError for a blank source or target."""
         (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
-        arrays = {"input_ids": ids.astype(self.ids), "labels": labels.astype(self.ids)}
+        arrays = {"input_ids": ids.astype(self.ids)}
+        if len(labels):
+            arrays["labels"] = labels.astype(self.ids)
         return [Feature(0, 0, arrays, len(ids), truncated=cut, truncated_target=lost)]
 
     def collate(self, groups: Groups, length: int) -> Batch:
@@ -259,6 +274,10 @@ class _ByDecoder(_Bound):
                 f"{self.limits.max_length} tokens; give less, or a larger data.max_length"
             )
 
+    def target_room(self) -> int | None:
+        """Half of what it shares with its prompt."""
+        return self.limits.max_length and self.limits.max_length // 2
+
     def room(self) -> int | None:
         """What an answer leaves."""
         most = self.limits.max_length
@@ -274,9 +293,9 @@ class _ByDecoder(_Bound):
         return self.processor.encode(text, special=False).arrays["input_ids"]
 
     def featurize(self, row: Row) -> list[Feature]:
-        """One feature. Raises DataError for a blank source or target."""
+        """One feature; of a row without a target the prompt alone. Raises DataError for a blank source or target."""
         (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
-        whole = np.concatenate([ids, labels])
-        known = np.full(len(ids) - 1, IGNORE, np.int64)
-        arrays = {"input_ids": whole[:-1].astype(self.ids), "labels": np.concatenate([known, labels])}
-        return [Feature(0, 0, arrays, len(whole) - 1, truncated=cut, truncated_target=lost)]
+        read = np.concatenate([ids, labels[:-1]])
+        known = np.full(len(read) - len(labels), IGNORE, np.int64)
+        arrays = {"input_ids": read.astype(self.ids), "labels": np.concatenate([known, labels])}
+        return [Feature(0, 0, arrays, len(read), truncated=cut, truncated_target=lost)]
