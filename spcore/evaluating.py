@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from spcore.generation import DecodingLoop
 from spcore.interfaces.runtime import Decodes
 from spcore.interfaces.strategy import Engine, LendsDecoder
 from spcore.interfaces.task import Batch, EvalPart, Prompts
 from spcore.loading import evaluation_batches
-from spcore.prompting import Answers, Questions, Together, decoder_start, loop_over, with_answers
+from spcore.prompting import Answers, Questions, Together, decoder_start, with_answers
 
 if TYPE_CHECKING:
     from spcore.features import FeatureStore
@@ -34,11 +35,13 @@ class Evaluator:
         if session.generates:
             assert session.eval is not None, "there are stores"
             assert isinstance(session.bound, Prompts), "`Session.generates` looked"
-            sources = sources_of(session.eval)
+            sources, model, limit = sources_of(session.eval), session.plan.model, session.recipe.eval.generate
+            self.start = decoder_start(model)
             for name, store in stores.items():
-                self.questions[name] = Questions(sources[name], session.bound, store, session.recipe.eval.generate)
-                with self._decoding(self.questions[name]):
-                    pass  # refused now what would be in mid-run
+                questions = Questions(sources[name], session.bound, store, limit=limit, model=model)
+                self.questions[name] = questions
+                with self._decoding(questions) as decoder:  # what would be refused in mid-run is refused now
+                    questions.check(decoder.capacity, self.start)
 
     def figures(self) -> dict[str, float] | None:
         """Over all stores together, and of several those of each as "loss/NAME"; None on ranks that are not the writer."""
@@ -66,21 +69,21 @@ class Evaluator:
 
     def _answers(self, questions: Questions) -> Answers:
         """Of this data rank's share of the rows."""
-        engine, model = self.engine, self.session.plan.model
+        engine = self.engine
         assert isinstance(engine, LendsDecoder), "`assemble` refuses strategies whose engines have no decoder"
         own = questions.share(engine.place.data_rank, engine.place.data_size)
         with self._decoding(questions) as decoder:
             if not engine.decodes_together:
-                return questions.answers(loop_over(decoder, model), own)
+                return questions.answers(DecodingLoop(decoder, decoder_start=self.start), own)
             together = Together(decoder, engine.agree)
-            answers = questions.answers(loop_over(together, model), own)
+            answers = questions.answers(DecodingLoop(together, decoder_start=self.start), own)
             together.finish()
             return answers
 
     def _decoding(self, questions: Questions) -> AbstractContextManager[Decodes]:
         engine = self.engine
         assert isinstance(engine, LendsDecoder), "`assemble` refuses strategies whose engines have no decoder"
-        encodes = decoder_start(self.session.plan.model) is not None
+        encodes = self.start is not None
         slots = questions.slots(engine.place.data_size, self.session.recipe.eval.batch_tokens, encodes)
         return engine.decoding(slots, *questions.room(encodes))
 

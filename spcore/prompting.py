@@ -14,24 +14,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spcore.errors import DataError
-from spcore.generation import DecodingLoop
+from spcore.generation.checks import check_request
 from spcore.interfaces.dataset import Row
+from spcore.interfaces.model import LanguageModel, Steps
 from spcore.interfaces.runtime import Decodes, Generates, GenerationRequest
 from spcore.interfaces.task import EvalPart, Prompts
+from spcore.writing import write
 
 if TYPE_CHECKING:
     from spcore.features import FeatureStore
-    from spcore.interfaces.model import LanguageModel, Processor
     from spcore.rows import RoleSource
 
 _CHUNK = 1024
+_DEMANDED = ("suppress", "forced_first")
+"""What a model's own files say that holds whatever it is asked; how answers are searched for or drawn is the task's."""
 _DONE, _DECODE, _PREFILL = range(3)
 Answers = dict[int, dict[str, Any]]
 """row id -> what `Prompts.answer` gave, and "finish"."""
 
 
-def requests(task: Prompts, rows: Iterable[Row], place: Callable[[int], str]) -> list[GenerationRequest]:
-    """What to generate for each row, equal prompts numbered. place: what a row is called. Raises DataError that names the row."""
+def requests(
+    task: Prompts, rows: Iterable[Row], place: Callable[[int], str], model: LanguageModel | None
+) -> list[GenerationRequest]:
+    """What to generate for each row, equal prompts numbered. place: what a row is called. model: whose files may demand something of
+    every text; None: not known. Raises DataError that names the row."""
+    own = model.generation() if isinstance(model, Steps) else {}
+    demanded = {name: own[name] for name in _DEMANDED if name in own}
     made: list[GenerationRequest] = []
     seen: Counter[tuple[int, ...]] = Counter()
     for n, row in enumerate(rows):
@@ -40,26 +48,34 @@ def requests(task: Prompts, rows: Iterable[Row], place: Callable[[int], str]) ->
         except DataError as error:
             raise DataError(f"{place(n)}: {error.message}", hint=error.hint) from error
         assert asked.n == 1, "a task asks for one answer a row"
-        made.append(replace(asked, variant=seen[asked.ids]))
+        made.append(replace(asked, variant=seen[asked.ids], **demanded))
         seen[asked.ids] += 1
     return made
 
 
 class Questions:
-    """What is generated for a data set's rows. rows: ids of those that have features, in order, `limit` at most (None: all)."""
+    """What is generated for a data set's rows. rows: ids of those that have features, in order, `limit` at most (None: all). model: see
+    `requests`."""
 
-    def __init__(self, source: RoleSource, task: Prompts, store: FeatureStore, limit: int | None) -> None:
+    def __init__(
+        self, source: RoleSource, task: Prompts, store: FeatureStore, *, limit: int | None, model: LanguageModel | None
+    ) -> None:
         self.source, self.task = source, task
         self.rows: list[int] = list(dict.fromkeys(store.rows.tolist()))[:limit]
         chunks = (self.rows[at : at + _CHUNK] for at in range(0, len(self.rows), _CHUNK))
         found = (row for chunk in chunks for row in source.read(chunk))
-        self.requests = requests(task, found, lambda n: source.place(self.rows[n]))
+        self.requests = requests(task, found, lambda n: source.place(self.rows[n]), model)
 
     def share(self, rank: int, size: int) -> list[int]:
         """Positions that a data rank answers, longest prompts first: so that ranks end about together."""
         lengths = np.array([len(asked.ids) for asked in self.requests])
         ranked: list[int] = np.argsort(-lengths, kind="stable").tolist()
         return ranked[rank::size]
+
+    def check(self, capacity: tuple[int, int, int], start: int | None) -> None:
+        """Raise RefusalError for a request that can never run on a decoder of that capacity. start: see `decoder_start`."""
+        for asked in self.requests:
+            check_request(asked, capacity, start)
 
     def room(self, encodes: bool) -> tuple[int, int]:
         """(positions of the longest answer with its prompt, tokens of the longest encoder's input). encodes: by an encoder-decoder."""
@@ -84,32 +100,15 @@ def answered(
     generator: Generates, task: Prompts, rows: Sequence[Row], asked: Sequence[GenerationRequest]
 ) -> list[dict[str, Any]]:
     """What the task makes of what is generated for rows, with "finish"."""
-    written = write(generator, task.processor, asked)
-    return [{**task.answer(row, text), "finish": finish} for row, (text, finish) in zip(rows, written, strict=True)]
-
-
-def write(
-    generator: Generates, processor: Processor, asked: Sequence[GenerationRequest]
-) -> list[tuple[str, str | None]]:
-    places = {generator.submit(request): n for n, request in enumerate(asked)}
-    ids: list[list[int]] = [[] for _ in asked]
-    finish: list[str | None] = [None] * len(asked)
-    for event in generator.events():
-        n = places[event.request]
-        if event.token >= 0:
-            ids[n].append(event.token)
-        finish[n] = event.finish or finish[n]
-    return [(processor.decode(i), f) for i, f in zip(ids, finish, strict=True)]
-
-
-def loop_over(decoder: Decodes, model: LanguageModel) -> DecodingLoop:
-    """A decoding loop for a model's decoder."""
-    return DecodingLoop(decoder, decoder_start=decoder_start(model))
+    written = [samples[0] for samples in write(generator, task.processor, asked)]
+    return [{**task.answer(row, one.text), "finish": one.finish} for row, one in zip(rows, written, strict=True)]
 
 
 def decoder_start(model: LanguageModel) -> int | None:
     """The token that an encoder-decoder's answers begin with; None for a decoder."""
-    return model.generation().get("decoder_start")  # type: ignore[attr-defined, no-any-return]  # `assemble` saw to it
+    assert isinstance(model, Steps), "`assemble` refuses models that do not step"
+    start: int | None = model.generation().get("decoder_start")
+    return start
 
 
 class Together:

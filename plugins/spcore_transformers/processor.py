@@ -84,7 +84,9 @@ class TransformersProcessor(Processor):
         with _ALONE:
             ids = kept = self._writer(text_target=text, verbose=False)["input_ids"]
             if max_length is not None and len(ids) > max_length:
-                kept = self._writer(text_target=text, truncation=True, max_length=max_length, verbose=False)["input_ids"]
+                kept = self._writer(text_target=text, truncation=True, max_length=max_length, verbose=False)[
+                    "input_ids"
+                ]
         return Encoding({"input_ids": np.array(kept, np.int64)}, len(ids) - len(kept))
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
