@@ -177,14 +177,6 @@ class AnswerOptions(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of draws")
 
-    @model_validator(mode="after")
-    def _one_way(self) -> AnswerOptions:
-        if self.beams > 1 and self.temperature > 0:
-            raise ValueError(
-                f"beams {self.beams} and temperature {self.temperature}: a beam search draws nothing; leave one out"
-            )
-        return self
-
 
 class Seq2SeqOptions(BaseModel):
     """Task `seq2seq`."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spcore.errors import DataError, RefusalError
+from spcore.generation.checks import check_request
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.runtime import GenerationRequest
@@ -106,6 +107,10 @@ class _Bound(BoundLanguageTask):
         chosen = [options.metric] if isinstance(options.metric, str) else options.metric or []
         self.answer_metrics: tuple[str, ...] = (*dict.fromkeys([*chosen, *answer_figures.ANSWERS]), "unfinished")
         self.metric_names = (*self.answer_metrics, "loss", "perplexity", "accuracy", "rows")
+        try:  # what the loop would refuse of every request
+            check_request(self._asked((self.eos,)), (options.generate.beams, 2**31, 2**31), self.start)
+        except RefusalError as error:
+            raise RefusalError(f"task.generate: {error.message.partition(': ')[2]}", hint=error.hint) from error
         positions = processor.max_length
         for name, tokens in (("max_target_length", self.most), ("generate.max_new_tokens", self.new)):
             if positions is not None and tokens > positions:
@@ -171,9 +176,12 @@ class _Bound(BoundLanguageTask):
 
     def request(self, row: Row) -> GenerationRequest:
         """See `Prompts.request`."""
+        return self._asked(tuple(self.prompt(row)[0].tolist()))
+
+    def _asked(self, ids: tuple[int, ...]) -> GenerationRequest:
         o = self.options.generate
         return GenerationRequest(
-            tuple(self.prompt(row)[0].tolist()), max_new_tokens=self.new, temperature=o.temperature, top_k=o.top_k, top_p=o.top_p,
+            ids, max_new_tokens=self.new, temperature=o.temperature, top_k=o.top_k, top_p=o.top_p,
             repetition_penalty=o.repetition_penalty, beams=o.beams, length_penalty=o.length_penalty,
             early_stopping=o.early_stopping, seed=o.seed, stop=(self.eos,),
         )  # fmt: skip
