@@ -28,6 +28,8 @@ from spcore_torch.single import autocast, resolve_device
 class TorchRuntime(Runtime):
     """Nothing to prepare; loads the module that training had."""
 
+    generates = True
+
     def __init__(self, options: RuntimeOptions) -> None:
         self.options = options
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class FakeRuntime(Runtime):
     """Kind `runtime`."""
 
+    generates = True
+
     def prepare(
         self,
         artifact: Artifact,
