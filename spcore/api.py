@@ -61,7 +61,9 @@ class LanguageModelHandle(Writes):
         self, source: str | Mapping[str, Any], *, registry: Registry, runtime: str | Mapping[str, Any], device: str
     ) -> None:
         self.registry, self._runtime, self._device = registry, runtime, device
-        source, self._part = (source, None) if isinstance(source, str) else _model_part(source, registry)
+        self._part: dict[str, Any] | None = None
+        if not isinstance(source, str):
+            source, self._part = _model_part(source, registry)
         self.source = str(Path(source).absolute()) if Path(source).exists() else source  # wherever the caller goes
         self._artifact: Artifact | None = open_artifact(source, registry, self._part) if is_artifact(source) else None
         self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry, self._part)

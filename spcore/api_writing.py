@@ -17,7 +17,7 @@ from spcore.components import Registry
 from spcore.errors import RefusalError, UserError
 from spcore.fitting import Message, Prompt, Room, chat_prompt, chatting, text_prompt
 from spcore.interfaces.model import Head, Steps
-from spcore.interfaces.runtime import GenerationRequest, Generates, Runner, Runtime
+from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Task
 from spcore.sharing import Shared, View
 from spcore.writing_settings import GenerationSettings, Preset, bound_constraint, request_fields, settings_of
@@ -182,7 +182,7 @@ class Writes(ABC):
     def _prepared(self, prompts: Sequence[str | Sequence[Message]], settings: GenerationSettings) -> Job:
         """All that is known before weights are read. Raises SlimPajamaError."""
         self._check_runtime()
-        task, own = self._writer(), self._own()
+        task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
         model, processor = self._model, self._model.processor
         room = Room(processor.max_length, encoder="decoder_start" in own)
@@ -190,7 +190,9 @@ class Writes(ABC):
         found: list[Prompt] = []
         for n, prompt in enumerate(prompts):
             if isinstance(prompt, str):
-                found.append(text_prompt(processor, prompt, settings, room, "the prompt" if len(prompts) == 1 else f"prompt {n}"))
+                found.append(
+                    text_prompt(processor, prompt, settings, room, "the prompt" if len(prompts) == 1 else f"prompt {n}")
+                )
             else:
                 found.append(chat_prompt(processor, prompt, settings, room))
         if not all(isinstance(prompt, str) for prompt in prompts):
@@ -198,21 +200,23 @@ class Writes(ABC):
             stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         grammar, seen, requests = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]](), []
-        for prompt in found:
+        for ready in found:
             requests.append(
                 GenerationRequest(
-                    prompt.ids, room.after(len(prompt.ids), settings), seed=seed, variant=seen[prompt.ids],
+                    ready.ids, room.after(len(ready.ids), settings), seed=seed, variant=seen[ready.ids],
                     stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar, **fields,
                 )
             )  # fmt: skip
-            seen[prompt.ids] += 1
+            seen[ready.ids] += 1
         return Job(tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
 
     def _check_runtime(self) -> None:
         if self._component.generates:
             return
         name = self._runtime if isinstance(self._runtime, str) else self._runtime.get("use")
-        able = [n for n in self.registry.names("runtime") if not self.registry.missing(self.registry.find("runtime", n))]
+        able = [
+            n for n in self.registry.names("runtime") if not self.registry.missing(self.registry.find("runtime", n))
+        ]
         able = [n for n in able if self.registry.load("runtime", n).generates]
         raise RefusalError(f"runtime {name!r} writes no text", hint=f"Those that do: {', '.join(able) or 'none'}")
 
@@ -221,7 +225,9 @@ class Writes(ABC):
         known = self.known_task()
         head = known[1].head if known is not None else _LANGUAGE
         if head.kind != "vocabulary":
-            raise RefusalError(f"{self.source}: it was trained for labels or numbers (head {head.kind!r}), and writes no text")
+            raise RefusalError(
+                f"{self.source}: it was trained for labels or numbers (head {head.kind!r}), and writes no text"
+            )
         if not self._model.anatomy(head).causal:
             raise RefusalError(
                 f"{self.source}: {self._model.family!r} reads a text from both sides, and writes none",
@@ -229,8 +235,8 @@ class Writes(ABC):
             )
         return known is not None
 
-    def _own(self) -> Mapping[str, Any]:
-        """What the model's files say of generating."""
+    def generation(self) -> Mapping[str, Any]:
+        """What the model's own files say of generating: the settings that hold where none are given."""
         return self._model.generation() if isinstance(self._model, Steps) else {}
 
     @contextlib.contextmanager

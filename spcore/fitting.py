@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spcore.errors import RefusalError, UserError, short, unknown
-from spcore.writing_settings import MOST, GenerationSettings
 from spcore.interfaces.model import Chats, Processor
+from spcore.writing_settings import MOST, GenerationSettings
 
 Message = Mapping[str, Any]
 """{"role": "system", "user" or "assistant", "content": text}."""

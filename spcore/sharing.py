@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from spcore.errors import RunError
-from spcore.interfaces.runtime import GenerationRequest, Generates, Token
+from spcore.interfaces.runtime import Generates, GenerationRequest, Token
 
 
 class Shared:

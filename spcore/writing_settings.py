@@ -37,7 +37,9 @@ class GenerationSettings(BaseModel):
         None, ge=0, description="0: the likeliest token each time; 1: as the model has it; above: wilder"
     )
     top_k: int | None = Field(None, ge=0, description="draw from so many likeliest tokens; 0: from all")
-    top_p: float | None = Field(None, gt=0, le=1, description="draw from the fewest tokens of this probability together")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="draw from the fewest tokens of this probability together"
+    )
     min_p: float | None = Field(
         None, ge=0, le=1, description="draw from tokens of at least this share of the likeliest one's probability"
     )
@@ -47,7 +49,9 @@ class GenerationSettings(BaseModel):
     presence_penalty: float | None = Field(None, description="taken from the logits of tokens that the answer has")
     frequency_penalty: float | None = Field(None, description="the same, for each time that it has them")
     beams: int | None = Field(None, ge=1, description="above 1: beam search with so many")
-    length_penalty: float | None = Field(None, description="of beam search; above 0: longer answers, below: shorter ones")
+    length_penalty: float | None = Field(
+        None, description="of beam search; above 0: longer answers, below: shorter ones"
+    )
     early_stopping: bool | None = Field(None, description="beam search ends with the first answers, not the best ones")
     n: int = Field(1, ge=1, description="answers to each prompt")
     seed: int | None = Field(None, description="decides all draws; null: drawn, and given out with the answer")
@@ -82,7 +86,9 @@ class Preset(GenerationSettings):
             return checked(cls, source, "preset")
         path = Path(source)
         if not path.exists():
-            raise RecipeError(f"preset {str(source)!r} does not exist", hint="Give a YAML file; docs/recipes/writing has some")
+            raise RecipeError(
+                f"preset {str(source)!r} does not exist", hint="Give a YAML file; docs/recipes/writing has some"
+            )
         preset = checked(cls, Text.read(path).tree, str(source))
         if preset.system is not None and not preset.chat:
             raise RecipeError(f"{source}: system goes with chat: true")
@@ -99,7 +105,9 @@ class Preset(GenerationSettings):
 
 def settings_of(given: Mapping[str, Any], what: str, preset: Preset | None = None) -> GenerationSettings:
     """Settings as a program or the command line gives them, over a preset's. what: whose they are. Raises RecipeError."""
-    below = {} if preset is None else preset.model_dump(include=set(GenerationSettings.model_fields), exclude_unset=True)
+    below = (
+        {} if preset is None else preset.model_dump(include=set(GenerationSettings.model_fields), exclude_unset=True)
+    )
     own = {key: value for key, value in given.items() if value is not None}
     return checked(GenerationSettings, {**below, **own}, what)
 
@@ -146,5 +154,7 @@ def bound_constraint(settings: GenerationSettings, processor: Processor, registr
     if settings.constraint is None:
         return None
     part = lone_part(settings.constraint, "constraint", registry)
-    grammar: Grammar = registry.create("constraint", part.use, part_options(part, "constraint", registry)).bind(processor)
+    grammar: Grammar = registry.create("constraint", part.use, part_options(part, "constraint", registry)).bind(
+        processor
+    )
     return grammar
