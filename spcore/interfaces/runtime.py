@@ -213,8 +213,8 @@ class Generates(Protocol):
     def events(self) -> Iterator[Token]:
         """Tokens of all requests as they come, until none is left; each sample ends in exactly one final event."""
 
-    def cancel(self, request: int) -> None:
-        """End a request; its samples still get their final events."""
+    def cancel(self, request: int, sample: int | None = None) -> None:
+        """End a request, or one sample of it; what is ended still gets its final event. Nothing for what has ended."""
 
 
 @runtime_checkable
@@ -239,3 +239,12 @@ class Decodes(Protocol):
 
     def free(self, slots: Sequence[int]) -> None:
         """Empty slots."""
+
+
+@runtime_checkable
+class Crops(Protocol):
+    """Ability of what `Decodes`, beside it: prompts that begin alike then share a beginning that is computed once. Caches that forget
+    (windows in a ring, states of recurrent models) lack it."""
+
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """Forget what each slot was fed after its first `length` tokens, 1 or more and no more than it holds."""

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class FakeDecoder:
-    """Implements `Decodes`. The logits of a slot are a pure function of its whole history, so a chunk fed twice, a copy of
+    """Implements `Decodes` and `Crops`. The logits of a slot are a pure function of its whole history, so a chunk fed twice, a copy of
     the wrong slot or a slot that was not freed shows in every token after it.
 
     calls: (method, slots), in order. held: slots that are not empty. encoder: whether rows carry "decoder_input_ids".
@@ -59,6 +59,14 @@ class FakeDecoder:
         self._note("copy", (*sources, *targets))
         read = [self._histories[slot] for slot in sources]
         self._histories.update(zip(targets, read, strict=True))
+
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """Forget the ends of histories."""
+        self._note("crop", slots)
+        for slot, length in zip(slots, lengths, strict=True):
+            source, fed = self._histories[slot]
+            assert 0 < length <= len(fed), f"slot {slot}: {length} of {len(fed)} tokens"
+            self._put(slot, source, fed[:length])
 
     def free(self, slots: Sequence[int]) -> None:
         """Forget histories."""
