@@ -7,11 +7,11 @@ import secrets
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from spcore.components import Registry
 from spcore.errors import RefusalError, UserError
@@ -20,11 +20,11 @@ from spcore.interfaces.model import Head, Steps
 from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Task
 from spcore.sharing import Shared, View
-from spcore.writing_settings import GenerationSettings, Preset, bound_constraint, request_fields, settings_of
+from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
     from spcore.interfaces.model import LanguageModel, Processor
-    from spcore.writing import Written
+    from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
 PresetLike = str | Path | Mapping[str, Any] | Preset
@@ -62,8 +62,8 @@ class TextStream(Iterator[str]):
 
         self.text, self.finish, self.seed, self.left_out = "", None, job.seed, job.prompts[0].left_out
         self.prompt_tokens = len(job.prompts[0].ids)
-        self._pieces: Any = pieces(view, processor, job.requests, stop_strings=job.stop)
-        resources.callback(self._pieces.close)
+        found = cast("Generator[Piece, None, None]", pieces(view, processor, job.requests, stop_strings=job.stop))
+        self._pieces = resources.enter_context(contextlib.closing(found))
         self._close = weakref.finalize(self, resources.close)
 
     finish: str | None
@@ -185,7 +185,7 @@ class Writes(ABC):
         task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
         model, processor = self._model, self._model.processor
-        room = Room(processor.max_length, encoder="decoder_start" in own)
+        room = Room(processor.max_length, "decoder_start" in own, int(own.get("max_new_tokens", MOST)))
         stop, stop_ids = settings.stops(), tuple(own.get("stop", ()))
         found: list[Prompt] = []
         for n, prompt in enumerate(prompts):

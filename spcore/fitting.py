@@ -27,16 +27,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Room:
-    """Positions that a prompt and its answer share. positions: None for any number. encoder: whether the prompt has as many of its own."""
+    """Positions that a prompt and its answer share. positions: None for any number. encoder: whether the prompt has as many of its own.
+    usual: new tokens where nobody says how many."""
 
     positions: int | None
     encoder: bool
+    usual: int = MOST
 
     def after(self, prompt: int, settings: GenerationSettings) -> int:
         """New tokens at most, after a prompt of so many that fits."""
         if settings.max_new_tokens is not None or self.positions is None:
-            return settings.max_new_tokens or MOST
-        return min(MOST, self.positions if self.encoder else self.positions - prompt + 1)  # the last one is not fed
+            return settings.max_new_tokens or self.usual
+        return min(
+            self.usual, self.positions if self.encoder else self.positions - prompt + 1
+        )  # the last one is not fed
 
     def before(self, answer: int) -> int | None:
         """Tokens of a prompt at most, so that an answer of so many fits; None: any number. Raises RefusalError."""
@@ -54,14 +58,16 @@ class Room:
             return
         if self.encoder:
             text = f"{prompt} tokens do not fit the {most} positions of the model's encoder"
+        elif settings.max_new_tokens is None:
+            text = f"{prompt} tokens leave no room for an answer in the model's {self.positions} positions"
         else:
-            text = f"{prompt} tokens and {answer} new {'one does' if answer == 1 else 'ones do'} not fit the model's {self.positions} positions"
-        lower = ", lower max_new_tokens" if answer > 1 and not self.encoder else ""
+            text = f"{prompt} tokens and {answer} new ones do not fit the model's {self.positions} positions"
+        lower = ", lower max_new_tokens" if settings.max_new_tokens and not self.encoder else ""
         raise RefusalError(f"{what}: {text}", hint=f"Shorten it{lower}, or leave its beginning out: truncate=left")
 
     def kept(self, settings: GenerationSettings) -> int | None:
         """Tokens that stay of a prompt whose beginning may go: room for the answer asked for, else for a usual one or a quarter of all."""
-        usual = MOST if self.positions is None else min(MOST, max(1, self.positions // 4))
+        usual = self.usual if self.positions is None else min(self.usual, max(1, self.positions // 4))
         return self.before(settings.max_new_tokens or usual)
 
 

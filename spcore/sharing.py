@@ -66,22 +66,26 @@ class View:
         while self._left:
             with self._shared.lock:
                 if not self._queue:
-                    self._shared.step()
+                    try:
+                        self._shared.step()
+                    except BaseException:
+                        self._left.clear()
+                        raise
                 event = self._queue.popleft() if self._queue else None
+            if event is None:  # the step was for others
+                continue
             if isinstance(event, Exception):
                 self._left.clear()
                 raise event
-            if event is None:
-                continue
             if event.finish is not None:
                 self._left[event.request] -= 1
                 if not self._left[event.request]:
                     self._forget(event.request)
             yield event
 
-    def cancel(self, request: int) -> None:
+    def cancel(self, request: int, sample: int | None = None) -> None:
         """See `Generates.cancel`."""
-        self._shared.generator.cancel(request)
+        self._shared.generator.cancel(request, sample)
 
     def close(self) -> None:
         """Cancel what still runs; its events are nobody's."""

@@ -22,6 +22,13 @@ PLACE = "{text}"
 """Where a preset's prompt takes a text."""
 DRAWS = ("top_k", "top_p", "min_p")
 """Settings that limit what is drawn from: nothing is drawn at temperature 0."""
+SEARCH = ("length_penalty", "early_stopping")
+"""Settings of beam search."""
+_FIELDS = (
+    "min_new_tokens", "temperature", *DRAWS, "repetition_penalty", "presence_penalty", "frequency_penalty", "beams", *SEARCH,
+)  # fmt: skip
+_UNSAID = ("suppress", "no_repeat_ngram", "forced_first", "forced_last")
+"""Fields of `GenerationRequest` that a model's files alone set."""
 
 
 class GenerationSettings(BaseModel):
@@ -115,18 +122,19 @@ def settings_of(given: Mapping[str, Any], what: str, preset: Preset | None = Non
 def request_fields(settings: GenerationSettings, own: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `GenerationRequest` that do not depend on the prompt. own: what the model's files say (`Steps.generation`); where the
     caller asks for another way to choose (greedy, draws, beams), what they say of theirs does not count. Raises RefusalError."""
-    names = {
-        "min_new_tokens", "temperature", *DRAWS, "repetition_penalty", "presence_penalty", "frequency_penalty", "beams", "length_penalty",
-        "early_stopping",
-    }  # fmt: skip
-    given = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    theirs = {name: value for name, value in own.items() if name in names and name not in given}
+    given = {name: value for name in _FIELDS if (value := getattr(settings, name)) is not None}
+    theirs = {name: value for name, value in own.items() if name in (*_FIELDS, *_UNSAID) and name not in given}
     beams, temperature = given.get("beams", 1), given.get("temperature")
+    without: tuple[str, ...] = ()
     if beams > 1 or temperature == 0:
-        theirs = {name: value for name, value in theirs.items() if name not in ("temperature", *DRAWS)}
-    if (temperature or 0) > 0 or given.get("beams") == 1:
-        theirs = {n: v for n, v in theirs.items() if n not in ("beams", "length_penalty", "early_stopping")}
-    fields = {**theirs, **given, "n": settings.n}
+        without += ("temperature", *DRAWS)
+    if temperature or given.get("beams") == 1:
+        without += ("beams", *SEARCH)
+    if settings.constraint is not None:
+        without += ("min_new_tokens",)  # the constraint says where an answer may end
+    fields = {**{name: value for name, value in theirs.items() if name not in without}, **given, "n": settings.n}
+    if "min_new_tokens" not in given and settings.max_new_tokens is not None and "min_new_tokens" in fields:
+        fields["min_new_tokens"] = min(fields["min_new_tokens"], settings.max_new_tokens)
     _together(fields, given)
     return fields
 
@@ -139,7 +147,7 @@ def _together(fields: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for name in DRAWS:
         if name in given and not temperature:
             raise RefusalError(f"{name} {given[name]:g}: nothing is drawn at temperature 0; give temperature too")
-    for name in ("length_penalty", "early_stopping"):
+    for name in SEARCH:
         if name in given and beams == 1:
             raise RefusalError(f"{name} {given[name]}: it is beam search's; give beams too")
     n = int(fields["n"])

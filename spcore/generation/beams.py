@@ -102,7 +102,11 @@ class BeamSearch:
         if beam.tokens[-1] in self._asked.stop:
             return "stop"
         # Where there are end tokens the search goes on to them, as their probability counts.
-        if beam.matcher is not None and (not self._asked.stop or made == self._asked.max_new_tokens) and complete(beam.matcher):
+        if (
+            beam.matcher is not None
+            and (not self._asked.stop or made == self._asked.max_new_tokens)
+            and complete(beam.matcher)
+        ):
             return "stop"
         return "length" if made == self._asked.max_new_tokens else None
 

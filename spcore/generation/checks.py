@@ -50,10 +50,14 @@ def _check_together(asked: GenerationRequest) -> None:
             f"generation request: beams {asked.beams} with temperature {asked.temperature:g}; beam search draws nothing, leave one out"
         )
     if 1 < asked.beams < asked.n:
-        raise RefusalError(f"generation request: n {asked.n} of {asked.beams} beams; ask for no more than there are beams")
+        raise RefusalError(
+            f"generation request: n {asked.n} of {asked.beams} beams; ask for no more than there are beams"
+        )
     if asked.beams == 1 and (asked.length_penalty != 1 or asked.early_stopping):
         name = "early_stopping" if asked.early_stopping else f"length_penalty {asked.length_penalty:g}"
-        raise RefusalError(f"generation request: {name} without beams, which alone it is for; set beams or leave it out")
+        raise RefusalError(
+            f"generation request: {name} without beams, which alone it is for; set beams or leave it out"
+        )
     if asked.min_new_tokens and asked.grammar is not None:
         raise RefusalError(
             f"generation request: min_new_tokens {asked.min_new_tokens} with a constraint, which alone says where a text may end; leave one out"

@@ -183,7 +183,9 @@ def test_logprobs_are_the_models_own() -> None:
     loop.submit(request(temperature=0.7, top_k=3, max_new_tokens=1))
     (event,) = drain(loop)[0, 0]
     logits = FakeDecoder().prefill([{"input_ids": np.array([8, 9, 10])}], [0])[0].astype(np.float64)
-    assert event.logprob == pytest.approx(logits[event.token] - np.log(np.exp(logits).sum()), abs=1e-5)  # the sum is float32
+    assert event.logprob == pytest.approx(
+        logits[event.token] - np.log(np.exp(logits).sum()), abs=1e-5
+    )  # the sum is float32
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
