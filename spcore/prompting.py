@@ -38,7 +38,7 @@ def requests(
 ) -> list[GenerationRequest]:
     """What to generate for each row, equal prompts numbered. place: what a row is called. model: whose files may demand something of
     every text; None: not known. Raises DataError that names the row."""
-    own = model.generation() if isinstance(model, Steps) else {}
+    own: Mapping[str, Any] = model.generation() if isinstance(model, Steps) else {}
     demanded = {name: own[name] for name in _DEMANDED if name in own}
     made: list[GenerationRequest] = []
     seen: Counter[tuple[int, ...]] = Counter()
