@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from spcore.bars import of_library
 from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.imports import undisturbed
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
-from spcore_transformers import gguf_files, segments
+from spcore.interfaces.runtime import Decodes
+from spcore_transformers import decoding, generating, gguf_files, segments
 from spcore_transformers.assembled import Assembled
+from spcore_transformers.chat_templates import template_text
 from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
@@ -62,6 +66,8 @@ class TransformersModel(Model):
         else:
             tokenizer = self._tokenizer(str(options.tokenizer), options.revision, made_style(options))
             config = made_config(options, tokenizer)
+        if options.chat_template is not None:
+            tokenizer.chat_template = template_text(options.chat_template)
         if options.dropout is not None:
             set_dropout(config, options.dropout)
         model = TransformersLanguageModel(source, config, tokenizer, options, gguf)
@@ -167,6 +173,8 @@ class TransformersLanguageModel(LanguageModel):
 
     def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> torch.nn.Module:
         """See `LanguageModel.build`."""
+        if head.kind == "vocabulary":
+            _ = self._generation_file  # `save_config` writes it too, when the Hub may be out of reach
         whole, custom = self._make(head, device), None
         quicken(whole)
         if head.build is not None:
@@ -314,6 +322,27 @@ class TransformersLanguageModel(LanguageModel):
         headed = {self._base(whole) for kind, whole in self._skeletons.items() if kind != "custom"}
         return {f"{base}." if base else "" for base in headed or {str(backbone_class(self.config).base_model_prefix)}}
 
+    def decoder(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int = 0) -> Decodes:
+        """See `Steps.decoder`."""
+        decoding.check(self.family, self.source or self.family)
+        assert isinstance(module, Assembled), "a module that `build` made"
+        most = self._positions()
+        for asked in (length, encoder_length):
+            if most is not None and asked > most:
+                raise RefusalError(
+                    f"model {self.source or self.family!r}: {asked} positions asked for, it has {most}; ask for fewer"
+                )
+        return decoding.SlotDecoder(module.as_family(), (slots, length, encoder_length))
+
+    def generation(self) -> Mapping[str, Any]:
+        """See `Steps.generation`. Raises RefusalError for a setting that cannot be honoured."""
+        settings = generating.own_settings(self._generation_file, self.config)
+        return generating.as_request(settings, self.config, self.source or self.family)
+
+    @functools.cached_property
+    def _generation_file(self) -> Path | None:
+        return generating.own_file(self.source, self.options.revision)
+
     def save_config(self, folder: Path, head: Head) -> None:
         """See `LanguageModel.save_config`."""
         config = with_head(self.config, head)
@@ -327,6 +356,8 @@ class TransformersLanguageModel(LanguageModel):
         content = json.loads(file.read_text(encoding="utf-8"))
         content.pop("_name_or_path", None)  # a path of this machine
         file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        if head.kind == "vocabulary" and self._generation_file is not None:
+            shutil.copyfile(self._generation_file, folder / generating.FILE)
 
 
 def _has(whole: torch.nn.Module, path: str) -> bool:

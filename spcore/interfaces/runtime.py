@@ -61,7 +61,9 @@ class GenerationRequest:
     search ends with the first `beams` finished ones.
     min_new_tokens: before so many no end token is taken. seed: decides every draw, together with ids, variant, sample and position;
     whatever runs beside it does not. variant: tells apart requests of the same ids and seed. stop: token ids that end it (not given out).
-    grammar: what the text may be; None: anything.
+    grammar: what the text may be; None: anything. suppress: tokens that are never taken. no_repeat_ngram: so many tokens in a row, of the
+    prompt (an encoder's input not) and the answer, occur no second time (Paulus et al. 2018, https://arxiv.org/abs/1705.04304); 0: no limit.
+    forced_first: the first token; forced_last: the one at `max_new_tokens`; None: any.
     """
 
     ids: tuple[int, ...]
@@ -82,6 +84,10 @@ class GenerationRequest:
     variant: int = 0
     stop: tuple[int, ...] = ()
     grammar: Grammar | None = None
+    suppress: tuple[int, ...] = ()
+    no_repeat_ngram: int = 0
+    forced_first: int | None = None
+    forced_last: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,11 @@ class Runtime(ABC):
     """Kind `runtime`, made with the component's options.
 
     portable: whether `load` does without `artifact.model`, whose making imports what a runtime may want to do without.
+    generates: whether its runners have the ability `Generates` for models that write text.
     """
 
     portable: bool = False
+    generates: bool = False
 
     @abstractmethod
     def prepare(
@@ -217,10 +225,10 @@ class Generates(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Ability of an Engine or a Runner: the primitives under `spcore.generation`, over slots of a cache.
+    """Ability of a Runner, and what an engine lends (`spcore.interfaces.strategy.LendsDecoder`): the primitives under
+    `spcore.generation`, over slots of a cache.
 
-    capacity: (slots, length of a slot, length of an encoder's input). On engines collective: every rank calls equally
-    often, zero slots allowed, logits on every rank.
+    capacity: (slots, length of a slot, length of an encoder's input).
     """
 
     capacity: tuple[int, int, int]

@@ -1,0 +1,203 @@
+"""Keys and values of what was fed, by slot, behind transformers' own `Cache`, so that every family's own code runs over them.
+
+A slot's tokens lie from column 0 on. What a forward pass sees of the slots that it concerns is right-aligned, as in a batch padded on
+the left: one number of past columns then serves all rows, whatever positions are (rotary, learnt, relative) and whatever a layer's window.
+Memory is taken when it is needed, in doubling steps, and never for more than the capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import CacheLayerMixin
+
+_FIRST = 64
+"""Columns that a cache begins with."""
+
+
+class Pass:
+    """What one forward pass sees of the slots; its layers share it.
+
+    rows: int64 [B], the slots. past: columns that each has. total: columns of the widest once `new` tokens more are in each.
+    index: int64 [B, total], the slot's column that is seen in each place, 0 for the padding on the left; mask: bool [B, total], which
+    are real, None where all are. write: int64 [B, new], the columns that the new tokens take, and their positions. near: the slots
+    where they are neighbours of equal length: what is seen is then a view of the cache.
+    """
+
+    def __init__(self, slots: Sequence[int], past: Sequence[int], new: int, device: torch.device) -> None:
+        self.slots, self.new, self.total = list(slots), new, max(past) + new
+        self.rows = torch.tensor(self.slots, device=device)
+        lengths = torch.tensor(past, device=device)
+        self.write = lengths[:, None] + torch.arange(new, device=device)
+        first, even = self.slots[0], len(set(past)) == 1
+        neighbours = self.slots == list(range(first, first + len(self.slots)))
+        self.near = slice(first, first + len(self.slots)) if even and neighbours else None
+        self.mask: torch.Tensor | None = None
+        if self.near is None:
+            seen = torch.arange(self.total, device=device) - (self.total - new - lengths)[:, None]
+            self.mask = None if even else seen >= 0
+            self.index = seen.clamp_(min=0)
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values [slots, heads, columns, size]. slots, length: the most there may be of each. window: tokens that a
+    query sees, itself included; None: all."""
+
+    is_croppable = False
+
+    def __init__(self, slots: int, length: int, window: int | None) -> None:
+        super().__init__()
+        self.most, self.window, self.is_sliding = (slots, length), window, window is not None
+        self.now: Pass | None = None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Begin with as many slots and columns as the pass needs."""
+        # Scores are products: where those are 16-bit, rotary positions that widened the keys are rounded there anyway.
+        dtype = value_states.dtype
+        self.keys = key_states.new_zeros((0, key_states.shape[1], 0, key_states.shape[3]), dtype=dtype)
+        self.values = value_states.new_zeros((0, value_states.shape[1], 0, value_states.shape[3]))
+        self.is_initialized = True
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Have so many slots and columns at least; what is there stays."""
+        had = self.keys.shape[0], self.keys.shape[2]
+        if had[0] >= slots and had[1] >= columns:
+            return
+        wanted = _grown(had[0], slots, 1, self.most[0]), _grown(had[1], columns, _FIRST, self.most[1])
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
+            new = old.new_zeros((wanted[0], old.shape[1], wanted[1], old.shape[3]))
+            new[: had[0], :, : had[1]] = old
+            setattr(self, name, new)
+
+    def write(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> None:
+        """Put [B, heads, new, size] into columns [B, new] of the slots [B], for which there is room."""
+        self.keys[rows[:, None], :, columns] = key_states.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows[:, None], :, columns] = value_states.transpose(1, 2)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add [B, heads, new, size] to the pass's slots; what their queries see, [B, heads, seen, size]."""
+        now = self.now
+        assert now is not None, "a cache is updated in a forward pass of its decoder"
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.reserve(max(now.slots) + 1, now.total)
+        self.write(key_states, value_states, now.rows, now.write)
+        first = now.total - self._seen(now.new)
+        if now.near is not None:
+            return self.keys[now.near, :, first : now.total], self.values[now.near, :, first : now.total]
+        rows, index = now.rows[:, None], now.index[:, first:]
+        return self.keys[rows, :, index].transpose(1, 2), self.values[rows, :, index].transpose(1, 2)
+
+    def _seen(self, new: int) -> int:
+        assert self.now is not None
+        return self.now.total if self.window is None else min(self.now.total, self.window - 1 + new)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(columns seen, columns before those)."""
+        assert self.now is not None
+        seen = self._seen(query_length)
+        return seen, self.now.total - seen
+
+    def get_seq_length(self) -> int:
+        """Past columns of the widest slot of the pass."""
+        return self.now.total - self.now.new if self.now is not None else 0
+
+    def get_max_length(self) -> int:
+        """The most columns."""
+        return self.most[1]
+
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor, columns: int) -> None:
+        """Copy the first columns of slots, simultaneously."""
+        if self.is_initialized:
+            self.reserve(int(targets.max()) + 1, columns)
+            for tensor in (self.keys, self.values):
+                tensor[targets, :, :columns] = tensor[sources, :, :columns]
+
+    def clear(self, slot: int, columns: int) -> None:
+        """Zero a slot: what a request left there, were it not finite, would reach the next one through masked columns."""
+        if self.is_initialized and slot < len(self.keys):
+            self.keys[slot, :, :columns] = 0
+            self.values[slot, :, :columns] = 0
+
+
+class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values of encoder outputs, by slot. They are written when a slot's text is encoded, and read as they are
+    afterwards: `keys` and `values` are what the slots of the pass see, padded on the right to `width`."""
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, slots: int, length: int) -> None:
+        self.store = SlotLayer(slots, length, None)
+        self.now: Pass | None = None
+        self.width = 0
+        super().__init__()
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """See `SlotLayer`."""
+        self.store.lazy_initialization(key_states, value_states)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep [B, heads, width, size] for the pass's slots."""
+        assert self.now is not None
+        if not self.store.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        width = key_states.shape[2]
+        self.store.reserve(max(self.now.slots) + 1, width)
+        columns = torch.arange(width, device=key_states.device).expand(len(self.now.slots), -1)
+        self.store.write(key_states, value_states, self.now.rows, columns)
+        return key_states, value_states
+
+    def _seen(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        if tensor is None or self.now is None:
+            return None
+        slots = self.now.slots
+        together = slots == list(range(slots[0], slots[0] + len(slots)))
+        rows = tensor[slots[0] : slots[0] + len(slots)] if together else tensor[self.now.rows]
+        return rows[:, :, : self.width]
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """[B, heads, width, size]."""
+        return self._seen(self.store.keys)
+
+    @keys.setter
+    def keys(self, value: torch.Tensor | None) -> None:
+        assert value is None, "what an encoder gave is written by `update` alone"
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """As `keys`."""
+        return self._seen(self.store.values)
+
+    @values.setter
+    def values(self, value: torch.Tensor | None) -> None:
+        assert value is None, "what an encoder gave is written by `update` alone"
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(columns, 0)."""
+        return self.width, 0
+
+    def get_seq_length(self) -> int:
+        """Columns."""
+        return self.width
+
+    def get_max_length(self) -> int:
+        """The most columns."""
+        return self.store.most[1]
+
+
+def _grown(had: int, wanted: int, first: int, most: int) -> int:
+    """A size that holds `wanted`: twice what was there, or `first`, or what is wanted."""
+    assert wanted <= most, f"{wanted} of at most {most}: a request that does not fit is refused before"
+    return had if had >= wanted else min(most, max(2 * had, first, wanted))
