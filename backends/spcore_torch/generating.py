@@ -13,7 +13,7 @@ import torch
 from spcore.errors import RefusalError, RunError
 from spcore.generation import DecodingLoop
 from spcore.interfaces.model import Head, LanguageModel, Steps
-from spcore.interfaces.runtime import Decodes
+from spcore.interfaces.runtime import Crops, Decodes
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.materialise import frozen
 from spcore_torch import kernels
@@ -69,6 +69,8 @@ class _Guarded(Decodes):
 
     def __init__(self, decoder: Decodes, running: Callable[[], AbstractContextManager[Any]]) -> None:
         self._decoder, self._running, self.capacity = decoder, running, decoder.capacity
+        if isinstance(decoder, Crops):  # an ability that not all have
+            self.crop = decoder.crop
 
     @contextlib.contextmanager
     def _calling(self) -> Any:
