@@ -10,9 +10,8 @@ from pathlib import Path
 import pexpect
 import pyte
 import pytest
-from conftest import CHAT
 
-PROMPT = "\n> "
+from conftest import CHAT, ENDLESS
 
 
 class Terminal:
@@ -23,10 +22,16 @@ class Terminal:
         self.screen = pyte.Screen(80, 24)
         self.stream = pyte.Stream(self.screen)
         self.process = pexpect.spawn(
-            CHAT[0], [*CHAT[1:], *options], env=shell, cwd=str(folder), encoding="utf-8", timeout=60, dimensions=self.size
+            CHAT[0],
+            [*CHAT[1:], *(() if "talker:endless" in options else ("talker:small",)), *options],
+            env=shell,
+            cwd=str(folder),
+            encoding="utf-8",
+            timeout=30,
+            dimensions=self.size,
         )
-        self.until("/help tells the commands")
-        self.until("> ")
+        self.until("/help")
+        self.until("\r\n> ")
 
     def until(self, words: str) -> str:
         """Read until these words; what was there before them."""
@@ -62,7 +67,9 @@ def terminal(shell: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Te
         one.process.close(force=True)
 
 
-def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     talk = terminal()
     assert "You said: hello" in talk.say("hello")
     assert "user: hello; assistant: You said: hello" in talk.say("history")
@@ -82,7 +89,7 @@ def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(terminal: Cal
 
 
 def test_ctrl_c_stops_an_answer_and_what_was_said_stays(terminal: Callable[..., Terminal]) -> None:
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.sendline("forever")
     talk.until("la la la")
     talk.process.sendintr()
@@ -120,7 +127,9 @@ def test_greedy_answers_are_not_asked_twice(terminal: Callable[..., Terminal]) -
     assert "nothing is drawn at temperature 0" in talk.say("/retry")
 
 
-def test_mistakes_are_one_line_and_leave_everything_as_it_was(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_leave_everything_as_it_was(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     talk = terminal()
     talk.say("hello")
@@ -165,7 +174,7 @@ def test_lines_are_edited_and_called_back(terminal: Callable[..., Terminal]) -> 
 
 def test_the_window_may_change_its_size(terminal: Callable[..., Terminal]) -> None:
     """While a line is typed, and in mid-answer."""
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.send("repeat " + "a" * 60)
     talk.until("a" * 60)
     talk.process.setwinsize(12, 40)
@@ -195,7 +204,7 @@ def test_what_a_model_says_is_not_carried_out(terminal: Callable[..., Terminal])
 
 
 def test_a_closed_terminal_ends_it(terminal: Callable[..., Terminal]) -> None:
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.sendline("forever")
     talk.until("la la")
     talk.process.kill(signal.SIGHUP)
