@@ -159,14 +159,14 @@ class LanguageModelHandle(Writes):
         rows: Sequence[Row] | None = None,
         **columns: str | Sequence[str],
     ) -> list[dict[str, Any]]:
-        """Answers in input order, one dict a row ({"label", "score"} for classification).
+        """Answers in input order, one dict a row ({"label", "score"} for classification, {"text", "finish"} where they are generated).
 
-        text: one text or several. Further columns by the task's names (text_pair=[...]), or whole `rows` as dicts.
+        text: one text or several, the task's first column. Further columns by the task's names (text_pair=[...]), or whole `rows` as dicts.
         """
         task, _ = self.task()
         if rows is None:
-            given = {**({"text": text} if text is not None else {}), **columns}
-            rows = text_rows(given, [r.name for r in task.roles if not r.target])
+            names = [role.name for role in task.roles if not role.target]
+            rows = text_rows({**({names[0]: text} if text is not None else {}), **columns}, names)
         elif text is not None or columns:
             raise UserError("predict: give `rows`, or texts by column, not both")
         with self._in_use() as (runner, bound):

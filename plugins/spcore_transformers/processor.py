@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from spcore.tokenizing import TokenizerProcessor
 from spcore_transformers.chat_templates import NAMED, rendered, turn_end
 
 _UNLIMITED = 10**9
+_ALONE = threading.Lock()
+"""Held while a tokenizer is in its mode for targets, which is its own and not the call's."""
 _SPECIAL = ("pad", "cls", "sep", "mask", "bos", "eos", "unk")
 
 
@@ -40,6 +44,7 @@ class TransformersProcessor(Processor):
         if fast is not None:
             fast.no_truncation()
             fast.no_padding()
+        self._writer = copy.deepcopy(tokenizer) if hasattr(tokenizer, "_switch_to_target_mode") else None
         self.fingerprint = hashlib.sha256(self._content(fast, left).encode()).hexdigest()[:32]
         self._fast = fast and TokenizerProcessor(
             fast, special=self.special, fill=self.fill, vocabulary_size=self.vocabulary_size, max_length=self.max_length,
@@ -74,6 +79,18 @@ class TransformersProcessor(Processor):
         names = ["input_ids", *(["token_type_ids"] if self._types else [])]
         arrays = {name: np.array(whole[name], np.int64) for name in names}
         return Encoding(arrays, length - len(arrays["input_ids"]))
+
+    def encode_target(self, text: str, *, max_length: int | None = None) -> Encoding:
+        """See `Processor.encode_target`. Of a tokenizer that has a mode for targets (Marian's has a vocabulary file for each language)."""
+        if self._writer is None:
+            return self.encode(text, max_length=max_length)
+        with _ALONE:
+            ids = kept = self._writer(text_target=text, verbose=False)["input_ids"]
+            if max_length is not None and len(ids) > max_length:
+                kept = self._writer(text_target=text, truncation=True, max_length=max_length, verbose=False)[
+                    "input_ids"
+                ]
+        return Encoding({"input_ids": np.array(kept, np.int64)}, len(ids) - len(kept))
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """See `Processor.decode`."""

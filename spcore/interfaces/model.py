@@ -122,6 +122,11 @@ class Processor(ABC):
     ) -> Encoding:
         """Encode a text, or a pair; `max_length` tokens at most (of a pair, the longer is cut first)."""
 
+    def encode_target(self, text: str, *, max_length: int | None = None) -> Encoding:
+        """Encode what a model is to answer, with special tokens; otherwise than `encode` where a family has a tokenizer for the language
+        that it writes."""
+        return self.encode(text, max_length=max_length)
+
     @abstractmethod
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of `ids`."""

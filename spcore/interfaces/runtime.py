@@ -225,10 +225,10 @@ class Generates(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Ability of an Engine or a Runner: the primitives under `spcore.generation`, over slots of a cache.
+    """Ability of a Runner, and what an engine lends (`spcore.interfaces.strategy.LendsDecoder`): the primitives under
+    `spcore.generation`, over slots of a cache.
 
-    capacity: (slots, length of a slot, length of an encoder's input). On engines collective: every rank calls equally
-    often, zero slots allowed, logits on every rank.
+    capacity: (slots, length of a slot, length of an encoder's input).
     """
 
     capacity: tuple[int, int, int]
