@@ -17,7 +17,14 @@ from spcore.testing.fakes.data import FakeSource
 
 STEPS, SAVED = 8, 3
 LANGUAGE = ["packed", "masked-lm"]
-TASKS = ["classification", "fake-masked-words", "stream", "packed", "seq2seq", pytest.param("masked-lm", marks=pytest.mark.slow)]
+TASKS = [
+    "classification",
+    "fake-masked-words",
+    "stream",
+    "packed",
+    "seq2seq",
+    pytest.param("masked-lm", marks=pytest.mark.slow),
+]
 PRECISIONS = ["fp32", "fp16"]
 
 
