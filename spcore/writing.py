@@ -56,7 +56,7 @@ def pieces(
     `next`, which raises RefusalError for one that can never run; closing the iterator cancels what runs. Nobody else may draw events from
     `generator` meanwhile.
     """
-    return _run(generator, _begun(processor, asked, stop_strings))
+    return _run(generator, asked, _begun(processor, asked, stop_strings))
 
 
 def write(
@@ -64,7 +64,7 @@ def write(
 ) -> list[list[Written]]:
     """[request][sample]. As `pieces`, whole."""
     samples = _begun(processor, asked, stop_strings)
-    for _ in _run(generator, samples):
+    for _ in _run(generator, asked, samples):
         pass
     return [[sample.written() for sample in own] for own in samples]
 
@@ -77,25 +77,29 @@ class Decoding:
     """
 
     def __init__(self, processor: Processor) -> None:
-        self._processor = processor
+        self._processor, self._special = processor, processor.special_ids
         # Text of `_ids` that was given out: of all but the last ones, which are held back from `_read` on.
         self._ids: list[int] = []
         self._given = ""
         self._read = 0
+        self._unfinished = 0  # tokens since the text last ended in a whole character
 
     def put(self, token: int) -> str:
         """Text that is certain now."""
+        if token in self._special and not self._processor.decode([token]):
+            return ""
         self._ids.append(token)
         text = self._processor.decode(self._ids)
-        held = len(self._ids) - self._read
         if not text.endswith(_REPLACEMENT):
+            self._unfinished = 0
             new = self._beyond(text)
-            if new:  # what gives no text is no context for what follows (a special token before a word)
+            if new:  # what gives no text (a space before the first word) decides how the next token is read
                 self._forget(self._read)
                 self._read = len(self._ids)
                 self._given = self._processor.decode(self._ids)
             return new
-        if held < _MOST_BYTES:
+        self._unfinished += 1
+        if self._unfinished < _MOST_BYTES:
             return ""
         # So many tokens would be a character if they could: only what the last one ends in may still become one.
         new = self._beyond(text)[: -len(_REPLACEMENT)]
@@ -194,12 +198,14 @@ def _begun(
     ]
 
 
-def _run(generator: Generates, samples: Sequence[Sequence[_Sample]]) -> Iterator[Piece]:
+def _run(
+    generator: Generates, asked: Sequence[GenerationRequest], samples: Sequence[Sequence[_Sample]]
+) -> Iterator[Piece]:
     running: dict[int, dict[int, _Sample]] = {}
     events: Iterator[Token] | None = None
     try:
-        for own in samples:
-            running[generator.submit(own[0].asked)] = {sample.sample: sample for sample in own}
+        for one, own in zip(asked, samples, strict=True):
+            running[generator.submit(one)] = {sample.sample: sample for sample in own}
         events = generator.events()
         for event in events:
             sample = running[event.request].get(event.sample)

@@ -150,6 +150,11 @@ def _products(product: Product, x: torch.Tensor, weight: torch.Tensor, grad: tor
     return [product(x, weight, None), product(grad, weight.t(), None), product(grad.t(), x.t(), None)]
 
 
+def _forward(x: torch.Tensor, used: torch.Tensor, bias: torch.Tensor | None, product: Product) -> torch.Tensor:
+    y = product(x.reshape(-1, x.shape[-1]).to(used.dtype), used, None if bias is None else bias.to(used.dtype))
+    return y.view(*x.shape[:-1], -1)
+
+
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
     """x @ weight.T + bias by a chosen product. low: the weight in the compute format, None: the weight itself."""
 
@@ -164,10 +169,9 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
     ) -> torch.Tensor:
         used = weight if low is None else low
         rows = x.reshape(-1, x.shape[-1]).to(used.dtype)
-        y = product(rows, used, None if bias is None else bias.to(used.dtype))
         ctx.save_for_backward(rows, used)
         ctx.rest = (x.shape, x.dtype, weight.dtype, product)
-        return y.view(*x.shape[:-1], -1)
+        return _forward(rows, used, bias, product).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
@@ -195,10 +199,12 @@ class _Forward:
         """As `nn.Linear.forward`."""
         weight = self.linear.weight
         if self.dtype is not None and self.version != weight._version:
-            # Outside of inference_mode, which an evaluation by generating may be in: the copy is for training too.
+            # Never a tensor of inference_mode, which training could not save or write to.
             with torch.inference_mode(False), torch.no_grad():
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
+        if not torch.is_grad_enabled():
+            return _forward(x, weight if self.low is None else self.low, self.linear.bias, self.product)
         result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, self.low, self.product)
         return result
 

@@ -54,3 +54,13 @@ class RuntimeOptions(_Closed):
     batch_tokens: int | None = Field(
         None, ge=16, lt=2**31, description="padded tokens of a batch at most; null: 2048 on a CPU, 8192 on a GPU"
     )
+    slots: int = Field(
+        8, ge=1, lt=2**16, description="answers that are generated at a time, each beam and each of `n` samples counted"
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="tokens of a prompt and its answer together at most (of an encoder-decoder: of each); memory is taken as they come; "
+        "null: as many as the model has positions, 2048 where it has no limit",
+    )

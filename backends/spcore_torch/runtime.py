@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from spcore.artifact import Artifact
 from spcore.errors import DataError, RefusalError
+from spcore.generation import DecodingLoop
 from spcore.interfaces.model import Head
-from spcore.interfaces.runtime import PrepareReport, Runner, Runtime, Samples
+from spcore.interfaces.runtime import GenerationRequest, PrepareReport, Runner, Runtime, Samples, Token
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
 from spcore.tensors.materialise import frozen
 from spcore.tensors.ops import as_tensors
 from spcore.tensors.process import computing, plainly, ready, sharing
-from spcore_torch import kernels
+from spcore_torch import generating, kernels
 from spcore_torch.options import RuntimeOptions
 from spcore_torch.single import autocast, resolve_device
 
 
 class TorchRuntime(Runtime):
     """Nothing to prepare; loads the module that training had."""
+
+    generates = True
 
     def __init__(self, options: RuntimeOptions) -> None:
         self.options = options
@@ -83,9 +87,11 @@ EMBEDDING = Head("custom", 0, {"embedding": ("sequence", "hidden")}, build=lambd
 
 
 class TorchRunner(Runner):
-    """Abilities `Forwards` and `Embeds`. head: None for the backbone alone, whose `forward` gives "embedding"."""
+    """Abilities `Forwards`, `Embeds` and, of models that give text, `Generates`. head: None for the backbone alone, whose `forward` gives
+    "embedding", and the model's own language head. Weights are read at once where there is one thing to do with them, else for what
+    is first asked."""
 
-    capabilities = frozenset({"forward", "embed"})
+    admission: Literal["continuous", "batch"] = "continuous"
 
     def __init__(self, artifact: Artifact, head: Head | None, device: torch.device, options: RuntimeOptions) -> None:
         self.artifact, self.head, self.options, self.device = artifact, head or EMBEDDING, options, device
@@ -93,21 +99,73 @@ class TorchRunner(Runner):
         # On a CPU hidden states stay in its cache, a GPU wants to be filled.
         self.batch_tokens = options.batch_tokens or (2048 if device.type == "cpu" else 8192)
         self.compute = None if options.dtype == "float32" else torch.bfloat16
-        ready()
-        with plainly():
-            self.module = frozen(artifact.model, self.head, device, trained=head is not None)
-        self.kernel = kernels.install(self.module, self.compute, device)
         self.flat = artifact.model.anatomy(self.head).packs and device.type == "cpu"
+        self._whole = head is None
         self._embedder = self if head is None else None
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
+        ready()
+        if "generate" not in self.capabilities:
+            _ = self.module
+
+    @functools.cached_property
+    def capabilities(self) -> frozenset[str]:  # type: ignore[override]
+        """See `Runner.capabilities`."""
+        writes = generating.writes(self.artifact.model, None if self._whole else self.head)
+        return frozenset({"forward", "embed", *(["generate"] if writes else [])})
+
+    @functools.cached_property
+    def module(self) -> torch.nn.Module:
+        """What `forward` runs."""
+        with self._loading, plainly():
+            if "module" in self.__dict__:  # another thread was here first
+                return self.__dict__["module"]
+            module = frozen(self.artifact.model, self.head, self.device, trained=not self._whole)
+            kernels.install(module, self.compute, self.device)
+            return module
+
+    @functools.cached_property
+    def _loop(self) -> DecodingLoop:
+        """What generates. Its module is `forward`'s where that computes alike."""
+        with self._loading, plainly():
+            if "_loop" in self.__dict__:
+                return self.__dict__["_loop"]
+            model, compute, device = self.artifact.model, self.compute, self.device
+            if "generate" not in self.capabilities:
+                raise RefusalError(f"{model.source or model.family!r}: gives labels or numbers, and no text")
+            head = generating.LANGUAGE if self._whole else self.head
+            if compute is None and not self._whole:
+                module, itself = self.module, True
+            else:
+                module, itself = generating.language_module(model, head, device, compute)
+            return generating.loop_over(
+                model, module, self.options, lambda: self._computing(None if itself else compute)
+            )
+
+    def submit(self, request: GenerationRequest) -> int:
+        """See `Generates.submit`. Raises RefusalError for a model that gives no text."""
+        return self._loop.submit(request)
+
+    def events(self) -> Iterator[Token]:
+        """See `Generates.events`: for one thread at a time (`spcore.sharing`)."""
+        return self._loop.events()
+
+    def cancel(self, request: int) -> None:
+        """See `Generates.cancel`."""
+        self._loop.cancel(request)
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""
         flat = self.flat and can_flatten(batch)
-        with self._undisturbed(), plainly(), torch.inference_mode(), autocast(self.device, self.compute):
+        module = self.module
+        with self._computing(self.compute):
             inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
-            outputs = {name: value.float().cpu().numpy() for name, value in self.module(**inputs).items()}
+            outputs = {name: value.float().cpu().numpy() for name, value in module(**inputs).items()}
         return unflatten(outputs, batch, self.head) if flat else outputs
+
+    @contextlib.contextmanager
+    def _computing(self, compute: torch.dtype | None) -> Iterator[None]:
+        with self._undisturbed(), plainly(), torch.inference_mode(), autocast(self.device, compute):
+            yield
 
     def _undisturbed(self) -> contextlib.AbstractContextManager[Any]:
         """Alone on a GPU, whose fp32 products an engine may set. On a CPU beside engines, until one changes what this relies on."""
@@ -156,3 +214,4 @@ class TorchRunner(Runner):
         """See `Runner.close`."""
         self.module = torch.nn.Module()
         self._embedder = None
+        self.__dict__.pop("_loop", None)

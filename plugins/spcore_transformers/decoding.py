@@ -90,9 +90,10 @@ class SlotDecoder(Decodes):
             # Beams of one request share what the encoder gave.
             other = [(s, t) for s, t in pairs if self._encoded[s] is not self._encoded[t]]
             self._copied([layer.store for layer in self.cross], other, self.widths)
-        for held in (self.lengths, self.widths, self._encoded):
-            for target, value in [(t, held[s]) for s, t in pairs]:
-                held[target] = value  # type: ignore[index]
+        held: tuple[list[Any], ...] = (self.lengths, self.widths, self._encoded)
+        for facts in held:
+            for target, value in [(t, facts[s]) for s, t in pairs]:
+                facts[target] = value
 
     def _copied(self, layers: Sequence[SlotLayer], pairs: Sequence[tuple[int, int]], lengths: Sequence[int]) -> None:
         if not pairs or not layers:
@@ -129,7 +130,8 @@ class SlotDecoder(Decodes):
         """Feed ids [B, new] to slots; logits [B, vocabulary] after the last. hidden: of the encoder, where the slots' texts begin."""
         assert not self.whole.training, "a module that decodes is in eval mode"
         now = Pass(slots, [self.lengths[slot] for slot in slots], ids.shape[1], self.device)
-        for layer in (*self.layers, *self.cross):
+        every: tuple[SlotLayer | CrossLayer, ...] = (*self.layers, *self.cross)
+        for layer in every:
             layer.now = now
         mask = None if now.mask is None else now.mask.long()
         if self.cross:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import threading
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from spcore.errors import RefusalError
 from spcore.interfaces.model import Encoding, Processor
 from spcore.tokenizing import TokenizerProcessor
+from spcore_transformers.chat_templates import NAMED, rendered, turn_end
 
 _UNLIMITED = 10**9
 _ALONE = threading.Lock()
@@ -22,7 +25,7 @@ _SPECIAL = ("pad", "cls", "sep", "mask", "bos", "eos", "unk")
 
 
 class TransformersProcessor(Processor):
-    """Wraps a transformers tokenizer. config: the model's, for its token types. positions: tokens that the model's positions
+    """Wraps a transformers tokenizer; has the ability `Chats`. config: the model's, for its token types. positions: tokens that the model's positions
     allow, None where they set no limit. Encoding changes nothing in it: threads may share one."""
 
     def __init__(self, tokenizer: Any, config: Any, positions: int | None) -> None:
@@ -55,7 +58,7 @@ class TransformersProcessor(Processor):
 
     def _content(self, fast: Any, left: bool) -> str:
         """Everything that decides an encoding."""
-        rest = f"{self._types} {left}"
+        rest = f"{self._types} {left} {self.chat_template or ''}"
         if fast is not None:
             return f"{fast.to_str()} {rest}"
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
@@ -93,6 +96,42 @@ class TransformersProcessor(Processor):
         """See `Processor.decode`."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
         return text
+
+    @property
+    def chat_template(self) -> str | None:
+        """See `Chats`."""
+        found = self.tokenizer.chat_template
+        template: str | None = found.get("default") if isinstance(found, dict) else found
+        return template
+
+    @functools.cached_property
+    def _turn_end(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        return turn_end(self.tokenizer) if self.chat_template is not None else ((), ())
+
+    @property
+    def turn_stop(self) -> tuple[int, ...]:
+        """See `Chats`."""
+        return self._turn_end[0]
+
+    @property
+    def turn_stop_strings(self) -> tuple[str, ...]:
+        """See `Chats`."""
+        return self._turn_end[1]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
+        """See `Chats.chat`. The model begins texts with "bos" where its tokenizer puts one before any text."""
+        if self.chat_template is None:
+            raise RefusalError(
+                "the model has no chat template, so it was not made for conversations",
+                hint=f"Give one (model.chat_template, --template: {', '.join(NAMED)} or a Jinja file), or ask with `generate`",
+            )
+        ids = tuple(int(i) for i in rendered(self.tokenizer, messages, answer=answer, tokens=True))
+        if (first := self.special.get("bos")) is None:
+            return ids
+        written = next((n for n, token in enumerate(ids) if token != first), len(ids))
+        framed = self.encode("a").arrays["input_ids"]
+        begins = written > 0 or (len(framed) > 1 and int(framed[0]) == first)
+        return (first,) * begins + ids[written:]
 
     def save(self, folder: Path) -> None:
         """See `Processor.save`."""

@@ -143,18 +143,22 @@ class DecodingLoop:
         if self._filling:
             self._prefill()
         if self._running or self._searching:
-            samples, searching = list(self._running), list(self._searching)
-            beams = [beam for _, search in searching for beam in search.running]
-            last = [*(sample.answer[-1] for sample in samples), *(beam.tokens[-1] for beam in beams)]
-            rows = self._slots.decode(last, [held.slot for held in (*samples, *beams)])
-            owners = [*(sample.entry for sample in samples), *(e for e, search in searching for _ in search.running)]
-            logits = self._measured(rows, owners)
-            self._take(samples, logits, range(len(samples)))
-            at = len(samples)
-            for entry, search in searching:
-                places = range(at, at + len(search.running))
-                at = places.stop
-                self._search(entry, search, logits, places)
+            self._decode()
+
+    def _decode(self) -> None:
+        """Feed every sample and beam its last token, in one call."""
+        samples, searching = list(self._running), list(self._searching)
+        beams = [beam for _, search in searching for beam in search.running]
+        last = [*(sample.answer[-1] for sample in samples), *(beam.tokens[-1] for beam in beams)]
+        slots = [*(sample.slot for sample in samples), *(beam.slot for beam in beams)]
+        owners = [*(sample.entry for sample in samples), *(e for e, search in searching for _ in search.running)]
+        logits = self._measured(self._slots.decode(last, slots), owners)
+        self._take(samples, logits, range(len(samples)))
+        at = len(samples)
+        for entry, search in searching:
+            places = range(at, at + len(search.running))
+            at = places.stop
+            self._search(entry, search, logits, places)
 
     def _prefill(self) -> None:
         """Feed one portion of prompts in one call; requests whose prompt is whole get their first tokens."""
@@ -211,9 +215,9 @@ class DecodingLoop:
     def _measured(self, rows: np.ndarray, owners: Sequence[_Entry], *, whole: bool = False) -> Logits:
         """Logits as they are chosen from. owners: of each row. whole: only those of prompts that are whole are looked at."""
         logits = Logits.of(rows)
-        for n in np.flatnonzero(~np.isfinite(logits.peak)):
-            if not whole or owners[n].fed == len(owners[n].asked.ids):
-                raise RunError(f"request {owners[n].id}: the model's logits are not finite")
+        for owner, peak in zip(owners, logits.peak, strict=True):
+            if not np.isfinite(peak) and (not whole or owner.fed == len(owner.asked.ids)):
+                raise RunError(f"request {owner.id}: the model's logits are not finite")
         return logits
 
     def _take(self, samples: Sequence[_Sample], logits: Logits, places: Sequence[int]) -> None:

@@ -32,12 +32,12 @@ class Slots:
         return len(self._free)
 
     def lend(self, count: int, ids: Sequence[int]) -> list[int]:
-        """`count` slots for a prompt; `begin` then says what the first holds of it. A slot that holds its beginning, and nothing else, is
-        taken first, one that holds more of it than others last."""
+        """`count` slots for a prompt; `begin` then says what the first holds of it. Of the free slots the one that holds most of its beginning
+        comes first where that is at least half of what it holds (a chat goes on), else last (another chat of the same system prompt)."""
         donor, common = self._donor(ids)
         if donor in self._free:
             self._free.remove(donor)
-            self._free.insert(0 if common == len(self._held[donor]) else len(self._free), donor)
+            self._free.insert(0 if 2 * common >= len(self._held[donor]) else len(self._free), donor)
         lent, self._free = self._free[:count], self._free[count:]
         return lent
 

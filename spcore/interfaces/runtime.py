@@ -158,9 +158,11 @@ class Runtime(ABC):
     """Kind `runtime`, made with the component's options.
 
     portable: whether `load` does without `artifact.model`, whose making imports what a runtime may want to do without.
+    generates: whether its runners have the ability `Generates` for models that write text.
     """
 
     portable: bool = False
+    generates: bool = False
 
     @abstractmethod
     def prepare(

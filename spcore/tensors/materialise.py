@@ -57,11 +57,16 @@ def materialise(
 
 
 def frozen(
-    model: LanguageModel, head: Head, device: torch.device | str = "cpu", *, trained: bool = True
+    model: LanguageModel,
+    head: Head,
+    device: torch.device | str = "cpu",
+    *,
+    trained: bool = True,
+    dtype: str = "float32",
 ) -> torch.nn.Module:
-    """A float32 module with its weights, to be run and not trained. trained: the weights have the head's too. Raises ArtifactError
-    where they lack a part."""
-    module = model.build(head, "float32")
+    """A module with its weights, to be run and not trained. trained: the weights have the head's too. dtype: of the parameters. Raises
+    ArtifactError where they lack a part."""
+    module = model.build(head, dtype)
     report = materialise(module, model, head, 0, device)
     known = named_parameters(module, model.anatomy(head).tied)
     lost = [name for name in report.initialised if trained and name in known and known[name].requires_grad]
