@@ -149,9 +149,9 @@ class TorchRunner(Runner):
         """See `Generates.events`: for one thread at a time (`spcore.sharing`)."""
         return self._loop.events()
 
-    def cancel(self, request: int) -> None:
+    def cancel(self, request: int, sample: int | None = None) -> None:
         """See `Generates.cancel`."""
-        self._loop.cancel(request)
+        self._loop.cancel(request, sample)
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""

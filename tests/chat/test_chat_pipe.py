@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import CHAT
 
 Done = subprocess.CompletedProcess[str]
@@ -22,7 +23,9 @@ def chat(shell: dict[str, str], said: str, *options: str, cwd: Path | None = Non
 
 def generate(shell: dict[str, str], *words: str, said: str = "", cwd: Path | None = None) -> Done:
     command = [sys.executable, "-m", "slimpajama", "generate", "talker:small", "--runtime", "talker", *words]
-    return subprocess.run(command, input=said, capture_output=True, text=True, check=False, env=shell, cwd=cwd, timeout=60)
+    return subprocess.run(
+        command, input=said, capture_output=True, text=True, check=False, env=shell, cwd=cwd, timeout=60
+    )
 
 
 def test_a_message_a_line(shell: dict[str, str]) -> None:
@@ -56,7 +59,9 @@ def test_a_mistake_in_a_pipe_ends_it(shell: dict[str, str]) -> None:
         (("--constraint-option", "a=b"), "--constraint-option goes with --constraint"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_read(options: tuple[str, ...], words: str, shell: dict[str, str]) -> None:
+def test_what_is_wrong_is_told_before_anything_is_read(
+    options: tuple[str, ...], words: str, shell: dict[str, str]
+) -> None:
     done = chat(shell, "hello\n", *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
@@ -100,7 +105,9 @@ def test_several_prompts(shell: dict[str, str], tmp_path: Path) -> None:
 def test_presets_and_chat(shell: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "short.yaml").write_text("prompt: 'repeat {text}!'\nmax_new_tokens: 3\n")
     assert generate(shell, "--preset", "short.yaml", "abcdef", cwd=tmp_path).stdout == "abc\n"
-    assert generate(shell, "--preset", "short.yaml", "abcdef", "--max-new-tokens", "9", cwd=tmp_path).stdout == "abcdef!\n"
+    assert (
+        generate(shell, "--preset", "short.yaml", "abcdef", "--max-new-tokens", "9", cwd=tmp_path).stdout == "abcdef!\n"
+    )
     assert generate(shell, "--chat", "--system", "be brief", "history").stdout == "system: be brief\n"
 
 
@@ -125,8 +132,21 @@ def test_mistakes_are_one_line(words: tuple[str, ...], said: str, shell: dict[st
 
 
 def test_ctrl_c_ends_what_is_written(shell: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "slimpajama", "generate", "talker:small", "forever", "--runtime", "talker", "--max-new-tokens", "990"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=shell, bufsize=0) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "slimpajama",
+        "generate",
+        "talker:small",
+        "forever",
+        "--runtime",
+        "talker",
+        "--max-new-tokens",
+        "990",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=shell, bufsize=0
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.read(5) == "la la"

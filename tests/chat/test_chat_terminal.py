@@ -10,6 +10,7 @@ from pathlib import Path
 import pexpect
 import pyte
 import pytest
+
 from conftest import CHAT
 
 PROMPT = "\n> "
@@ -23,7 +24,13 @@ class Terminal:
         self.screen = pyte.Screen(80, 24)
         self.stream = pyte.Stream(self.screen)
         self.process = pexpect.spawn(
-            CHAT[0], [*CHAT[1:], *options], env=shell, cwd=str(folder), encoding="utf-8", timeout=60, dimensions=self.size
+            CHAT[0],
+            [*CHAT[1:], *options],
+            env=shell,
+            cwd=str(folder),
+            encoding="utf-8",
+            timeout=60,
+            dimensions=self.size,
         )
         self.until("/help tells the commands")
         self.until("> ")
@@ -62,7 +69,9 @@ def terminal(shell: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Te
         one.process.close(force=True)
 
 
-def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     talk = terminal()
     assert "You said: hello" in talk.say("hello")
     assert "user: hello; assistant: You said: hello" in talk.say("history")
@@ -120,7 +129,9 @@ def test_greedy_answers_are_not_asked_twice(terminal: Callable[..., Terminal]) -
     assert "nothing is drawn at temperature 0" in talk.say("/retry")
 
 
-def test_mistakes_are_one_line_and_leave_everything_as_it_was(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_leave_everything_as_it_was(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     talk = terminal()
     talk.say("hello")

@@ -30,7 +30,9 @@ def request(*ids: int, **more: Any) -> GenerationRequest:
 def run(loop: DecodingLoop, asked: Sequence[GenerationRequest]) -> list[list[int]]:
     """Tokens of each request's samples, one after another."""
     numbers = [loop.submit(one) for one in asked]
-    told: dict[tuple[int, int], list[int]] = {(n, k): [] for n, one in zip(numbers, asked, strict=True) for k in range(one.n)}
+    told: dict[tuple[int, int], list[int]] = {
+        (n, k): [] for n, one in zip(numbers, asked, strict=True) for k in range(one.n)
+    }
     for event in loop.events():
         told[event.request, event.sample] += [event.token] if event.token >= 0 else []
     return list(told.values())
