@@ -18,12 +18,13 @@ from spcore.errors import RefusalError, UserError
 from spcore.fitting import Message, Prompt, Room, chat_prompt, chatting, text_prompt
 from spcore.interfaces.model import Head, Steps
 from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
-from spcore.interfaces.task import BoundTask, Task
+from spcore.interfaces.task import BoundTask, Prompts, Task
 from spcore.sharing import Shared, View
 from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
     from spcore.interfaces.model import LanguageModel, Processor
+    from spcore.prompting import Writer
     from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
@@ -252,14 +253,31 @@ class Writes(ABC):
     @contextlib.contextmanager
     def _view(self, job: Job) -> Iterator[View]:
         """What a job is asked through, the weights loaded."""
-        with self._leased(task=job.task) as runner:
-            if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
-                raise RefusalError(f"{self.source}: the runtime does not decode {self._model.family!r} step by step")
-            view = View(self._shared.setdefault(runner, Shared(runner)))
-            try:
-                yield view
-            finally:
-                view.close()
+        with self._leased(task=job.task) as runner, self._viewed(runner) as view:
+            yield view
+
+    @contextlib.contextmanager
+    def _viewed(self, runner: Runner) -> Iterator[View]:
+        """A runner that generates, for one of several callers. Raises RefusalError for one that does not."""
+        if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
+            raise RefusalError(f"{self.source}: the runtime does not decode {self._model.family!r} step by step")
+        view = View(self._shared.setdefault(runner, Shared(runner)))
+        try:
+            yield view
+        finally:
+            view.close()
+
+    @contextlib.contextmanager
+    def writer(self, runner: Runner, bound: BoundTask) -> Iterator[Writer | None]:
+        """What answers the requests of a task that predicts by generating, beside other callers; None for another task."""
+        if not isinstance(bound, Prompts):
+            yield None
+            return
+        from spcore.prompting import Writer
+
+        self._check_runtime()
+        with self._viewed(runner) as view:
+            yield Writer(view, self._model)
 
     def _stream(self, job: Job) -> TextStream:
         with contextlib.ExitStack() as stack:
