@@ -22,7 +22,7 @@ from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.imports import undisturbed
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore.interfaces.runtime import Decodes
-from spcore_transformers import decoding, generating, gguf_files, segments
+from spcore_transformers import decoding, generating, gguf_files, llama_steps, segments
 from spcore_transformers.assembled import Assembled
 from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
@@ -329,7 +329,9 @@ class TransformersLanguageModel(LanguageModel):
                 raise RefusalError(
                     f"model {self.source or self.family!r}: {asked} positions asked for, it has {most}; ask for fewer"
                 )
-        return decoding.SlotDecoder(module.as_family(), (slots, length, encoder_length))
+        whole = module.as_family()
+        made = llama_steps.LlamaDecoder if llama_steps.fits(whole.config) else decoding.SlotDecoder
+        return made(whole, (slots, length, encoder_length))
 
     def generation(self) -> Mapping[str, Any]:
         """See `Steps.generation`. Raises RefusalError for a setting that cannot be honoured."""
