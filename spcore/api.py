@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore import components
+from spcore.api_writing import Writes
 from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact, open_artifact, open_model
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
-from spcore.errors import ArtifactError, OutputError, RefusalError, RunCancelled, UserError
+from spcore.errors import ArtifactError, OutputError, RecipeError, RefusalError, RunCancelled, UserError
 from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
 from spcore.inference import RowSamples, evaluate_rows, evaluation_limits, predict_rows, task_of
 from spcore.interfaces.dataset import Row
@@ -29,6 +30,7 @@ from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Task
 from spcore.recipe import DataPart, Recipe, checked_device, data_part, load_recipe, lone_part, part_options
+from spcore.sharing import Shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +49,7 @@ class Evaluation:
     report: dict[str, Any]
 
 
-class LanguageModelHandle:
+class LanguageModelHandle(Writes):
     """A model that can be fine-tuned, saved and asked. Made by `load_model`.
 
     It stands for a source (a Hub name or a folder) and, once fine-tuned or opened from a saved model, for an artifact on
@@ -55,11 +57,16 @@ class LanguageModelHandle:
     what it stood for before.
     """
 
-    def __init__(self, source: str, *, registry: Registry, runtime: str | Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self, source: str | Mapping[str, Any], *, registry: Registry, runtime: str | Mapping[str, Any], device: str
+    ) -> None:
         self.registry, self._runtime, self._device = registry, runtime, device
+        self._part: dict[str, Any] | None = None
+        if not isinstance(source, str):
+            source, self._part = _model_part(source, registry)
         self.source = str(Path(source).absolute()) if Path(source).exists() else source  # wherever the caller goes
-        self._artifact: Artifact | None = open_artifact(source, registry) if is_artifact(source) else None
-        self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry)
+        self._artifact: Artifact | None = open_artifact(source, registry, self._part) if is_artifact(source) else None
+        self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry, self._part)
         self._component = _create_runtime(registry, runtime)
         if self._artifact is not None and self._component.portable and self._artifact.manifest.get(PROCESSOR):
             self._component.begin(self._artifact, device)
@@ -67,6 +74,7 @@ class LanguageModelHandle:
             _ = self._model  # what is wrong with it is told here, not when it is first asked
         self._runners: dict[bool, Runner] = {}
         self._users: Counter[Runner] = Counter()
+        self._shared: dict[Runner, Shared] = {}
         self._bound: tuple[Task, BoundTask] | None = None
         self._lock = threading.RLock()
         self._temporary: Callable[[], Any] = contextlib.ExitStack().close
@@ -106,7 +114,7 @@ class LanguageModelHandle:
         """
         with contextlib.ExitStack() as own:
             result = _trained(
-                self.source, dataset, task, own, registry=self.registry, device=self._device, epochs=epochs, batch_size=batch_size,
+                self._part or self.source, dataset, task, own, registry=self.registry, device=self._device, epochs=epochs, batch_size=batch_size,
                 learning_rate=learning_rate, eval_dataset=eval_dataset, seed=seed, output=output, settings=settings, progress=progress,
                 overwrite=overwrite, on_event=on_event, cancel=cancel,
             )  # fmt: skip
@@ -151,14 +159,14 @@ class LanguageModelHandle:
         rows: Sequence[Row] | None = None,
         **columns: str | Sequence[str],
     ) -> list[dict[str, Any]]:
-        """Answers in input order, one dict a row ({"label", "score"} for classification).
+        """Answers in input order, one dict a row ({"label", "score"} for classification, {"text", "finish"} where they are generated).
 
-        text: one text or several. Further columns by the task's names (text_pair=[...]), or whole `rows` as dicts.
+        text: one text or several, the task's first column. Further columns by the task's names (text_pair=[...]), or whole `rows` as dicts.
         """
         task, _ = self.task()
         if rows is None:
-            given = {**({"text": text} if text is not None else {}), **columns}
-            rows = text_rows(given, [r.name for r in task.roles if not r.target])
+            names = [role.name for role in task.roles if not role.target]
+            rows = text_rows({**({names[0]: text} if text is not None else {}), **columns}, names)
         elif text is not None or columns:
             raise UserError("predict: give `rows`, or texts by column, not both")
         with self._in_use() as (runner, bound):
@@ -235,10 +243,18 @@ class LanguageModelHandle:
 
     def task(self) -> tuple[Task, BoundTask]:
         """The task, and bound to this model: what it was trained for here, else what its configuration says it is."""
+        known = self.known_task()
+        if known is None:
+            self.artifact()  # says what is lacking
+        assert known is not None, "a saved model has a task"
+        return known
+
+    def known_task(self) -> tuple[Task, BoundTask] | None:
+        """As `task`; None for what was not fine-tuned here and does not say what for."""
         with self._lock:
             if self._bound is None:
-                known = None if self._artifact is not None else task_of(self._model, self.registry)
-                self._bound = known or self.artifact().task(self.registry)
+                saved = self._artifact
+                self._bound = saved.task(self.registry) if saved is not None else task_of(self._model, self.registry)
             return self._bound
 
     def _otherwise(self, data: DataPart, options: Mapping[str, Any]) -> BoundTask:
@@ -268,7 +284,7 @@ class LanguageModelHandle:
             runners, self._runners = self._runners, {}
             for runner in runners.values():
                 if not self._users[runner]:
-                    runner.close()
+                    self._closed(runner)
 
     @contextlib.contextmanager
     def _leased(self, *, task: bool = True) -> Iterator[Runner]:
@@ -284,7 +300,11 @@ class LanguageModelHandle:
                 if not self._users[runner]:
                     del self._users[runner]
                     if runner not in self._runners.values():
-                        runner.close()
+                        self._closed(runner)
+
+    def _closed(self, runner: Runner) -> None:
+        self._shared.pop(runner, None)
+        runner.close()
 
     @contextlib.contextmanager
     def _in_use(self, bind: Callable[[], BoundTask] | None = None) -> Iterator[tuple[Runner, BoundTask]]:
@@ -300,7 +320,7 @@ class LanguageModelHandle:
         artifact = open_artifact(folder, self.registry)
         with self._lock:
             self.close()
-            self.source, self._bound = folder, None
+            self.source, self._part, self._bound = folder, None, None
             self._artifact = artifact
             self._temporary()
             self._temporary = weakref.finalize(self, temporary.pop_all().close)
@@ -320,19 +340,20 @@ class LanguageModelHandle:
 
 
 def load_model(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     *,
     runtime: str | Mapping[str, Any] = "torch",
     device: str = "auto",
     registry: Registry | None = None,
 ) -> LanguageModelHandle:
-    """Open a model by Hub name or folder, or a saved model.
+    """Open a model by Hub name, folder or GGUF file, or a saved model.
 
-    runtime: what runs it (a component's name, or {"use": name, option: value}). device: "auto", "cpu", "cuda", "cuda:1".
+    source: or a mapping as under a recipe's `model`, with options ({"source": FOLDER, "chat_template": "chatml"}). runtime: what runs it (a component's name, or {"use": name, option: value}). device: "auto", "cpu", "cuda", "cuda:1".
     Raises SourceError that says what was looked for, where, and the nearest names.
     """
+    given = source if isinstance(source, Mapping) else str(source)
     return LanguageModelHandle(
-        str(source), registry=registry or components.default_registry(), runtime=runtime, device=checked_device(device)
+        given, registry=registry or components.default_registry(), runtime=runtime, device=checked_device(device)
     )
 
 
@@ -442,6 +463,15 @@ def open_part(part: DataPart, task: Task, registry: Registry, columns: Mapping[s
     if rows.length is None:
         raise RefusalError("data: a streamed data set has no length; use a file")
     return rows
+
+
+def _model_part(given: Mapping[str, Any], registry: Registry) -> tuple[str, dict[str, Any]]:
+    """(source, the part in full) of a model as a recipe names it. Raises RecipeError."""
+    part = lone_part(given, "model", registry)
+    source = str(given.get("source") or "")
+    if not source:
+        raise RecipeError("model.source: missing, expected: a name on the Hub, a folder or a file")
+    return source, {**part.options, "use": part.use, "source": source}
 
 
 def _create_runtime(registry: Registry, runtime: str | Mapping[str, Any]) -> Runtime:

@@ -137,14 +137,17 @@ def is_artifact(source: str | Path) -> bool:
     return (Path(source) / MANIFEST).is_file()
 
 
-def open_artifact(folder: str | Path, registry: Registry) -> Artifact:
-    """Open a saved model whose files are all there and, weights aside, undamaged. Raises ArtifactError that names the file."""
+def open_artifact(folder: str | Path, registry: Registry, part: Mapping[str, Any] | None = None) -> Artifact:
+    """Open a saved model whose files are all there and, weights aside, undamaged. part: as `open_model` takes it. Raises ArtifactError
+    that names the file."""
     folder = Path(folder).absolute()
     if not is_artifact(folder):
         raise ArtifactError(f"{folder}: no {MANIFEST} there: not a model saved by slimpajama, or one not finished")
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    return Artifact(folder, lambda: open_model(str(folder), registry, manifest.get("model")), manifest)
+    use = (manifest.get("model") or {}).get("use")
+    opening = part or ({"use": use} if use else {})
+    return Artifact(folder, lambda: open_model(str(folder), registry, opening), manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -198,17 +201,18 @@ def verified(file: Path, folder: Path | None = None) -> Iterator[None]:
 
 
 def open_model(source: str, registry: Registry, part: Mapping[str, Any] | None = None) -> LanguageModel:
-    """Open a model source with the component that made it, else with the one that claims it. Raises ArtifactError for the folder
-    of a run that has not saved its model."""
+    """Open a model source. part: {"use": the component, option: value, ...}; without "use" the one that claims the source. Raises
+    ArtifactError for the folder of a run that has not saved its model."""
     if (Path(source) / RUN).is_file() and not is_artifact(source):
         raise ArtifactError(
             f"{source}: a run that is not finished; it has no model yet", hint="Start it again to finish it"
         )
     name = (part or {}).get("use") or registry.claiming("model", source).name
+    given = {**{key: value for key, value in (part or {}).items() if key != "use"}, "source": source}
     options = registry.options_model("model", name)
-    model: LanguageModel = registry.create(
-        "model", name, options.model_validate({"source": source}) if options else None
-    ).open(registry.bare("model", name, source))
+    model: LanguageModel = registry.create("model", name, options.model_validate(given) if options else None).open(
+        registry.bare("model", name, source)
+    )
     return model
 
 

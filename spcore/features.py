@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,13 +21,14 @@ from spcore.errors import DataError
 from spcore.interfaces.dataset import Row, Source
 from spcore.interfaces.task import BoundTask, Feature
 
+_CUT = ("truncated", "truncated_tokens", "truncated_targets", "truncated_target_tokens")
 _FIRST = 5
 """Rows that are named of those dropped for one reason."""
 
 
 @dataclass
 class Counts:
-    """What became of the rows: read, used, features made, texts cut, rows dropped by reason with the first row numbers and
+    """What became of the rows: read, used, features made, texts and targets cut, rows dropped by reason with the first row numbers and
     places. reader: what the reader of the files dropped before, of the whole split: reason -> rows and first lines."""
 
     read: int = 0
@@ -35,6 +36,8 @@ class Counts:
     features: int = 0
     truncated: int = 0
     truncated_tokens: int = 0
+    truncated_targets: int = 0
+    truncated_target_tokens: int = 0
     dropped: dict[str, list[int]] = field(default_factory=dict)
     dropped_total: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class Counts:
 
     def add(self, later: Counts) -> None:
         """Take in the counts of rows that follow."""
-        for name in ("read", "used", "features", "truncated", "truncated_tokens"):
+        for name in ("read", "used", "features", *_CUT):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         for reason, n in later.dropped_total.items():
             self.dropped_total[reason] = self.dropped_total.get(reason, 0) + n
@@ -65,7 +68,8 @@ class Counts:
         }
         return {
             "rows_read": self.read, "rows_used": self.used, "features": self.features, "texts_truncated": self.truncated,
-            "tokens_truncated": self.truncated_tokens, "dropped": dropped,
+            "tokens_truncated": self.truncated_tokens, "targets_truncated": self.truncated_targets,
+            "target_tokens_truncated": self.truncated_target_tokens, "dropped": dropped,
             "dropped_by_reader": self.reader,
         }  # fmt: skip
 
@@ -79,6 +83,9 @@ class Counts:
             lines.append(
                 f"{self.truncated} of {self.features} texts were longer than data.max_length: {self.truncated_tokens} tokens cut"
             )
+        if self.truncated_targets:
+            cut = f"{self.truncated_targets} of {self.features} targets were longer than the task allows"
+            lines.append(f"{cut}: {self.truncated_target_tokens} tokens cut")
         return lines
 
 
@@ -220,10 +227,12 @@ def counted(
         assert limit is None or feature.length <= limit, (
             f"a feature of {feature.length} tokens where {limit} is the limit"
         )
-        features.append(Feature(counts.features, row_id, feature.arrays, feature.length, truncated=feature.truncated))
+        features.append(replace(feature, id=counts.features, row_id=row_id))
         counts.features += 1
         counts.truncated += feature.truncated > 0
         counts.truncated_tokens += feature.truncated
+        counts.truncated_targets += feature.truncated_target > 0
+        counts.truncated_target_tokens += feature.truncated_target
     return features
 
 

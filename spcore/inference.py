@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from spcore.components import Registry
 from spcore.errors import ComponentError, DataError, RefusalError
 from spcore.interfaces.dataset import Row
-from spcore.interfaces.runtime import Forwards, Runner, Score
+from spcore.interfaces.runtime import Forwards, Generates, Runner, Score
 from spcore.interfaces.strategy import BatchRule, Place
-from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature, Limits, Task
+from spcore.interfaces.task import Batch, BoundTask, EvalPart, Feature, Limits, Prompts, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,11 +90,29 @@ def forwards(runner: Runner) -> Forwards:
     return runner
 
 
+def generates(runner: Runner) -> Generates:
+    """The runner as one that generates. Raises RefusalError."""
+    if not isinstance(runner, Generates):
+        raise RefusalError(
+            f"the runtime gives {', '.join(sorted(runner.capabilities)) or 'nothing'}, and this needs 'generate'"
+        )
+    return runner
+
+
 def predict_rows(
-    runner: Runner, task: BoundTask, rows: Sequence[Row], place: Callable[[int], str] = "row {}".format
+    runner: Runner,
+    task: BoundTask,
+    rows: Sequence[Row],
+    place: Callable[[int], str] = "row {}".format,
+    *,
+    model: LanguageModel | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers in the order of `rows` (keyed by the task's column names). place: what a row is called. Raises DataError that
-    names the row."""
+    """Answers in the order of `rows` (keyed by the task's column names). place: what a row is called. model: that runs, see
+    `spcore.prompting.requests`. Raises DataError that names the row."""
+    if isinstance(task, Prompts):
+        from spcore.prompting import answered, requests
+
+        return answered(generates(runner), task, rows, requests(task, rows, place, model))
     answers: list[dict[str, Any]] = []
     for at in range(0, len(rows), _CHUNK):
         part = rows[at : at + _CHUNK]
@@ -136,12 +154,31 @@ def _batched(
 
 
 def evaluate_rows(
-    runner: Runner, task: BoundTask, source: RoleSource
+    runner: Runner, task: BoundTask, source: RoleSource, *, model: LanguageModel | None = None
 ) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
-    """Metrics, the rows they were made of, and what became of the data's rows. Raises DataError where no row is usable."""
+    """Metrics, the rows they were made of, and what became of the data's rows. A task that is evaluated by generating has its answers
+    beside what outputs give, or alone by a runner that only generates. model: as for `predict_rows`. Raises DataError where no row is usable."""
     store = usable(source, task)
-    part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
+    if isinstance(task, Prompts):
+        part = _with_generated(runner, task, source, store, model)
+    else:
+        part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
     return task.metrics(part), part.rows, store.counts
+
+
+def _with_generated(
+    runner: Runner, task: Any, source: RoleSource, store: FeatureStore, model: LanguageModel | None
+) -> EvalPart:
+    """task: a BoundTask with the ability `Prompts`."""
+    from spcore.prompting import Questions, with_answers
+
+    generator, questions = generates(runner), Questions(source, task, store, limit=None, model=model)
+    if isinstance(runner, Forwards):
+        part = reduced(task, run_batches(runner, task, store, augment=True))
+    else:
+        rows = zip(store.ids.tolist(), store.rows.tolist(), strict=True)
+        part = EvalPart({}, [{"feature_id": feature, "row_id": row} for feature, row in rows])
+    return with_answers(part, questions.answers(generator, range(len(questions.rows))))
 
 
 def usable(source: RoleSource, task: BoundTask) -> FeatureStore:

@@ -13,7 +13,7 @@ from spcore.recipe_syntax import READERS, KeyPath, Unreadable, dump_yaml, read_y
 if TYPE_CHECKING:
     from spcore.components import Registry
 
-_PATHS = ("source", "folder", "tokenizer")
+_PATHS = ("source", "folder", "tokenizer", "chat_template")
 """Options of models and data sets that may be paths."""
 __all__ = ["KeyPath", "Places", "Text", "dump_yaml", "place_paths"]
 

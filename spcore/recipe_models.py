@@ -193,6 +193,14 @@ class EvalSettings(_Closed):
         json_schema_extra=known_as("load_best_model_at_end"),
     )
     batch_tokens: int = Field(8192, ge=16, lt=2**31, description="padded tokens of an evaluation batch at most")
+    generate: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="rows that are answered by generating, the first ones of each source, for tasks that are evaluated so; 0: none, the "
+        "loss alone; null: all",
+        json_schema_extra=known_as("predict_with_generate", "generate_limit"),
+    )
 
 
 class Recipe(_Closed):

@@ -15,8 +15,9 @@ from spcore.bars import shows_progress, silent
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.model import Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
-from spcore.interfaces.task import Annotates, BoundTask, Limits, Task
+from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
 from spcore.recipe import DataPart, Part, Recipe, part_options
 
 if TYPE_CHECKING:
@@ -56,7 +57,12 @@ class Session:
     @property
     def metric(self) -> str | None:
         """The metric that counts: the recipe's, else the first that the task names."""
-        return self.recipe.eval.metric or next(iter(self.bound.metric_names), None)
+        return self.recipe.eval.metric or next(iter(known_metrics(self.recipe, self.bound)), None)
+
+    @property
+    def generates(self) -> bool:
+        """Whether evaluations generate answers."""
+        return self.eval is not None and self.recipe.eval.generate != 0 and isinstance(self.bound, Prompts)
 
     def features(self, source: RoleSource, limits: Limits | None = None) -> FeatureStore:
         """The features of a source, from the cache where they are many. limits: default, those of training. Raises DataError where none
@@ -148,8 +154,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         _check_attention(model, bound)
     with recipe.at("eval", "metric"):
         several = sources_of(evaluation) if evaluation is not None else {}
-        of_each = [f"{metric}/{name}" for name in several if name for metric in bound.metric_names]
-        check_metric(recipe, [*bound.metric_names, *of_each])
+        known = known_metrics(recipe, bound)
+        check_metric(recipe, [*known, *(f"{metric}/{name}" for name in several if name for metric in known)])
     with recipe.at("optimizer"):
         optimizer = create(registry, "optimizer", recipe.optimizer)
     settings = recipe.train
@@ -165,6 +171,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     session = Session(
         recipe, registry, plan, strategy, launcher, schedule, task, train, evaluation, limits, eval_limits
     )
+    with recipe.at("eval", "generate"):
+        _check_generating(session)
     with recipe.at("strategy"):
         _check(session)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
@@ -291,6 +299,31 @@ def with_stride(limits: Limits, stride: int | None, task: Task) -> Limits:
         most = limits.max_length
         raise RefusalError(f"data.stride {stride}: windows of {most} tokens overlap by {most - 1} at most; give less")
     return replace(limits, stride=stride)
+
+
+def known_metrics(recipe: Recipe, bound: BoundTask) -> tuple[str, ...]:
+    """Names of the metrics that a run's evaluations give, as far as the task names them, the one that counts first."""
+    if recipe.eval.generate == 0 and isinstance(bound, Prompts):
+        return tuple(name for name in bound.metric_names if name not in bound.answer_metrics)
+    return bound.metric_names
+
+
+def _check_generating(session: Session) -> None:
+    """Raise RefusalError where evaluations are to generate, and the parts cannot, or have nothing to generate for."""
+    recipe, model = session.recipe, session.plan.model
+    if recipe.eval.generate is not None and not isinstance(session.bound, Prompts):
+        assert recipe.task is not None
+        raise RefusalError(f"eval.generate: task {recipe.task.use!r} is not evaluated by generating; leave it out")
+    if not session.generates:
+        return
+    if not isinstance(model, Steps):
+        raise RefusalError(
+            f"family {model.family!r} gives no text token by token: eval.generate=0 evaluates the loss alone"
+        )
+    if not session.strategy.decodes:
+        raise RefusalError(
+            f"strategy {recipe.strategy.use!r} does not generate: eval.generate=0 evaluates the loss alone, or use another strategy"
+        )
 
 
 def _check(session: Session) -> None:

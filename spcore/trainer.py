@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spcore.artifact import copy_model, is_artifact, read_manifest, write_artifact
 from spcore.checkpoint import CheckpointStore
 from spcore.errors import ArtifactError, DataError, OutOfMemory, RunError
-from spcore.evaluating import WHOLE, annotate_store, evaluated
+from spcore.evaluating import WHOLE, Evaluator, annotate_store
 from spcore.files import put_text
 from spcore.interfaces.launcher import Control, Emit, RunResult
 from spcore.interfaces.logger import Checkpointed, Evaluated, RunStarted, Step, Warned
@@ -59,6 +59,7 @@ class Trainer:
         control: Control,
     ) -> None:
         self.session, self.engine, self.evaluation = session, engine, evaluation
+        self.evaluator = Evaluator(session, engine, evaluation) if evaluation is not None else None
         self.store = None if isinstance(data, Feed) else data
         self._emit, self.control = emit, control
         plan, settings = session.plan, session.recipe.train
@@ -210,8 +211,9 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluate on `eval.data`; every rank takes part, the writer has the figures."""
         assert self.evaluation is not None
+        assert self.evaluator is not None
         at = time.monotonic()
-        metrics = evaluated(self.session, self.engine, self.evaluation)
+        metrics = self.evaluator.figures()
         better = False
         if metrics is not None:
             check_metric(self.session.recipe, metrics)

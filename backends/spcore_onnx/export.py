@@ -30,8 +30,6 @@ from spcore_onnx.runner import OnnxRunner
 if TYPE_CHECKING:
     import torch
 
-LARGEST = 2**31 - 2**24
-"""Bytes of tensors in one .onnx file, which is a protocol buffer and ends at 2 GiB; more lie in a file beside it."""
 BESIDE = 2**24
 """Bytes of float32 tensors from which they lie beside unless asked otherwise: such a file is mapped, not read and copied. MiniLM opens in
 a third of the time and half of the memory, which processes share."""
@@ -65,16 +63,15 @@ def export(artifact: Artifact, task: BoundTask, options: ExportOptions, data: Ma
     precision = "int8" if options.quantise != "none" else options.dtype
     with staged(artifact.folder / FOLDER) as work:
         graph, reference, fused = _graph(artifact, task.head)
-        large = graphs.size(graph) > LARGEST
-        if large and options.single_file:
+        if options.single_file and not graphs.fits(graph):
             raise RefusalError("export: single_file: an .onnx file holds 2 GiB, and the tensors are more; leave it out")
-        beside = large or (not options.single_file and graphs.size(graph) > BESIDE)
+        beside = not options.single_file and graphs.size(graph) > BESIDE
         plain = _plain(graph, work, reference, beside)
         written, refusal = [plain], None
         if samples := data.get("evaluate"):
             plain.score = _score(work, plain, task.head, samples)
         if precision != "float32":
-            lower = _lower(work, precision, reference, data.get("calibrate"), large)
+            lower = _lower(work, precision, reference, data.get("calibrate"))
             written.append(lower)
             if samples:
                 lower.score = _score(work, lower, task.head, samples)
@@ -163,13 +160,13 @@ def _plain(graph: ir.Model, work: Path, reference: check.Reference, beside: bool
     return _checked(file, "float32", reference)
 
 
-def _lower(work: Path, precision: str, reference: check.Reference, samples: Samples | None, large: bool) -> _Written:
+def _lower(work: Path, precision: str, reference: check.Reference, samples: Samples | None) -> _Written:
     """The file of a lower precision, made of model.onnx and compared."""
     source, target = work / FILES["float32"], work / FILES[precision]
     if precision == "int8":
-        quantise.to_int8(source, target, samples, large=large)
+        quantise.to_int8(source, target, samples)
     else:
-        quantise.to_half(source, target, precision, large=large)
+        quantise.to_half(source, target, precision)
     return _checked(target, precision, reference)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+LARGEST = 2**31 - 2**24
+"""Bytes of tensors in one .onnx file, which is a protocol buffer and ends at 2 GiB; more lie in a file beside it."""
+
 
 def array(value: ir.Value | None) -> Any:
     """A constant's content as an array, None for what is computed."""
@@ -42,12 +45,17 @@ def size(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
-def save(model: ir.Model, file: Path, *, beside: bool) -> None:
-    """Write a graph; beside: its tensors into a file beside it, NAME_data."""
-    if beside:
+def fits(model: ir.Model) -> bool:
+    """Whether one .onnx file holds it."""
+    return size(model) <= LARGEST
+
+
+def save(model: ir.Model, file: Path, *, beside: bool = False) -> None:
+    """Write a graph. beside: its tensors into a file beside it, NAME_data; so too where one file cannot hold them."""
+    if beside or not fits(model):
         ir.save(model, file, external_data=f"{file.name}_data")
     else:
-        ir.save(model, file)
+        ir.save(ir.external_data.load_to_model(model), file)
 
 
 def sweep(graph: ir.Graph) -> None:

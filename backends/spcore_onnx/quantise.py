@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from spcore.interfaces.runtime import Samples
-from spcore_onnx.graphs import array, constant, save, sweep
+from spcore_onnx.graphs import array, constant, fits, save, sweep
 
 CALIBRATION_TOKENS, CALIBRATION_BATCHES = 1024, 32
 """Padded tokens of a batch of calibration data; batches that are read."""
@@ -49,16 +49,15 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {name: batch.inputs[name] for name in self._names}
 
 
-def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool) -> None:
-    """int8 weights, one scale a column. samples: activations get scales fitted to these rows; None: new scales in each batch.
-    large: tensors lie in files beside."""
+def to_int8(source: Path, target: Path, samples: Samples | None) -> None:
+    """int8 weights, one scale a column. samples: activations get scales fitted to these rows; None: new scales in each batch."""
     model = ir.load(source)
     equalise(model.graph)
     correct_means(model.graph)
     scale_rows(model.graph)
     quantise_tables(model.graph)
     sweep(model.graph)
-    between = target.with_name(f"between-{target.name}")
+    between, large = target.with_name(f"between-{target.name}"), not fits(model)
     save(model, between, beside=large)
     _forget_shapes(between)
     settings: dict[str, Any] = {
@@ -70,6 +69,9 @@ def to_int8(source: Path, target: Path, samples: Samples | None, *, large: bool)
         else:
             names = [value.name for value in model.graph.inputs if value.name is not None]
             quantize_static(between, target, _Reader(samples, names), activation_type=QuantType.QUInt8, **settings)
+    if large:  # the quantiser's own name for what lies beside is no other tool's
+        save(ir.load(target), target)
+        target.with_name(f"{target.name}.data").unlink()
     for path in between.parent.glob(f"{between.name}*"):
         path.unlink()
 
@@ -179,11 +181,11 @@ def quantise_tables(graph: ir.Graph) -> int:
     return found
 
 
-def to_half(source: Path, target: Path, precision: str, *, large: bool) -> None:
+def to_half(source: Path, target: Path, precision: str) -> None:
     """Weights and hidden states in 16 bits, float16 or bfloat16; inputs and outputs as they were."""
     from spcore_onnx.halves import halve
 
-    save(halve(ir.load(source), precision), target, beside=large)
+    save(halve(ir.load(source), precision), target)
 
 
 def _put(graph: ir.Graph, node: ir.Node, made: list[ir.Node]) -> None:

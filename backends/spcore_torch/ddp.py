@@ -21,6 +21,8 @@ from spcore_torch.single import SingleEngine, flatten_refusals, refusals
 class DataParallel(ParallelStrategy):
     """Any number of processes, one axis."""
 
+    decodes = True
+
     def __init__(self, options: SingleOptions) -> None:
         self.options = options
 

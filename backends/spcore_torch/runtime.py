@@ -128,7 +128,8 @@ class TorchRunner(Runner):
         """What generates. Its module is `forward`'s where that computes alike."""
         with self._loading, plainly():
             if "_loop" in self.__dict__:
-                return self.__dict__["_loop"]
+                made: DecodingLoop = self.__dict__["_loop"]
+                return made
             model, compute, device = self.artifact.model, self.compute, self.device
             if "generate" not in self.capabilities:
                 raise RefusalError(f"{model.source or model.family!r}: gives labels or numbers, and no text")
@@ -149,9 +150,9 @@ class TorchRunner(Runner):
         """See `Generates.events`: for one thread at a time (`spcore.sharing`)."""
         return self._loop.events()
 
-    def cancel(self, request: int) -> None:
+    def cancel(self, request: int, sample: int | None = None) -> None:
         """See `Generates.cancel`."""
-        self._loop.cancel(request)
+        self._loop.cancel(request, sample)
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from spcore.errors import RefusalError
-from spcore.interfaces.model import Head, LanguageModel
+from spcore.errors import RefusalError, RunError
+from spcore.interfaces.model import Head, LanguageModel, Steps
+from spcore.interfaces.runtime import Decodes
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
 from spcore.tensors import dropout, embedding, process
 from spcore.tensors.engine import SweepFn, TorchEngine
+from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import materialise
 from spcore_torch import kernels
@@ -25,6 +27,7 @@ class Single(ParallelStrategy):
     """One process that holds everything."""
 
     inline = True
+    decodes = True
 
     def __init__(self, options: SingleOptions) -> None:
         self.options = options
@@ -99,7 +102,9 @@ def _precision_refusals(plan: Plan, device: str) -> list[Refusal]:
 
 
 class SingleEngine(TorchEngine):
-    """The engine of `single`, and what `ddp` runs on each rank."""
+    """The engine of `single`, and what `ddp` runs on each rank. Has the ability `LendsDecoder`."""
+
+    decodes_together = False
 
     def __init__(
         self, plan: Plan, place: Place, options: SingleOptions, *, device: str = "cpu", data_group: Any = None
@@ -145,6 +150,28 @@ class SingleEngine(TorchEngine):
     def casting(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the policy's compute format."""
         return autocast(self.device, self.compute)
+
+    @contextlib.contextmanager
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
+        """See `LendsDecoder.decoding`."""
+        assert isinstance(self.plan.model, Steps), "`assemble` refuses models that do not step"
+        kernels.refresh(self.products)
+        training = self.module.training
+        with self.owned():
+            self.module.eval()
+            try:
+                # Not inference_mode: what is kept for training beside the weights (their 16-bit copies) may be made here.
+                with torch.no_grad(), self.casting():
+                    yield self.plan.model.decoder(self.module, slots, length, encoder_length)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                said = (
+                    f"{self.device}: not enough memory to generate for {slots} rows of {length + encoder_length} tokens"
+                )
+                raise RunError(said, hint="Try a smaller eval.batch_tokens") from error
+            finally:
+                self.module.train(training)
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""

@@ -96,8 +96,11 @@ def recognise(content: Content) -> tuple[str, list[str]]:
         return _json_or_lines(content.text, by_name), []
     if by_name == "text":
         tabs = Counter(line.count("\t") for line in lines[:50] if line.strip())
-        hint = f"{content.path.name}: read as plain text, but every line has {next(iter(tabs))} tabs (format: tsv reads columns)"
-        return "text", [hint] if len(tabs) == 1 and next(iter(tabs)) else []
+        if len(tabs) == 1 and (count := next(iter(tabs))):
+            return "text", [
+                f"{content.path.name}: read as plain text, but every line has {count} tabs (format: tsv reads columns)"
+            ]
+        return "text", [f"{content.path.name}: each line is a row (corpus:{content.path.name} reads whole texts)"]
     if by_name is not None:
         return _really(content.text, by_name, content.path.name)
     found = _by_first_lines(lines)

@@ -19,7 +19,7 @@ from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Ops
 from spcore.text import Groups, stacked
-from spcore_tasks.language import BoundLanguageTask, LanguageTask, each_feature, spread, windows
+from spcore_tasks.language import BoundLanguageTask, LanguageTask, each_feature, first_tokens, spread, windows
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +92,7 @@ class BoundCausalLM(BoundLanguageTask):
             raise RefusalError("task.begin_of_text: the tokenizer has no first token (bos); leave it out")
         if known is None or asked is False:
             return []
-        framed = self.processor.encode("a").arrays["input_ids"]
-        return [known] if asked is True or (len(framed) > 1 and int(framed[0]) == known) else []
+        return [known] if asked is True else first_tokens(self.processor)
 
     # -- rows to features ------------------------------------------------------------------------------------------
 

@@ -16,9 +16,18 @@ import numpy as np
 from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
-from spcore.interfaces.task import IGNORE, Batch, BoundTask, Feature, Limits
-from spcore.text import Groups, pad
-from spcore_tasks.language import TERM, BoundLanguageTask, LanguageTask, frame, windows
+from spcore.interfaces.task import Batch, BoundTask, Feature, Limits
+from spcore.text import Groups
+from spcore_tasks.language import (
+    BoundLanguageTask,
+    LanguageTask,
+    decoder_start,
+    frame,
+    label_weights,
+    refuse_packs,
+    windows,
+    with_decoder,
+)
 from spcore_tasks.masking import noise_mask, noise_sizes
 
 if TYPE_CHECKING:
@@ -42,30 +51,17 @@ class Denoising(LanguageTask):
     ) -> BoundTask:
         """The decoder's first token comes from the configuration, or the saved state. Raises RefusalError for a model without a decoder of
         its own, a tokenizer without sentinels, and packs."""
-        if limits.pack is not None:
-            raise RefusalError(
-                f"data.pack {limits.pack}: an encoder-decoder's texts do not share a sequence; leave data.pack out"
-            )
+        refuse_packs(limits)
         if getattr(config, "is_encoder_decoder", True) is False:
             kind = getattr(config, "model_type", "this family")
             raise RefusalError(f"task denoising: {kind!r} is no encoder-decoder", hint="Use causal-lm or masked-lm")
-        state = schema_or_state if isinstance(schema_or_state, dict) else self._start(processor, config)
-        return BoundDenoising(processor, limits, self.options, int(state["start"]))
+        saved = schema_or_state if isinstance(schema_or_state, dict) else None
+        start = int(saved["start"]) if saved is not None else decoder_start(processor, config)
+        return BoundDenoising(processor, limits, self.options, start)
 
     def state_of(self, config: Any) -> dict[str, Any] | None:
         """See `Task.state_of`."""
         return None if super().state_of(config) is None else {"start": config.decoder_start_token_id}
-
-    def _start(self, processor: Processor, config: Any) -> dict[str, Any]:
-        """T5's decoder begins with the padding token."""
-        found = getattr(config, "decoder_start_token_id", None)
-        if found is None:
-            found = processor.special.get("pad")
-        if found is None:
-            raise RefusalError(
-                "model: its configuration names no decoder_start_token_id, and the tokenizer has no padding token"
-            )
-        return {"start": found}
 
 
 class BoundDenoising(BoundLanguageTask):
@@ -148,29 +144,17 @@ class BoundDenoising(BoundLanguageTask):
         return kept
 
     def collate(self, groups: Groups, length: int) -> Batch:
-        """See `BoundTask.collate`. Besides: "decoder_input_ids" [S, D], the labels one place on behind the decoder's first token, and
-        "decoder_attention_mask"; targets "labels" [S, D]. D: of the longest."""
+        """See `BoundTask.collate` and `with_decoder`."""
         features = [feature for group in groups for feature in group]
         if any("labels" not in f.arrays and not f.filler for f in features):
             raise RefusalError(
                 "task denoising: its answers are generated, which this version does not do; it can be evaluated"
             )
-        batch = super().collate(groups, length)
-        labels = [np.empty(0, np.int64) if f.filler else f.arrays["labels"] for f in features]
-        # Filler has its first token, so that no row is empty.
-        widths = [max(1, len(own)) for own in labels]
-        given = [np.concatenate([[self.start], own])[:width] for own, width in zip(labels, widths, strict=True)]
-        longest = max(widths)
-        inputs = {
-            **batch.inputs,
-            "decoder_input_ids": pad(given, longest, self.processor.fill["input_ids"]),
-            "decoder_attention_mask": pad([np.ones(width, np.int64) for width in widths], longest, 0),
-        }
-        return replace(batch, inputs=inputs, targets={"labels": pad(labels, longest, IGNORE)})
+        return with_decoder(super().collate(groups, length), features, self.start, self.processor.fill["input_ids"])
 
     def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The number of labels."""
-        return {TERM: float(sum(len(f.arrays["labels"]) for f in features if not f.filler))}
+        return label_weights(features)
 
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """Not reached: `collate` refuses features whose spans were not taken out."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.model import Encoding, Head, Processor
-from spcore.interfaces.task import IGNORE, Batch, EvalPart, Feature, Limits, LossTerm, Ops, Task
-from spcore.text import TEXT, TextTask, mean_loss, places, text_of
+from spcore.interfaces.task import IGNORE, Batch, EvalPart, Feature, Limits, LossTerm, Ops, Role, Task
+from spcore.text import TEXT, TextTask, mean_loss, pad, places, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ _MOST = 700.0
 class LanguageTask(Task):
     """Kind `task`: an objective over the vocabulary. endings: of the architectures of models that were trained for it elsewhere."""
 
-    roles = (TEXT,)
+    roles: tuple[Role, ...] = (TEXT,)
     portable = True
     windows = True
     lower_is_better = Task.lower_is_better | {"bits_per_byte", "nats_per_character"}
@@ -97,6 +98,57 @@ class BoundLanguageTask(TextTask):
             "loss": loss, "perplexity": math.exp(min(loss, _MOST)), "accuracy": part.sums["right"] / max(1.0, tokens),
             "rows": float(len(part.rows)),
         }  # fmt: skip
+
+
+def first_tokens(processor: Processor) -> list[int]:
+    """What the tokenizer itself puts before a text of its own accord: its first token (bos), or nothing."""
+    known, framed = processor.special.get("bos"), processor.encode("a").arrays["input_ids"]
+    return [known] if known is not None and len(framed) > 1 and int(framed[0]) == known else []
+
+
+def decoder_start(processor: Processor, config: Any) -> int:
+    """The token that an encoder-decoder's decoder begins with: as the configuration says, else padding, as T5's. Raises RefusalError."""
+    found = getattr(config, "decoder_start_token_id", None)
+    if found is None:
+        found = processor.special.get("pad")
+    if found is None:
+        raise RefusalError(
+            "model: its configuration names no decoder_start_token_id, and the tokenizer has no padding token"
+        )
+    return int(found)
+
+
+def refuse_packs(limits: Limits) -> None:
+    """Raise RefusalError for packs, which an encoder-decoder does not take."""
+    if limits.pack is not None:
+        raise RefusalError(
+            f"data.pack {limits.pack}: an encoder-decoder's texts do not share a sequence; leave data.pack out"
+        )
+
+
+def with_decoder(batch: Batch, features: Sequence[Feature], start: int, fill: int) -> Batch:
+    """A batch of single features with what the decoder reads: "decoder_input_ids" [S, D], each feature's "labels" one place on behind
+    `start`, and "decoder_attention_mask"; targets "labels" [S, D]. D: of the longest. fill: id that pads."""
+    labels = [_labels(f).astype(np.int64) for f in features]
+    # Filler, and what has no labels, has the first token, so that no row is empty.
+    widths = [max(1, len(own)) for own in labels]
+    given = [np.concatenate([[start], own])[:width] for own, width in zip(labels, widths, strict=True)]
+    longest = max(widths)
+    inputs = {
+        **batch.inputs,
+        "decoder_input_ids": pad(given, longest, fill),
+        "decoder_attention_mask": pad([np.ones(width, np.int64) for width in widths], longest, 0),
+    }
+    return replace(batch, inputs=inputs, targets={"labels": pad(labels, longest, IGNORE)})
+
+
+def label_weights(features: Sequence[Feature]) -> dict[str, float]:
+    """The number of the features' "labels"."""
+    return {TERM: float(sum(len(_labels(f)) for f in features))}
+
+
+def _labels(feature: Feature) -> np.ndarray:
+    return np.empty(0, np.int64) if feature.filler else feature.arrays.get("labels", np.empty(0, np.int64))
 
 
 def windows(count: int, size: int, overlap: int) -> list[tuple[int, int]]:

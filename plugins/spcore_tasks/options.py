@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 Value = StrictStr | StrictInt | StrictFloat
 Metric = Literal[
@@ -127,3 +137,79 @@ class DenoisingOptions(BaseModel):
         pattern=r"^[^{}]*\{\}[^{}]*$",
         description="names of the sentinels in the vocabulary; {} is their number, from 0",
     )
+
+
+AnswerMetric = Literal["bleu", "chrf", "exact_match"]
+
+
+class AnswerOptions(BaseModel):
+    """How `seq2seq` generates answers, where it is evaluated and predicts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="tokens of an answer at most; null: as task.max_target_length",
+        json_schema_extra={"known_as": ["generation_max_length", "max_length"]},
+    )
+    beams: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="hypotheses of a beam search; 1: greedy, or drawn at a temperature",
+        json_schema_extra={"known_as": ["num_beams", "generation_num_beams", "beam_size"]},
+    )
+    length_penalty: float = Field(1.0, description="exponent of the length that a beam's score is divided by")
+    early_stopping: StrictBool = Field(
+        False, description="end a beam search with the first `beams` finished hypotheses"
+    )
+    temperature: float = Field(0.0, ge=0, description="of draws; 0: the likeliest token")
+    top_k: int = Field(0, ge=0, lt=2**31, description="draw from so many likeliest tokens; 0: from all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draw from the fewest tokens that hold so much of the probability"
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        description="divides positive and multiplies negative logits of tokens that are there already; 1: none",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of draws")
+
+
+class Seq2SeqOptions(BaseModel):
+    """Task `seq2seq`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: StrictStr | None = Field(
+        None,
+        description="what the model reads, {source} being the row's text ('translate English to German: {source}'); null: the text alone, "
+        "for encoder-decoders; a decoder needs one",
+        json_schema_extra={"known_as": ["prefix", "source_prefix", "template", "prompt_template"]},
+    )
+    max_target_length: int | None = Field(
+        None,
+        ge=2,
+        lt=2**31,
+        description="tokens of a target at most, its end token among them; longer ones are cut for the loss, and counted; null: 128, or what "
+        "the model allows, a decoder half of data.max_length",
+        json_schema_extra={"known_as": ["max_answer_length", "max_output_length", "val_max_target_length"]},
+    )
+    generate: AnswerOptions = Field(AnswerOptions.model_validate({}), description="how answers are generated")
+    metric: AnswerMetric | list[AnswerMetric] | None = Field(
+        None,
+        description="the metric that decides which model is the best, or several, the first deciding; null: bleu, chrf, exact_match",
+    )
+    bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = Field(
+        "13a",
+        description="sacreBLEU's tokenizer: 13a for most languages, zh for Chinese, char for other scripts without spaces",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str | None) -> str | None:
+        if prompt is not None and prompt.count("{source}") != 1:
+            raise ValueError(f"{prompt!r} has {{source}} {prompt.count('{source}')} times; expected once")
+        return prompt

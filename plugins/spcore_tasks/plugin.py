@@ -10,7 +10,7 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Tasks `text-classification`, `causal-lm`, `masked-lm`, `denoising`."""
+    """Tasks `text-classification`, `causal-lm`, `masked-lm`, `denoising`, `seq2seq`."""
     return [
         Component(
             "task", "text-classification", "spcore_tasks.text_classification:TextClassification",
@@ -28,5 +28,10 @@ def spcore_components() -> list[Component]:
         Component(
             "task", "denoising", "spcore_tasks.denoising:Denoising", "Spans taken out of a text, by an encoder-decoder",
             options="spcore_tasks.options:DenoisingOptions", aliases=("span-corruption",),
+        ),
+        Component(
+            "task", "seq2seq", "spcore_tasks.seq2seq:Seq2Seq", "A text for a text: translation, summaries, answers",
+            options="spcore_tasks.options:Seq2SeqOptions",
+            aliases=("text2text", "text2text-generation", "translation", "summarization"),
         ),
     ]  # fmt: skip

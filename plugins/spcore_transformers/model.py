@@ -24,6 +24,7 @@ from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore.interfaces.runtime import Decodes
 from spcore_transformers import decoding, generating, gguf_files, llama_steps, segments
 from spcore_transformers.assembled import Assembled
+from spcore_transformers.chat_templates import template_text
 from spcore_transformers.configs import auto_class, backbone_class, causal, check_unquantised, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
@@ -67,6 +68,8 @@ class TransformersModel(Model):
         else:
             tokenizer = self._tokenizer(str(options.tokenizer), options.revision, made_style(options))
             config = made_config(options, tokenizer)
+        if options.chat_template is not None:
+            tokenizer.chat_template = template_text(options.chat_template)
         if options.dropout is not None:
             set_dropout(config, options.dropout)
         model = TransformersLanguageModel(source, config, tokenizer, options, gguf)

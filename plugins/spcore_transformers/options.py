@@ -40,6 +40,10 @@ class TransformersOptions(BaseModel):
         None,
         description="folder or Hub name of the tokenizer, for a model whose weights are new; bytes: one that needs no training",
     )
+    chat_template: str | None = Field(
+        None,
+        description="how a conversation is written, in place of the tokenizer's own: chatml, plain, a Jinja file or its text; saved with the model",
+    )
     hidden_size: int | None = Field(None, ge=1, description="width of the hidden states; null: the family's default")
     layers: int | None = Field(
         None, ge=1, description="layers, of an encoder-decoder in each half; null: the family's default"

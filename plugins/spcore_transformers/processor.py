@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spcore.errors import RefusalError
 from spcore.interfaces.model import Encoding, Processor
 from spcore.tokenizing import TokenizerProcessor
+from spcore_transformers.chat_templates import NAMED, rendered, turn_end
 
 _UNLIMITED = 10**9
+_ALONE = threading.Lock()
+"""Held while a tokenizer is in its mode for targets, which is its own and not the call's."""
 _SPECIAL = ("pad", "cls", "sep", "mask", "bos", "eos", "unk")
 
 
 class TransformersProcessor(Processor):
-    """Wraps a transformers tokenizer. config: the model's, for its token types. positions: tokens that the model's positions
+    """Wraps a transformers tokenizer; has the ability `Chats`. config: the model's, for its token types. positions: tokens that the model's positions
     allow, None where they set no limit. Encoding changes nothing in it: threads may share one."""
 
     def __init__(self, tokenizer: Any, config: Any, positions: int | None) -> None:
@@ -37,6 +44,7 @@ class TransformersProcessor(Processor):
         if fast is not None:
             fast.no_truncation()
             fast.no_padding()
+        self._writer = copy.deepcopy(tokenizer) if hasattr(tokenizer, "_switch_to_target_mode") else None
         self.fingerprint = hashlib.sha256(self._content(fast, left).encode()).hexdigest()[:32]
         self._fast = fast and TokenizerProcessor(
             fast, special=self.special, fill=self.fill, vocabulary_size=self.vocabulary_size, max_length=self.max_length,
@@ -50,7 +58,7 @@ class TransformersProcessor(Processor):
 
     def _content(self, fast: Any, left: bool) -> str:
         """Everything that decides an encoding."""
-        rest = f"{self._types} {left}"
+        rest = f"{self._types} {left} {self.chat_template or ''}"
         if fast is not None:
             return f"{fast.to_str()} {rest}"
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
@@ -72,10 +80,58 @@ class TransformersProcessor(Processor):
         arrays = {name: np.array(whole[name], np.int64) for name in names}
         return Encoding(arrays, length - len(arrays["input_ids"]))
 
+    def encode_target(self, text: str, *, max_length: int | None = None) -> Encoding:
+        """See `Processor.encode_target`. Of a tokenizer that has a mode for targets (Marian's has a vocabulary file for each language)."""
+        if self._writer is None:
+            return self.encode(text, max_length=max_length)
+        with _ALONE:
+            ids = kept = self._writer(text_target=text, verbose=False)["input_ids"]
+            if max_length is not None and len(ids) > max_length:
+                kept = self._writer(text_target=text, truncation=True, max_length=max_length, verbose=False)[
+                    "input_ids"
+                ]
+        return Encoding({"input_ids": np.array(kept, np.int64)}, len(ids) - len(kept))
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """See `Processor.decode`."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
         return text
+
+    @property
+    def chat_template(self) -> str | None:
+        """See `Chats`."""
+        found = self.tokenizer.chat_template
+        template: str | None = found.get("default") if isinstance(found, dict) else found
+        return template
+
+    @functools.cached_property
+    def _turn_end(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        return turn_end(self.tokenizer) if self.chat_template is not None else ((), ())
+
+    @property
+    def turn_stop(self) -> tuple[int, ...]:
+        """See `Chats`."""
+        return self._turn_end[0]
+
+    @property
+    def turn_stop_strings(self) -> tuple[str, ...]:
+        """See `Chats`."""
+        return self._turn_end[1]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
+        """See `Chats.chat`. The model begins texts with "bos" where its tokenizer puts one before any text."""
+        if self.chat_template is None:
+            raise RefusalError(
+                "the model has no chat template, so it was not made for conversations",
+                hint=f"Give one (model.chat_template, --template: {', '.join(NAMED)} or a Jinja file), or ask with `generate`",
+            )
+        ids = tuple(int(i) for i in rendered(self.tokenizer, messages, answer=answer, tokens=True))
+        if (first := self.special.get("bos")) is None:
+            return ids
+        written = next((n for n, token in enumerate(ids) if token != first), len(ids))
+        framed = self.encode("a").arrays["input_ids"]
+        begins = written > 0 or (len(framed) > 1 and int(framed[0]) == first)
+        return (first,) * begins + ids[written:]
 
     def save(self, folder: Path) -> None:
         """See `Processor.save`."""

@@ -8,7 +8,20 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spcore import __version__
-from spcore.cli import bench, doctor, evaluate, export, finetune, inspect, plugins, predict, pretrain, run
+from spcore.cli import (
+    bench,
+    chat,
+    doctor,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    inspect,
+    plugins,
+    predict,
+    pretrain,
+    run,
+)
 
 
 class _Group(TyperGroup):
@@ -84,6 +97,8 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
 app.command("export")(export.export)
 app.add_typer(inspect.app, name="data")

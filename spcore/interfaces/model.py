@@ -122,6 +122,11 @@ class Processor(ABC):
     ) -> Encoding:
         """Encode a text, or a pair; `max_length` tokens at most (of a pair, the longer is cut first)."""
 
+    def encode_target(self, text: str, *, max_length: int | None = None) -> Encoding:
+        """Encode what a model is to answer, with special tokens; otherwise than `encode` where a family has a tokenizer for the language
+        that it writes."""
+        return self.encode(text, max_length=max_length)
+
     @abstractmethod
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of `ids`."""
@@ -142,9 +147,13 @@ class Chats(Protocol):
     line, servers and training all go through it.
 
     chat_template: the Jinja template, which `save` writes with the tokenizer; None where there is none.
+    turn_stop: ids that end the assistant's turn, as the template writes it; turn_stop_strings: the same as texts, where the vocabulary has
+        no such token. Either may be empty.
     """
 
     chat_template: str | None
+    turn_stop: tuple[int, ...]
+    turn_stop_strings: tuple[str, ...]
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
         """Ids of a conversation [{"role": "system" | "user" | "assistant", "content": text}], with exactly one "bos" in front where the

@@ -158,9 +158,11 @@ class Runtime(ABC):
     """Kind `runtime`, made with the component's options.
 
     portable: whether `load` does without `artifact.model`, whose making imports what a runtime may want to do without.
+    generates: whether its runners have the ability `Generates` for models that write text.
     """
 
     portable: bool = False
+    generates: bool = False
 
     @abstractmethod
     def prepare(
@@ -217,16 +219,16 @@ class Generates(Protocol):
     def events(self) -> Iterator[Token]:
         """Tokens of all requests as they come, until none is left; each sample ends in exactly one final event."""
 
-    def cancel(self, request: int) -> None:
-        """End a request; its samples still get their final events."""
+    def cancel(self, request: int, sample: int | None = None) -> None:
+        """End a request, or one sample of it; what is ended still gets its final event. Nothing for what has ended."""
 
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Ability of an Engine or a Runner: the primitives under `spcore.generation`, over slots of a cache.
+    """Ability of a Runner, and what an engine lends (`spcore.interfaces.strategy.LendsDecoder`): the primitives under
+    `spcore.generation`, over slots of a cache.
 
-    capacity: (slots, length of a slot, length of an encoder's input). On engines collective: every rank calls equally
-    often, zero slots allowed, logits on every rank.
+    capacity: (slots, length of a slot, length of an encoder's input).
     """
 
     capacity: tuple[int, int, int]
@@ -243,3 +245,12 @@ class Decodes(Protocol):
 
     def free(self, slots: Sequence[int]) -> None:
         """Empty slots."""
+
+
+@runtime_checkable
+class Crops(Protocol):
+    """Ability of what `Decodes`, beside it: prompts that begin alike then share a beginning that is computed once. Caches that forget
+    (windows in a ring, states of recurrent models) lack it."""
+
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """Forget what each slot was fed after its first `length` tokens, 1 or more and no more than it holds."""

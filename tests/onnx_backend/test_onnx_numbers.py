@@ -145,9 +145,13 @@ def test_a_full_disk(at: str, artifact: Artifact, monkeypatch: pytest.MonkeyPatc
 
 
 def test_tensors_beside_the_graph(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spcore_onnx.export.LARGEST", 1024)
+    monkeypatch.setattr("spcore_onnx.graphs.LARGEST", 1024)
     report = export(artifact, quantise="dynamic")
-    assert "onnx/model.onnx_data" in report.files
+    assert {"onnx/model.onnx_data", "onnx/model_quantized.onnx_data"} < set(report.files)
+    modes = {file.stat().st_mode & 0o777 for file in (artifact.folder / "onnx").iterdir()}
+    assert modes == {
+        (artifact.folder / "config.json").stat().st_mode & 0o777
+    }  # whoever may read the model may read these
     assert (artifact.folder / "onnx" / "model.onnx").stat().st_size < 200_000
     opened = open_artifact(artifact.folder, default_registry())
     inputs = {

@@ -286,3 +286,4 @@ task(
 task("task.whole-batch", "representations that depend on the batch", FakeContrast, representation=mixing)
 task("task.annotates", "figures of sequences", FakePreference, annotate=per_sequence)
 task("task.prompts", "a request that is none", FakePrompted, request=lambda _: lambda self, row: {"ids": [1]})
+task("task.metrics", "figures of answers without answers", FakePrompted, answer_metrics=lambda _: ())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,13 @@ from spcore.testing import check_optimizer, check_precision, check_schedule, che
 from spcore.testing.fakes import FakeEngine, FakeOptimizer, FakeSchedule, FakeStrategy
 
 FAULTS: list[Planted] = []
+
+
+@contextlib.contextmanager
+def forgetting(self: Any, *sizes: int) -> Iterator[Any]:
+    self.steps = 0
+    with FakeEngine.decoding(self, *sizes) as decoder:
+        yield decoder
 
 
 def plant(check: str, what: str, run: Callable[[Any], Any], base: type, /, **members: Any) -> None:
@@ -221,4 +229,6 @@ engine("engine.weights", "no weights", weights=lambda self, which="model": iter(
 engine("engine.weights", "no parameters", parameters=lambda self: (0, 0))
 engine("engine.alone", "a close that cannot be repeated", close=once)
 engine("engine.alone", "objects not collected", collect=lambda self, obj, *, everywhere=False: None)
+engine("engine.decodes", "a step forgotten", decoding=forgetting)
+engine("engine.decodes", "no decoder", decoding=None)
 engine("engine.leaves-the-process", "a seeded process", train_step=seeding)

@@ -2,7 +2,7 @@
 
 They stand in for the parts around the one under test: a task is tried on `FakeProcessor`, a strategy on
 `FakeLanguageModel` and `FakeClassification`, a decoding loop on `FakeDecoder`. `spcore.testing.plugin` offers them as
-components. Names load on first use; only those of `language`, and methods that give tensors, import torch.
+components. Names load on first use; only those of `language` and `steps`, and methods that give tensors, import torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WHERE = {
     "FakeMaskedWords": "words", "FakePrompted": "words", "FakePreference": "pairs", "FakeContrast": "pairs",
     "FakeDataset": "data", "FakeSource": "data", "FAKE_PRECISION": "training", "FakeOptimizer": "training",
     "FakeSchedule": "training", "FakeStrategy": "engine", "FakeEngine": "engine", "FakeRuntime": "running",
-    "FakeRunner": "running", "FakeDecoder": "decoder", "FakeLauncher": "around", "FakeLogger": "around",
+    "FakeRunner": "running", "FakeDecoder": "decoder", "HistoryDecoder": "steps", "FakeLauncher": "around", "FakeLogger": "around",
     "FakeAdapter": "adapter",
 }  # fmt: skip
 __all__ = sorted(_WHERE)

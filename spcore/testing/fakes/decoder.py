@@ -10,16 +10,17 @@ import numpy as np
 
 
 class FakeDecoder:
-    """Implements `Decodes`. The logits of a slot are a pure function of its whole history, so a chunk fed twice, a copy of
+    """Implements `Decodes` and `Crops`. The logits of a slot are a pure function of its whole history, so a chunk fed twice, a copy of
     the wrong slot or a slot that was not freed shows in every token after it.
 
-    calls: (method, slots), in order. held: slots that are not empty. encoder: whether rows carry "decoder_input_ids".
+    calls: (method, slots), in order. prefilled: prompt tokens that were fed. held: slots that are not empty. encoder: whether rows carry "decoder_input_ids".
     """
 
     def __init__(self, slots: int = 4, length: int = 32, vocabulary: int = 64, *, encoder_length: int = 0) -> None:
         self.capacity = (slots, length, encoder_length)
         self.vocabulary = vocabulary
         self.calls: list[tuple[str, tuple[int, ...]]] = []
+        self.prefilled = 0
         self._histories: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     @property
@@ -43,6 +44,7 @@ class FakeDecoder:
                 source = tuple(int(i) for i in row["input_ids"]) if "input_ids" in row else source
                 ids = row["decoder_input_ids"]
             assert len(ids), f"slot {slot}: an empty chunk"
+            self.prefilled += len(ids)
             self._put(slot, source, (*fed, *(int(i) for i in ids)))
         return self._logits(slots)
 
@@ -59,6 +61,14 @@ class FakeDecoder:
         self._note("copy", (*sources, *targets))
         read = [self._histories[slot] for slot in sources]
         self._histories.update(zip(targets, read, strict=True))
+
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """Forget the ends of histories."""
+        self._note("crop", slots)
+        for slot, length in zip(slots, lengths, strict=True):
+            source, fed = self._histories[slot]
+            assert 0 < length <= len(fed), f"slot {slot}: {length} of {len(fed)} tokens"
+            self._put(slot, source, fed[:length])
 
     def free(self, slots: Sequence[int]) -> None:
         """Forget histories."""

@@ -5,6 +5,7 @@ filler counts for nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from spcore.errors import RefusalError
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Pending, Place, Plan, Refusal, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart
+from spcore.testing.fakes.decoder import FakeDecoder
 from spcore.testing.fakes.outputs import fake_outputs
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class FakeStrategy(ParallelStrategy):
     """Kind `strategy`: one process. engines: those it has made."""
 
     inline = True
+    decodes = True
 
     def __init__(self) -> None:
         self.engines: list[FakeEngine] = []
@@ -46,12 +49,15 @@ class FakeStrategy(ParallelStrategy):
 
 
 class FakeEngine(Engine):
-    """calls: (method, what it was given in short), in order. train_features: feature ids of each step."""
+    """calls: (method, what it was given in short), in order. train_features: feature ids of each step. lent: decoders."""
+
+    decodes_together = False
 
     def __init__(self, plan: Plan, place: Place) -> None:
         self.plan, self.place = plan, place
         self.calls: list[tuple[str, Any]] = []
         self.train_features: list[list[int]] = []
+        self.lent: list[FakeDecoder] = []
         self.steps, self.closed = 0, False
 
     def train_step(self, microbatches: Sequence[Batch], lr: float, step: int) -> StepReport:
@@ -91,6 +97,14 @@ class FakeEngine(Engine):
             for name, value in part.sums.items():
                 sums[name] = sums.get(name, 0.0) + value
         return EvalPart(sums, rows)
+
+    @contextlib.contextmanager
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[FakeDecoder]:
+        """A decoder whose logits depend on a slot's history alone."""
+        self.calls.append(("decoding", (slots, length, encoder_length)))
+        vocabulary = self.plan.model.config.vocab_size
+        self.lent.append(FakeDecoder(slots, length, vocabulary, encoder_length=encoder_length))
+        yield self.lent[-1]
 
     def agree(self, code: int) -> int:
         """One process agrees with itself."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from spcore.errors import SourceError
+from spcore.errors import RefusalError, SourceError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore.testing.fakes.processor import FakeProcessor
+from spcore.testing.fakes.steps import HistoryDecoder
 from spcore.testing.options import FakeModelOptions
 
 _FIELDS = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings", "causal")
@@ -52,7 +54,8 @@ class FakeModel(Model):
 
 
 class FakeLanguageModel(LanguageModel):
-    """pretrained: `weights` streams seeded numbers for the backbone. A source that is a folder streams its safetensors."""
+    """pretrained: `weights` streams seeded numbers for the backbone. A source that is a folder streams its safetensors. Has the ability
+    `Steps`."""
 
     family = "fake"
 
@@ -81,6 +84,18 @@ class FakeLanguageModel(LanguageModel):
             module = FakeModule(self.config, head)
         module = module.to(getattr(torch, dtype))
         return module
+
+    def decoder(self, module: nn.Module, slots: int, length: int, encoder_length: int = 0) -> HistoryDecoder:
+        """One without a cache. Raises RefusalError for more positions than the model has."""
+        if length > self.config.max_position_embeddings:
+            raise RefusalError(
+                f"a slot of {length} tokens: the model has {self.config.max_position_embeddings} positions"
+            )
+        return HistoryDecoder(module, slots, length, encoder_length, vocabulary=self.config.vocab_size)
+
+    def generation(self) -> Mapping[str, Any]:
+        """The end token."""
+        return {"stop": (self.processor.special["eos"],)}
 
     def initialise(self, module: nn.Module, path: str) -> None:
         """Normal(0, 0.2) for tables and matrices, ones and zeros for norms and biases."""

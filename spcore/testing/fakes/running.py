@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class FakeRuntime(Runtime):
     """Kind `runtime`."""
 
+    generates = True
+
     def prepare(
         self,
         artifact: Artifact,
@@ -79,9 +81,9 @@ class FakeRunner(Runner):
         """Tokens as they come."""
         return self._loop.events()
 
-    def cancel(self, request: int) -> None:
-        """End a request."""
-        self._loop.cancel(request)
+    def cancel(self, request: int, sample: int | None = None) -> None:
+        """End a request, or a sample of it."""
+        self._loop.cancel(request, sample)
 
     def prefill(self, rows: Sequence[Mapping[str, np.ndarray]], slots: Sequence[int]) -> np.ndarray:
         """As the decoder."""

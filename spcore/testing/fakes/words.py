@@ -55,7 +55,7 @@ class FakePrompted(FakeNextWord):
 class _NextWord(FakeBound):
     terms = ("tokens",)
     head = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
-    metric_names = ("loss", "perplexity", "accuracy")
+    metric_names: tuple[str, ...] = ("loss", "perplexity", "accuracy")
 
     def featurize(self, row: Row) -> list[Feature]:
         """One feature. Raises DataError for a text that is empty."""
@@ -123,6 +123,9 @@ class _MaskedWords(_NextWord):
 
 
 class _Prompted(_NextWord):
+    metric_names = ("repeats", *_NextWord.metric_names)
+    answer_metrics = ("repeats",)
+
     def request(self, row: Row) -> GenerationRequest:
         """Four more words."""
         ids = self.processor.encode(row["text"], special=False, max_length=self.limits.max_length).arrays["input_ids"]
@@ -131,3 +134,9 @@ class _Prompted(_NextWord):
     def answer(self, row: Row, text: str) -> dict[str, Any]:
         """Whether the first word comes again."""
         return {"generated": text, "repeats": row["text"].split()[0] in text.split()}
+
+    def metrics(self, part: EvalPart) -> dict[str, float]:
+        """As of the next word; repeats: share of the answers."""
+        answers = [row["repeats"] for row in part.rows if "repeats" in row]
+        found = {"repeats": sum(answers) / len(answers)} if answers else {}
+        return {**found, **super().metrics(part)}

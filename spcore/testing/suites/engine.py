@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from spcore.interfaces.strategy import Engine, StepReport
+from spcore.interfaces.strategy import Engine, LendsDecoder, StepReport
 from spcore.interfaces.task import Batch
-from spcore.testing.checks import Check, Wrong, check, shown
+from spcore.testing.checks import Check, DoesNotApply, Wrong, check, shown
 from spcore.testing.contracts import against
+from spcore.testing.suites.decoding import DECODES_CHECKS
 from spcore.testing.suites.engine_case import EngineCase
 
 _CUTS: tuple[tuple[int, ...], ...] = ((6,), (2, 4), (1, 2, 3))
@@ -199,6 +200,32 @@ def engine_alone(case: EngineCase) -> Iterator[Wrong]:
         engine.close()
 
 
+@check("engine.decodes", "it lends a decoder of the model as training has it, and training goes on as if it had not")
+def engine_decodes(case: EngineCase) -> Iterator[Wrong]:
+    """Lent between two steps, and its promises kept meanwhile."""
+    plan = case.plan("fake-masked-words")
+    batches = case.step(plan, (2, 4))
+    with case.engine(plan) as engine:
+        if isinstance(engine, LendsDecoder) != case.strategy.decodes:
+            has = "has" if isinstance(engine, LendsDecoder) else "has not"
+            yield Wrong(
+                f"decodes {case.strategy.decodes} of a strategy whose engine {has} the ability LendsDecoder",
+                "one of both",
+            )
+            return
+        if not isinstance(engine, LendsDecoder):
+            raise DoesNotApply
+        yield from against(engine, LendsDecoder, "engine")
+        losses = [engine.train_step(batches, 0.05, 0).loss]  # type: ignore[attr-defined]  # it is an Engine too
+        with engine.decoding(4, 16) as decoder:
+            for item in DECODES_CHECKS:
+                yield from item.run(decoder)
+        losses.append(engine.train_step(batches, 0.05, 1).loss)  # type: ignore[attr-defined]
+    plain = [report.loss for report in _train(case, "fake-masked-words", batches, steps=2)]
+    if losses != plain:
+        yield Wrong(f"losses {losses} with decoding between two steps", f"those without: {plain}")
+
+
 @check("engine.leaves-the-process", "random generators, thread counts and default types of the process are as before")
 def engine_leaves_the_process(case: EngineCase) -> Iterator[Wrong]:
     """After training, evaluating and closing."""
@@ -225,5 +252,5 @@ def engine_leaves_the_process(case: EngineCase) -> Iterator[Wrong]:
 
 ENGINE_CHECKS: tuple[Check, ...] = (
     engine_contract, engine_step, engine_any_cut, engine_whole_batch, engine_learns, engine_evaluates, engine_annotates,
-    engine_resumes, engine_weights, engine_alone, engine_leaves_the_process,
+    engine_resumes, engine_weights, engine_alone, engine_decodes, engine_leaves_the_process,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Head
-from spcore.interfaces.task import BoundTask, Feature, Limits, Role, Task
+from spcore.interfaces.task import BoundTask, Feature, Limits, Prompts, Role, Task
 from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report
@@ -211,12 +211,13 @@ def task_decode(case: TaskCase) -> Iterator[Wrong]:
 
 @check("task.metrics", "figures are the same however the evaluation was cut, and are plain finite numbers")
 def task_metrics(case: TaskCase) -> Iterator[Wrong]:
-    """One part against three of unequal size."""
+    """One part against three of unequal size; with answers where the task has the ability `Prompts`."""
     from spcore.evaluating import merge_parts
+    from spcore.prompting import with_answers
 
-    whole = case.bound.metrics(merge_parts([case.reduced(case.features)]))
     pieces = [case.features[:1], case.features[1:3], case.features[3:]]
-    parts = case.bound.metrics(merge_parts([case.reduced(piece) for piece in pieces if piece]))
+    merged = [merge_parts([case.reduced(piece) for piece in cut if piece]) for cut in ([case.features], pieces)]
+    whole, parts = (case.bound.metrics(with_answers(part, case.answers())) for part in merged)
     if set(whole) != set(parts):
         yield Wrong(f"figures {sorted(parts)} in parts, {sorted(whole)} in one", "the same figures")
         return
@@ -228,6 +229,11 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
     names = case.bound.metric_names
     if names and set(names) != set(whole):
         yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(whole))}")
+    if isinstance(case.bound, Prompts):
+        bare, made = case.bound.metrics(merged[0]), case.bound.answer_metrics
+        if set(bare) != set(whole) - set(made) or not set(made) <= set(whole):
+            expected = f"those with them, {', '.join(sorted(whole))}, without answer_metrics, {', '.join(made)}"
+            yield Wrong(f"figures without answers: {', '.join(sorted(bare))}", expected)
 
 
 CHECKS: tuple[Check, ...] = (

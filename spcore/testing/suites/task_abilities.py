@@ -136,20 +136,27 @@ def task_annotates(case: TaskCase) -> Iterator[Wrong]:
 
 @check("task.prompts", "a row gives a request, and a generated text gives an entry that metrics takes, as JSON")
 def task_prompts(case: TaskCase) -> Iterator[Wrong]:
-    """The core adds feature_id and row_id."""
-    bound = case.bound
+    """Without its targets a row gives the same request."""
+    bound, targets = case.bound, {role.name for role in case.task.roles if role.target}
     if not isinstance(bound, Prompts):
         raise DoesNotApply
     yield from against(bound, Prompts, "bound task")
     for row in case.rows:
         request = bound.request(row)
-        if not isinstance(request, GenerationRequest) or not request.ids:
-            yield Wrong(f"request {shown(request)}", "a GenerationRequest with at least one id")
+        if not isinstance(request, GenerationRequest) or not request.ids or request.n != 1:
+            yield Wrong(f"request {shown(request)}", "a GenerationRequest of one sample with at least one id")
             continue
+        asked = {name: value for name, value in row.items() if name not in targets}
+        if bound.request(asked) != request:
+            yield Wrong("another request for a row without its targets", "the same, as predictions ask it")
         if not all(isinstance(i, int) and 0 <= i < case.processor.vocabulary_size for i in request.ids):
             yield Wrong(f"ids {shown(request.ids)}", "plain ints of the vocabulary")
-        answer = bound.answer(row, "w9 w10")
-        if not isinstance(answer, dict):
-            yield Wrong(f"answer {shown(answer)}", "a dict")
-            continue
-        json.dumps(answer)
+        for given in (row, asked):
+            answer = bound.answer(given, "w9 w10")
+            if not isinstance(answer, dict) or not answer:
+                yield Wrong(f"answer {shown(answer)}", "a dict")
+                continue
+            try:
+                json.dumps(answer)
+            except TypeError as error:
+                yield Wrong(f"an answer that is not JSON: {error}", "plain values")

@@ -11,7 +11,7 @@ import numpy as np
 
 from spcore.errors import SlimPajamaError
 from spcore.interfaces.dataset import Row, Schema
-from spcore.interfaces.task import Annotates, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Task
+from spcore.interfaces.task import Annotates, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Prompts, Task
 from spcore.loading import filler
 from spcore.testing.checks import CannotCheck, DoesNotApply, shown
 from spcore.testing.fakes.collating import segments_of
@@ -109,6 +109,13 @@ class TaskCase:
         with torch.no_grad():
             outputs = {name: value * scale for name, value in self.outputs(batch).items()}
             return self.bound.annotate(outputs, tensors(batch), self.ops)
+
+    def answers(self) -> dict[int, dict[str, Any]]:
+        """What the core makes of texts that were generated for the rows; nothing where the task lacks the ability `Prompts`."""
+        bound = self.bound
+        if not isinstance(bound, Prompts):
+            return {}
+        return {n: {**bound.answer(row, f"w9 w{10 + n}"), "finish": "stop"} for n, row in enumerate(self.rows)}
 
     def filler(self, n: int = 0) -> Feature:
         """Filler, made as the core makes it."""

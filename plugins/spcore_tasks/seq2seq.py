@@ -1,0 +1,309 @@
+"""Task `seq2seq`: a text for a text (translation, summaries, answers). The loss is on the target alone; the figures that count are made of
+texts that the model generates.
+
+An encoder-decoder reads the source with its encoder and learns the target with its decoder. A decoder reads a prompt that holds the source,
+and learns what comes after it. A prompt is encoded by itself and a target behind it, so what is learnt and what is asked later are
+the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from spcore.errors import DataError, RefusalError
+from spcore.generation.checks import check_request
+from spcore.interfaces.dataset import Row, Schema
+from spcore.interfaces.model import Processor
+from spcore.interfaces.runtime import GenerationRequest
+from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Role
+from spcore.text import Groups, text_of
+from spcore_tasks import answer_figures
+from spcore_tasks.language import (
+    BoundLanguageTask,
+    LanguageTask,
+    decoder_start,
+    each_feature,
+    first_tokens,
+    label_weights,
+    refuse_packs,
+    with_decoder,
+)
+
+if TYPE_CHECKING:
+    from spcore_tasks.options import Seq2SeqOptions
+
+_SOURCES = (
+    "text", "input", "inputs", "en", "document", "article", "dialogue", "question", "prompt", "instruction", "sentence", "src", "原文",
+)  # fmt: skip
+_TARGETS = (
+    "summary", "output", "answer", "response", "completion", "translation", "highlights", "abstract", "de", "fr", "label", "tgt", "译文",
+)  # fmt: skip
+SOURCE = Role("source", guesses=_SOURCES)
+TARGET = Role("target", target=True, guesses=_TARGETS)
+_PLACE = "{source}"
+_USUAL = 128
+"""Tokens of a target at most, where neither the recipe nor the model says."""
+
+
+class Seq2Seq(LanguageTask):
+    """Kind `task`, `seq2seq`."""
+
+    roles = (SOURCE, TARGET)
+    windows = False
+    lower_is_better = LanguageTask.lower_is_better | {"unfinished"}
+    endings = ("MarianMTModel", "BartForConditionalGeneration", "PegasusForConditionalGeneration")
+
+    def __init__(self, options: Seq2SeqOptions) -> None:
+        self.options = options
+
+    def bind(
+        self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
+    ) -> BoundTask:
+        """Whether the model has an encoder comes from the configuration, or the saved state; of a configuration that does not say, from
+        the prompt. Raises RefusalError for a decoder without a prompt, a tokenizer without an end token, and lengths that leave no room.
+        """
+        if processor.special.get("eos") is None:
+            raise RefusalError(
+                "task seq2seq: the tokenizer has no end token (eos), which ends an answer",
+                hint="`slimpajama tokenizer train --special eos=TOKEN` gives it one",
+            )
+        if isinstance(schema_or_state, dict):
+            encodes, start = schema_or_state["encodes"], schema_or_state["start"]
+        else:
+            encodes = getattr(config, "is_encoder_decoder", self.options.prompt is None)
+            start = decoder_start(processor, config) if encodes else None
+        if encodes:
+            refuse_packs(limits)
+            return _ByEncoder(processor, limits, self.options, start)
+        if self.options.prompt is None:
+            kind = getattr(config, "model_type", "the model")
+            raise RefusalError(
+                f"task.prompt: {kind!r} is no encoder-decoder, and a decoder is asked by a prompt",
+                hint="Give one, as task.prompt='English: {source}\\nGerman:'",
+            )
+        return _ByDecoder(processor, limits, self.options)
+
+    def state_of(self, config: Any) -> dict[str, Any] | None:
+        """See `Task.state_of`."""
+        return None if super().state_of(config) is None else {"encodes": True, "start": config.decoder_start_token_id}
+
+
+class _Bound(BoundLanguageTask):
+    """What both kinds of models share. Has the ability `Prompts`."""
+
+    head = replace(BoundLanguageTask.head, causal=True)
+    start: int | None = None
+
+    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions) -> None:
+        super().__init__(processor, limits)
+        self.options = options
+        self.most = options.max_target_length or max(2, min(_USUAL, self.target_room() or _USUAL))
+        self.new = options.generate.max_new_tokens or self.most
+        self.eos = processor.special["eos"]
+        chosen = [options.metric] if isinstance(options.metric, str) else options.metric or []
+        self.answer_metrics: tuple[str, ...] = (*dict.fromkeys([*chosen, *answer_figures.ANSWERS]), "unfinished")
+        self.metric_names = (*self.answer_metrics, "loss", "perplexity", "accuracy", "rows")
+        try:  # what the loop would refuse of every request
+            check_request(self._asked((self.eos,)), (options.generate.beams, 2**31, 2**31), self.start)
+        except RefusalError as error:
+            raise RefusalError(f"task.generate: {error.message.partition(': ')[2]}", hint=error.hint) from error
+        positions = processor.max_length
+        for name, tokens in (("max_target_length", self.most), ("generate.max_new_tokens", self.new)):
+            if positions is not None and tokens > positions:
+                raise RefusalError(
+                    f"task.{name} {tokens}: the model has {positions} positions; give {positions} or less"
+                )
+
+    def target_room(self) -> int | None:
+        """Tokens of a target at most where the options do not say; None: any number."""
+        raise NotImplementedError
+
+    def room(self) -> int | None:
+        """Tokens of a prompt at most; None: any number."""
+        raise NotImplementedError
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """All tokens of a prompt [n], special ones in place."""
+        raise NotImplementedError
+
+    def prompt(self, row: Row) -> tuple[np.ndarray, int]:
+        """What the model reads of a row [n], and the tokens that did not fit: the source's last ones. Raises DataError."""
+        source, room = text_of(row, "source"), self.room()
+        ids = self.encode_prompt(self._rendered(source))
+        if not len(ids):
+            raise DataError("the source gives no token")
+        whole, own = len(ids), None
+        while room is not None and len(ids) > room:
+            own = self.processor.encode(source, special=False) if own is None else own
+            kept = len(own.arrays["input_ids"]) - (len(ids) - room)
+            if kept < 1:
+                raise DataError(f"the prompt has no room for a source: it has {room} tokens in all")
+            source = self._first(source, kept)
+            own = self.processor.encode(source, special=False)
+            ids = self.encode_prompt(self._rendered(source))
+        return ids, whole - len(ids)
+
+    def _rendered(self, source: str) -> str:
+        return source if self.options.prompt is None else self.options.prompt.replace(_PLACE, source)
+
+    def _first(self, text: str, count: int) -> str:
+        """A text's first tokens, as a text."""
+        encoding = self.processor.encode(text, special=False)
+        if encoding.offsets is not None:
+            return text[: int(encoding.offsets[count - 1][1])]
+        return self.processor.decode(encoding.arrays["input_ids"][:count].tolist())
+
+    def labels(self, row: Row) -> tuple[np.ndarray, int]:
+        """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
+        if "target" not in row:
+            return np.empty(0, np.int64), 0
+        encoding = self.encode_answer(text_of(row, "target"))
+        own = encoding[:-1] if len(encoding) and int(encoding[-1]) == self.eos else encoding
+        if not len(own):
+            raise DataError("the target gives no token")
+        kept = own[: self.most - 1]
+        return np.append(kept, self.eos), len(own) - len(kept)
+
+    def encode_answer(self, text: str) -> np.ndarray:
+        """All tokens of a target [n]."""
+        raise NotImplementedError
+
+    # -- by generating ---------------------------------------------------------------------------------------------
+
+    def request(self, row: Row) -> GenerationRequest:
+        """See `Prompts.request`."""
+        return self._asked(tuple(self.prompt(row)[0].tolist()))
+
+    def _asked(self, ids: tuple[int, ...]) -> GenerationRequest:
+        o = self.options.generate
+        return GenerationRequest(
+            ids, max_new_tokens=self.new, temperature=o.temperature, top_k=o.top_k, top_p=o.top_p,
+            repetition_penalty=o.repetition_penalty, beams=o.beams, length_penalty=o.length_penalty,
+            early_stopping=o.early_stopping, seed=o.seed, stop=(self.eos,),
+        )  # fmt: skip
+
+    def answer(self, row: Row, text: str) -> dict[str, Any]:
+        """text; of a row with its target also "reference"."""
+        return {"text": text, **({"reference": text_of(row, "target")} if "target" in row else {})}
+
+    def metrics(self, part: EvalPart) -> dict[str, float]:
+        """bleu, chrf (percent), exact_match (share) of the answers, see `answer_figures.answers`; unfinished: answers that
+        max_new_tokens ended; and as of every objective, over the targets' tokens. What there are no figures for is left out."""
+        answered = [row for row in part.rows if "reference" in row]
+        found: dict[str, float] = {}
+        if answered:
+            texts, references = ([row[name] for row in answered] for name in ("text", "reference"))
+            figures = answer_figures.answers(texts, references, self.options.bleu_tokenizer)
+            figures["unfinished"] = float(sum(row["finish"] == "length" for row in answered))
+            found = {name: figures[name] for name in self.answer_metrics}
+        return {**found, **(super().metrics(part) if part.sums else {"rows": float(len(part.rows))})}
+
+    def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
+        """The text of the likeliest tokens where the target before each is given; predictions are generated, see `answer`."""
+        best, labels = outputs["logits"].argmax(-1), np.asarray(batch.targets["labels"])
+        places = [(row, s, at) for row, s, at in each_feature(self._seen(batch))]
+        return [
+            {"row_id": row, "text": self.processor.decode(best[s, at][labels[s, at] >= 0].tolist())}
+            for row, s, at in places
+        ]
+
+    def _seen(self, batch: Batch) -> Batch:
+        """A batch whose mask is of the outputs' positions."""
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """encodes, start, and what decides the features besides the limits."""
+        o = self.options
+        own = {"prompt": o.prompt, "max_target_length": self.most, "max_new_tokens": self.new}
+        return {"encodes": self.start is not None, "start": self.start, **own}
+
+
+class _ByEncoder(_Bound):
+    """Feature arrays: "input_ids" [n], what the encoder reads; "labels" [m], what the decoder writes. start: id that it begins with."""
+
+    token_targets: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions, start: int) -> None:
+        super().__init__(processor, limits, options)
+        self.start: int = start
+
+    def target_room(self) -> int | None:
+        """What the decoder's positions allow."""
+        return self.processor.max_length
+
+    def room(self) -> int | None:
+        """As the limit says."""
+        return self.limits.max_length
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """In the tokenizer's frame."""
+        return self.processor.encode(text).arrays["input_ids"]
+
+    def encode_answer(self, text: str) -> np.ndarray:
+        """In the frame of the tokenizer that the family writes with."""
+        return self.processor.encode_target(text).arrays["input_ids"]
+
+    def featurize(self, row: Row) -> list[Feature]:
+        """One feature; without "labels" for a row without a target. Raises DataError for a blank source or target."""
+        (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
+        arrays = {"input_ids": ids.astype(self.ids)}
+        if len(labels):
+            arrays["labels"] = labels.astype(self.ids)
+        return [Feature(0, 0, arrays, len(ids), truncated=cut, truncated_target=lost)]
+
+    def collate(self, groups: Groups, length: int) -> Batch:
+        """See `BoundTask.collate` and `with_decoder`."""
+        features = [feature for group in groups for feature in group]
+        return with_decoder(super().collate(groups, length), features, self.start, self.processor.fill["input_ids"])
+
+    def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The number of labels."""
+        return label_weights(features)
+
+    def _seen(self, batch: Batch) -> Batch:
+        return replace(batch, inputs={"attention_mask": batch.inputs["decoder_attention_mask"]})
+
+
+class _ByDecoder(_Bound):
+    """Feature arrays: "input_ids" [n], a prompt and the target but its last token; "labels" [n], the token after each, -100 within the
+    prompt."""
+
+    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions) -> None:
+        super().__init__(processor, limits, options)
+        self.begin = first_tokens(processor)
+        room = self.room()
+        if room is not None and room < 1:
+            raise RefusalError(
+                f"task.max_target_length {self.most}, task.generate.max_new_tokens {self.new}: a prompt and its answer share "
+                f"{self.limits.max_length} tokens; give less, or a larger data.max_length"
+            )
+
+    def target_room(self) -> int | None:
+        """Half of what it shares with its prompt."""
+        return self.limits.max_length and self.limits.max_length // 2
+
+    def room(self) -> int | None:
+        """What an answer leaves."""
+        most = self.limits.max_length
+        return None if most is None else most - max(self.most, self.new) + 1
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """Behind the first token that the tokenizer puts before a text; nothing after it, as the answer follows."""
+        own = self.processor.encode(text, special=False).arrays["input_ids"]
+        return np.concatenate([np.array(self.begin, np.int64), own])
+
+    def encode_answer(self, text: str) -> np.ndarray:
+        """Without special tokens."""
+        return self.processor.encode(text, special=False).arrays["input_ids"]
+
+    def featurize(self, row: Row) -> list[Feature]:
+        """One feature; of a row without a target the prompt alone. Raises DataError for a blank source or target."""
+        (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
+        read = np.concatenate([ids, labels[:-1]])
+        known = np.full(len(read) - len(labels), IGNORE, np.int64)
+        arrays = {"input_ids": read.astype(self.ids), "labels": np.concatenate([known, labels])}
+        return [Feature(0, 0, arrays, len(read), truncated=cut, truncated_target=lost)]

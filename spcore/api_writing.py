@@ -1,0 +1,262 @@
+"""`generate`, `stream`, `chat` and `stream_chat` of a model's handle."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import weakref
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from spcore.components import Registry
+from spcore.errors import RefusalError, UserError
+from spcore.fitting import Message, Prompt, Room, chat_prompt, chatting, text_prompt
+from spcore.interfaces.model import Head, Steps
+from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
+from spcore.interfaces.task import BoundTask, Task
+from spcore.sharing import Shared, View
+from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
+
+if TYPE_CHECKING:
+    from spcore.interfaces.model import LanguageModel, Processor
+    from spcore.writing import Piece, Written
+
+_LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
+PresetLike = str | Path | Mapping[str, Any] | Preset
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call asks for. task: whether the runner is loaded with the model's task. seed: of all draws; None where nothing is drawn."""
+
+    prompts: tuple[Prompt, ...]
+    requests: tuple[GenerationRequest, ...]
+    stop: tuple[str, ...]
+    task: bool
+    seed: int | None
+
+    def answer(self, at: int, written: Written) -> dict[str, Any]:
+        """An answer as callers get it."""
+        found = {
+            "text": written.text, "finish": written.finish, "tokens": len(written.ids), "prompt_tokens": written.prompt_tokens,
+        }  # fmt: skip
+        seed = {"seed": self.seed} if self.seed is not None else {}
+        left_out = self.prompts[at].left_out
+        return {**found, **seed, **({"left_out": left_out} if left_out else {})}
+
+
+class TextStream(Iterator[str]):
+    """An answer as it is written: iterate over its pieces. Leaving the `with` block, or `close`, ends it where it is.
+
+    text: what was given out so far. finish: "stop", "length"; "cancelled" for one that was closed; None while it goes on. seed: of the
+    draws, None where nothing is drawn. left_out: tokens (of a conversation: messages) that there was no room for.
+    """
+
+    def __init__(self, job: Job, view: View, processor: Processor, resources: contextlib.ExitStack) -> None:
+        from spcore.writing import pieces
+
+        self.text, self.finish, self.seed, self.left_out = "", None, job.seed, job.prompts[0].left_out
+        self.prompt_tokens = len(job.prompts[0].ids)
+        found = cast("Generator[Piece, None, None]", pieces(view, processor, job.requests, stop_strings=job.stop))
+        self._pieces = resources.enter_context(contextlib.closing(found))
+        self._close = weakref.finalize(self, resources.close)
+
+    finish: str | None
+
+    def __next__(self) -> str:
+        """The next piece of text, never empty."""
+        while self.finish is None:
+            try:
+                piece = next(self._pieces)
+            except BaseException:
+                self.close()
+                raise
+            self.finish = piece.finish
+            if self.finish is not None:
+                self._close()
+            if piece.text:
+                self.text += piece.text
+                return str(piece.text)
+        raise StopIteration
+
+    def close(self) -> None:
+        """End it; a second call does nothing."""
+        if self.finish is None:
+            self.finish = "cancelled"
+        self._close()
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Writes(ABC):
+    """The part of a model's handle that writes text. Threads may share it: what they ask for at a time is written in common batches."""
+
+    registry: Registry
+    source: str
+    _runtime: str | Mapping[str, Any]
+    _component: Runtime
+    _shared: dict[Runner, Shared]
+
+    @property
+    @abstractmethod
+    def _model(self) -> LanguageModel: ...
+
+    @abstractmethod
+    def known_task(self) -> tuple[Task, BoundTask] | None:
+        """The task it has, or None."""
+
+    @abstractmethod
+    def _leased(self, *, task: bool = True) -> AbstractContextManager[Runner]: ...
+
+    def generate(
+        self, prompts: str | Sequence[str] = (), *, preset: PresetLike | None = None, **settings: Any
+    ) -> list[dict[str, Any]]:
+        """Go on from prompts: one dict for each, in order; with n above 1 one for each of its answers, best or first one first.
+
+        Keys: "text"; "finish" ("stop", or "length": max_new_tokens was reached); "tokens" and "prompt_tokens"; "sample" with n above 1;
+        "seed" where tokens were drawn; "left_out", tokens of a prompt that `truncate` cut. settings: the fields of `GenerationSettings`
+        (max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, beams, n, seed, stop, constraint, truncate, ...). An answer
+        depends on its prompt, these and the seed alone, and not on what is written beside it; equal prompts of one call draw differently.
+        preset: a file, or a mapping, with a prompt that takes the texts, and settings, which those given here go before. Raises
+        SlimPajamaError.
+        """
+        from spcore.writing import write
+
+        job = self._job([prompts] if isinstance(prompts, str) else list(prompts), preset, settings, "generate")
+        with self._view(job) as view:
+            found = write(view, self._model.processor, job.requests, stop_strings=job.stop)
+        several = any(asked.n > 1 for asked in job.requests)
+        return [
+            {**job.answer(at, written), **({"sample": sample} if several else {})}
+            for at, samples in enumerate(found)
+            for sample, written in enumerate(samples)
+        ]
+
+    def stream(self, prompt: str | None = None, *, preset: PresetLike | None = None, **settings: Any) -> TextStream:
+        """One prompt's answer, piece by piece; all pieces joined are the "text" of `generate`. What is wrong with it is raised here, before
+        the first piece."""
+        return self._stream(self._job([] if prompt is None else [prompt], preset, settings, "stream"))
+
+    def chat(self, messages: str | Sequence[Message], **settings: Any) -> dict[str, Any]:
+        """Answer a conversation, [{"role": "system" | "user" | "assistant", "content": text}, ...], or one message, by the model's chat
+        template. Keys and settings as of `generate`; truncate="left" leaves out the oldest turns, "left_out" says how many messages."""
+        from spcore.writing import write
+
+        job = self._conversation(messages, settings, "chat")
+        with self._view(job) as view:
+            ((written,),) = write(view, self._model.processor, job.requests, stop_strings=job.stop)
+        return job.answer(0, written)
+
+    def stream_chat(self, messages: str | Sequence[Message], **settings: Any) -> TextStream:
+        """As `chat`, piece by piece."""
+        return self._stream(self._conversation(messages, settings, "stream_chat"))
+
+    def _conversation(self, messages: str | Sequence[Message], given: Mapping[str, Any], what: str) -> Job:
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        settings = settings_of(given, what)
+        _single(settings, what)
+        return self._prepared([turns], settings)
+
+    def _job(self, texts: list[str], preset: PresetLike | None, given: Mapping[str, Any], what: str) -> Job:
+        chosen = preset if preset is None or isinstance(preset, Preset) else Preset.read(preset)
+        settings = settings_of(given, what, chosen)
+        prompts: list[str | Sequence[Message]] = [*(texts if chosen is None else chosen.prompts(texts))]
+        if what == "stream":
+            _single(settings, what)
+        if not prompts:
+            raise UserError(f"{what}: no prompt given")
+        if chosen is not None and chosen.chat:
+            system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+            prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
+        return self._prepared(prompts, settings)
+
+    def _prepared(self, prompts: Sequence[str | Sequence[Message]], settings: GenerationSettings) -> Job:
+        """All that is known before weights are read. Raises SlimPajamaError."""
+        self._check_runtime()
+        task, own = self._writer(), self.generation()
+        fields = request_fields(settings, own)
+        model, processor = self._model, self._model.processor
+        room = Room(processor.max_length, "decoder_start" in own, int(own.get("max_new_tokens", MOST)))
+        stop, stop_ids = settings.stops(), tuple(own.get("stop", ()))
+        found: list[Prompt] = []
+        for n, prompt in enumerate(prompts):
+            if isinstance(prompt, str):
+                found.append(
+                    text_prompt(processor, prompt, settings, room, "the prompt" if len(prompts) == 1 else f"prompt {n}")
+                )
+            else:
+                found.append(chat_prompt(processor, prompt, settings, room))
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            chats = chatting(model.processor)
+            stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
+        seed = secrets.randbits(32) if settings.seed is None else settings.seed
+        grammar, seen, requests = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]](), []
+        for ready in found:
+            requests.append(
+                GenerationRequest(
+                    ready.ids, room.after(len(ready.ids), settings), seed=seed, variant=seen[ready.ids],
+                    stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar, **fields,
+                )
+            )  # fmt: skip
+            seen[ready.ids] += 1
+        return Job(tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
+
+    def _check_runtime(self) -> None:
+        if self._component.generates:
+            return
+        name = self._runtime if isinstance(self._runtime, str) else self._runtime.get("use")
+        able = [
+            n for n in self.registry.names("runtime") if not self.registry.missing(self.registry.find("runtime", n))
+        ]
+        able = [n for n in able if self.registry.load("runtime", n).generates]
+        raise RefusalError(f"runtime {name!r} writes no text", hint=f"Those that do: {', '.join(able) or 'none'}")
+
+    def _writer(self) -> bool:
+        """Whether the model writes by its task's head; else by its own. Raises RefusalError for one that writes nothing."""
+        known = self.known_task()
+        head = known[1].head if known is not None else _LANGUAGE
+        if head.kind != "vocabulary":
+            raise RefusalError(
+                f"{self.source}: it was trained for labels or numbers (head {head.kind!r}), and writes no text"
+            )
+        if not self._model.anatomy(head).causal:
+            raise RefusalError(
+                f"{self.source}: {self._model.family!r} reads a text from both sides, and writes none",
+                hint="Use a decoder (Llama, Qwen, GPT-2) or an encoder-decoder (T5, BART)",
+            )
+        return known is not None
+
+    def generation(self) -> Mapping[str, Any]:
+        """What the model's own files say of generating: the settings that hold where none are given."""
+        return self._model.generation() if isinstance(self._model, Steps) else {}
+
+    @contextlib.contextmanager
+    def _view(self, job: Job) -> Iterator[View]:
+        """What a job is asked through, the weights loaded."""
+        with self._leased(task=job.task) as runner:
+            if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
+                raise RefusalError(f"{self.source}: the runtime does not decode {self._model.family!r} step by step")
+            view = View(self._shared.setdefault(runner, Shared(runner)))
+            try:
+                yield view
+            finally:
+                view.close()
+
+    def _stream(self, job: Job) -> TextStream:
+        with contextlib.ExitStack() as stack:
+            view = stack.enter_context(self._view(job))
+            return TextStream(job, view, self._model.processor, stack.pop_all())
+
+
+def _single(settings: GenerationSettings, what: str) -> None:
+    if settings.n > 1:
+        raise RefusalError(f"n {settings.n}: {what} gives one answer; use generate")

@@ -1,0 +1,148 @@
+"""Texts and conversations as the ids that a model goes on from, and what is done where they do not fit. Decided by configuration and sizes,
+before any weight is read."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spcore.errors import RefusalError, UserError, short, unknown
+from spcore.interfaces.model import Chats, Processor
+from spcore.writing_settings import MOST, GenerationSettings
+
+Message = Mapping[str, Any]
+"""{"role": "system", "user" or "assistant", "content": text}."""
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """ids: what the model goes on from. left_out: tokens that there was no room for, of a conversation: messages."""
+
+    ids: tuple[int, ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """Positions that a prompt and its answer share. positions: None for any number. encoder: whether the prompt has as many of its own.
+    usual: new tokens where nobody says how many."""
+
+    positions: int | None
+    encoder: bool
+    usual: int = MOST
+
+    def after(self, prompt: int, settings: GenerationSettings) -> int:
+        """New tokens at most, after a prompt of so many that fits."""
+        if settings.max_new_tokens is not None or self.positions is None:
+            return settings.max_new_tokens or self.usual
+        return min(
+            self.usual, self.positions if self.encoder else self.positions - prompt + 1
+        )  # the last one is not fed
+
+    def before(self, answer: int) -> int | None:
+        """Tokens of a prompt at most, so that an answer of so many fits; None: any number. Raises RefusalError."""
+        if self.positions is None:
+            return None
+        if answer > self.positions:
+            raise RefusalError(f"max_new_tokens {answer}: the model has {self.positions} positions")
+        return self.positions if self.encoder else self.positions - answer + 1
+
+    def check(self, prompt: int, settings: GenerationSettings, what: str) -> None:
+        """Raise RefusalError for a prompt that is too long."""
+        answer = settings.max_new_tokens or 1
+        most = self.before(answer)
+        if most is None or prompt <= most:
+            return
+        if self.encoder:
+            text = f"{prompt} tokens do not fit the {most} positions of the model's encoder"
+        elif settings.max_new_tokens is None:
+            text = f"{prompt} tokens leave no room for an answer in the model's {self.positions} positions"
+        else:
+            text = f"{prompt} tokens and {answer} new ones do not fit the model's {self.positions} positions"
+        lower = ", lower max_new_tokens" if settings.max_new_tokens and not self.encoder else ""
+        raise RefusalError(f"{what}: {text}", hint=f"Shorten it{lower}, or leave its beginning out: truncate=left")
+
+    def kept(self, settings: GenerationSettings) -> int | None:
+        """Tokens that stay of a prompt whose beginning may go: room for the answer asked for, else for a usual one or a quarter of all."""
+        usual = self.usual if self.positions is None else min(self.usual, max(1, self.positions // 4))
+        return self.before(settings.max_new_tokens or usual)
+
+
+def text_prompt(processor: Processor, text: str, settings: GenerationSettings, room: Room, what: str) -> Prompt:
+    """A text that fits, or what is left of it. Raises UserError, RefusalError."""
+    ids = prompt_ids(processor, text, encoder=room.encoder)
+    most = room.kept(settings)
+    if settings.truncate is None or most is None or len(ids) <= most:
+        room.check(len(ids), settings, what)
+        return Prompt(ids)
+    plain = len(processor.encode(text, special=False).arrays["input_ids"])
+    bare = prompt_ids(processor, "a", encoder=room.encoder)
+    first = 1 if len(ids) > plain and ids[0] in processor.special_ids and ids[0] == bare[0] else 0
+    cut = len(ids) - most
+    return Prompt(ids[:first] + ids[first + cut :], cut)
+
+
+def prompt_ids(processor: Processor, text: str, *, encoder: bool) -> tuple[int, ...]:
+    """Ids of a prompt: as the tokenizer frames a text for an encoder; for a decoder without the token that would end the text. An empty
+    one is the token that begins texts. Raises UserError where there is none."""
+    ids = tuple(int(i) for i in processor.encode(text).arrays["input_ids"])
+    if not encoder:
+        ends = {processor.special.get("eos"), processor.special.get("sep")}
+        framed = len(ids) > len(processor.encode(text, special=False).arrays["input_ids"])
+        if framed and ids[-1] in ends and not (len(ids) == 1 and ids[0] == processor.special.get("bos")):
+            ids = ids[:-1]
+    if not ids:
+        if (first := processor.special.get("bos")) is None:
+            raise UserError("the prompt is empty, and the model has no token that begins a text; give it some words")
+        ids = (first,)
+    return ids
+
+
+def chat_prompt(processor: Processor, messages: Sequence[Message], settings: GenerationSettings, room: Room) -> Prompt:
+    """A conversation that fits, or what is left of it without its oldest turns; the system's message stays. Raises UserError,
+    RefusalError."""
+    chats, given = chatting(processor), checked_messages(messages)
+    ids = chats.chat(given)
+    most = room.kept(settings)
+    if settings.truncate is None or most is None or len(ids) <= most:
+        room.check(len(ids), settings, "the conversation")
+        return Prompt(ids)
+    system = [message for message in given[:1] if message["role"] == "system"]
+    starts = [n for n, message in enumerate(given) if message["role"] == "user"]
+
+    def since(start: int) -> list[Message]:
+        return [*system, *given[start:]]
+
+    at = bisect_left(starts, True, key=lambda start: len(chats.chat(since(start))) <= most)
+    start = starts[min(at, len(starts) - 1)]
+    ids = chats.chat(since(start))
+    room.check(len(ids), settings, "the last message of the conversation")
+    return Prompt(ids, start - len(system))
+
+
+def chatting(processor: Processor) -> Chats:
+    """The processor as one that knows conversations. Raises RefusalError."""
+    if not isinstance(processor, Chats):
+        raise RefusalError("the model's tokenizer knows no chat templates", hint="Ask it with `generate`")
+    return processor
+
+
+def checked_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A conversation that waits for an answer. Raises UserError."""
+    found: list[dict[str, Any]] = []
+    for n, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise UserError(f"message {n}: found {short(repr(message))}, expected: {{'role': ..., 'content': text}}")
+        role = message.get("role")
+        if role not in ROLES:
+            raise UserError(f"message {n}: {unknown('role', str(role), ROLES)}")
+        if role == "system" and n:
+            raise UserError(f"message {n}: the system's message comes first")
+        found.append({"role": role, "content": message["content"]})
+    if not found or found[-1]["role"] != "user":
+        last = f"its last message is the {found[-1]['role']}'s" if found else "it has no message"
+        raise UserError(f"the conversation: {last}, expected: one of the user's to be answered")
+    return found
