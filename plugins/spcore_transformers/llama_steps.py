@@ -91,7 +91,9 @@ class _Layer:
         self.gate, self.up = _call(mlp.gate_proj), _call(mlp.up_proj)
         self.act = F.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
 
-    def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, now: _Rows, kept: SlotLayer) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, now: _Rows, kept: SlotLayer
+    ) -> torch.Tensor:
         """x: [N, hidden] -> the same."""
         x = x + self._attention(self.before(x), cos, sin, now, kept)
         y = self.between(x)

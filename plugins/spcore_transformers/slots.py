@@ -74,7 +74,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             setattr(self, name, new)
 
     def put(
-        self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, columns: torch.Tensor, room: tuple[int, int]
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+        columns: torch.Tensor,
+        room: tuple[int, int],
     ) -> None:
         """Put [..., heads, size] into columns [...] of slots [...]. room: slots and columns that this needs."""
         if not self.is_initialized:

@@ -138,7 +138,10 @@ def test_a_window_is_not_widened_by_a_slot_that_is_copied_and_grows(folders: Any
     """More columns than a cache begins with, beyond the window of every layer."""
     folder = folders("mistral")
     model, module = tiny.opened(folder)
-    asked = [GenerationRequest((5, 6, 7), max_new_tokens=50, stop=(tiny.END,)), GenerationRequest((9,) * 9, max_new_tokens=50, stop=(tiny.END,))]
+    asked = [
+        GenerationRequest((5, 6, 7), max_new_tokens=50, stop=(tiny.END,)),
+        GenerationRequest((9,) * 9, max_new_tokens=50, stop=(tiny.END,)),
+    ]
     assert tiny.told(model, tiny.decoder(model, module), asked, seed=1) == tiny.theirs(folder, asked)
 
 

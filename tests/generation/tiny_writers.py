@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers_plugin import tiny_models
 
 from spcore.generation import DecodingLoop
 from spcore.interfaces.model import LanguageModel, Steps
 from spcore.interfaces.runtime import Decodes, GenerationRequest
 from spcore.tensors.materialise import frozen
 from spcore_torch.generating import LANGUAGE
+from transformers_plugin import tiny_models
 
 END = 3
 _EMBEDS = re.compile("embed|shared|wte|wpe")
@@ -76,10 +76,15 @@ def requests(count: int, seed: int, longest: int = 20) -> list[GenerationRequest
     ]  # fmt: skip
 
 
-def told(model: LanguageModel, decodes: Decodes, asked: Sequence[GenerationRequest], seed: int, chunk: int = 5) -> list[list[int]]:
+def told(
+    model: LanguageModel, decodes: Decodes, asked: Sequence[GenerationRequest], seed: int, chunk: int = 5
+) -> list[list[int]]:
     """The answers to requests that join at random times while others run, and wait for slots."""
     assert isinstance(model, Steps)
-    draw, loop = random.Random(seed), DecodingLoop(decodes, prefill_tokens=chunk, decoder_start=model.generation().get("decoder_start"))
+    draw, loop = (
+        random.Random(seed),
+        DecodingLoop(decodes, prefill_tokens=chunk, decoder_start=model.generation().get("decoder_start")),
+    )
     waiting, place = list(enumerate(asked)), {}
     found: list[list[int]] = [[] for _ in asked]
     while waiting:
@@ -94,7 +99,9 @@ def told(model: LanguageModel, decodes: Decodes, asked: Sequence[GenerationReque
     return found
 
 
-def theirs(folder: Path | str, asked: Sequence[GenerationRequest], attention: str | None = None, **settings: Any) -> list[list[int]]:
+def theirs(
+    folder: Path | str, asked: Sequence[GenerationRequest], attention: str | None = None, **settings: Any
+) -> list[list[int]]:
     """The same by `transformers.generate`, each alone."""
     model = reference(folder, attention)
     found = []
