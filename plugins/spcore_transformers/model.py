@@ -340,7 +340,8 @@ class TransformersLanguageModel(LanguageModel):
         return made(whole, (slots, length, encoder_length))
 
     def generation(self) -> Mapping[str, Any]:
-        """See `Steps.generation`. Raises RefusalError for a setting that cannot be honoured."""
+        """See `Steps.generation`. Raises RefusalError for a family that is not verified, and for a setting that cannot be honoured."""
+        decoding.check(self.family, self.source or self.family)
         settings = generating.own_settings(self._generation_file, self.config)
         return generating.as_request(settings, self.config, self.source or self.family)
 

@@ -28,12 +28,14 @@ _MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", {**_LEARNT, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
     "bloom": ("bloom", _LEARNT),
 }
+OTHER = ("gptj", {"vocab_size": 120, "n_embd": 32, "n_layer": 1, "n_head": 2, "rotary_dim": 8, "n_positions": 64})
+"""A family that is not verified."""
 WRITERS = {**tiny_models.DECODERS, **tiny_models.ENCODER_DECODERS, **_MORE}
 
 
 def saved(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
     """A folder of such a model, as transformers saves it."""
-    family, sizes = WRITERS[name]
+    family, sizes = {**WRITERS, "gptj": OTHER}[name]
     config = transformers.AutoConfig.for_model(family, **{**sizes, **changes})
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     model = kind.from_config(config)
