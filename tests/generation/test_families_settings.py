@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import tiny_writers as tiny
-from transformers_plugin import tiny_models
 
 from spcore.errors import ArtifactError, RefusalError
 from spcore.interfaces.model import Steps
 from spcore_transformers.decoding import DECODED
+from transformers_plugin import tiny_models
 
 
 def stated(folder: Path, **settings: Any) -> dict[str, Any]:
@@ -35,12 +35,29 @@ def bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ends_and_draws(llama: Path) -> None:
     assert stated(llama, eos_token_id=[3, 7]) == {"stop": (3, 7)}
-    assert stated(llama, temperature=0.6, top_p=0.9, eos_token_id=3) == {"stop": (3,)}, "without do_sample nothing is drawn"
+    assert stated(llama, temperature=0.6, top_p=0.9, eos_token_id=3) == {"stop": (3,)}, (
+        "without do_sample nothing is drawn"
+    )
     drawn = stated(llama, do_sample=True, temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, eos_token_id=3)
     assert drawn == {"stop": (3,), "temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.1}
-    assert stated(llama, do_sample=True) == {"stop": (3,), "temperature": 1.0}, "the end is config.json's where the file has none"
-    limits = stated(llama, repetition_penalty=1.2, no_repeat_ngram_size=3, suppress_tokens=[9, 3], bad_words_ids=[[8]], max_new_tokens=9)
-    assert limits == {"stop": (3,), "repetition_penalty": 1.2, "no_repeat_ngram": 3, "suppress": (8, 9), "max_new_tokens": 9}
+    assert stated(llama, do_sample=True) == {"stop": (3,), "temperature": 1.0}, (
+        "the end is config.json's where the file has none"
+    )
+    limits = stated(
+        llama,
+        repetition_penalty=1.2,
+        no_repeat_ngram_size=3,
+        suppress_tokens=[9, 3],
+        bad_words_ids=[[8]],
+        max_new_tokens=9,
+    )
+    assert limits == {
+        "stop": (3,),
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram": 3,
+        "suppress": (8, 9),
+        "max_new_tokens": 9,
+    }
     assert stated(llama, max_length=50) == {"stop": (3,)}, "a decoder's counts the prompt: the caller's to say"
 
 
@@ -87,7 +104,9 @@ def test_a_folder_s_own_settings_give_what_generate_gives(tmp_path: Path, name: 
     model, module = tiny.opened(folder)
     own = dict(model.generation())  # type: ignore[attr-defined]
     del own["decoder_start"]
-    asked = [tiny.GenerationRequest(request.ids, **own) for request in tiny.requests(6, seed=12)]  # none whose best beams are equal to the last bit or so
+    asked = [
+        tiny.GenerationRequest(request.ids, **own) for request in tiny.requests(6, seed=12)
+    ]  # none whose best beams are equal to the last bit or so
     found = tiny.told(model, tiny.decoder(model, module, slots=7), asked, seed=1)
     whole = tiny.reference(folder)
     for request, row in zip(asked, found, strict=True):
@@ -129,7 +148,9 @@ def test_quantised_weights_are_refused_by_name(tmp_path: Path, facts: dict[str, 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": facts}))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(RefusalError, match=rf"its weights are quantised \({said}\), for which there is no kernel here") as told:
+    with pytest.raises(
+        RefusalError, match=rf"its weights are quantised \({said}\), for which there is no kernel here"
+    ) as told:
         tiny_models.opened(folder)
     assert "GGUF" in str(told.value.hint)
     assert tiny_models.opened(folder, from_scratch=True).family == "llama"
