@@ -43,6 +43,28 @@ def test_kernels_are_fp32_grade_forward_and_backward(name: str, monkeypatch: pyt
     assert found.shape == y.shape
 
 
+@pytest.mark.parametrize("name", sorted(kernels.row_candidates()))
+@pytest.mark.parametrize("shape", [(1, 48), (1, 1, 48), (5, 48)])
+def test_kernels_of_one_row_are_fp32_grade(name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "fp32_kernel", lambda: ("default", {}))
+    monkeypatch.setattr(kernels, "row_kernel", lambda: (name, {}))
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    module = net()
+    kernels.install(module, None, CPU, steps=True)
+    with torch.no_grad():
+        assert off(module(x), net().double()(x.double())) < 2e-6
+        assert module(x).shape == (*shape[:-1], 8)
+    assert len(kernels.installed(module)) == (0 if name == "default" else 3)
+
+
+def test_the_kernel_of_one_row_is_measured_once_and_verified() -> None:
+    name, figures = kernels.row_kernel()
+    assert kernels.row_kernel() == (name, figures)
+    assert figures.keys() == kernels.row_candidates().keys()
+    assert figures[name][0] <= kernels.FP32_GRADE
+    assert figures[name][1] <= figures["default"][1]
+
+
 def test_the_choice_is_measured_once_and_verified() -> None:
     name, figures = kernels.fp32_kernel()
     assert kernels.fp32_kernel() == (name, figures)
