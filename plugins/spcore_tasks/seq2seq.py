@@ -136,26 +136,28 @@ class _Bound(BoundLanguageTask):
         ids = self.encode_prompt(self._rendered(source))
         if not len(ids):
             raise DataError("the source gives no token")
-        whole, own = len(ids), None
+        whole = len(ids)
         while room is not None and len(ids) > room:
-            own = self.processor.encode(source, special=False) if own is None else own
-            kept = len(own.arrays["input_ids"]) - (len(ids) - room)
-            if kept < 1:
+            source = self._shorter(source, len(ids) - room)
+            if not source:
                 raise DataError(f"the prompt has no room for a source: it has {room} tokens in all")
-            source = self._first(source, kept)
-            own = self.processor.encode(source, special=False)
             ids = self.encode_prompt(self._rendered(source))
         return ids, whole - len(ids)
 
     def _rendered(self, source: str) -> str:
         return source if self.options.prompt is None else self.options.prompt.replace(_PLACE, source)
 
-    def _first(self, text: str, count: int) -> str:
-        """A text's first tokens, as a text."""
+    def _shorter(self, text: str, count: int) -> str:
+        """A text without its last `count` tokens, and by a character at least: of several tokens that are one, none goes alone."""
         encoding = self.processor.encode(text, special=False)
+        kept = len(encoding.arrays["input_ids"]) - count
+        if kept < 1:
+            return ""
         if encoding.offsets is not None:
-            return text[: int(encoding.offsets[count - 1][1])]
-        return self.processor.decode(encoding.arrays["input_ids"][:count].tolist())
+            first = text[: int(encoding.offsets[kept - 1][1])]
+        else:
+            first = self.processor.decode(encoding.arrays["input_ids"][:kept].tolist())
+        return first if len(first) < len(text) else text[:-1]
 
     def labels(self, row: Row) -> tuple[np.ndarray, int]:
         """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
