@@ -163,15 +163,14 @@ class _Bound(BoundLanguageTask):
         """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
         if "target" not in row:
             return np.empty(0, np.int64), 0
-        encoding = self.encode_answer(text_of(row, "target"))
-        own = encoding[:-1] if len(encoding) and int(encoding[-1]) == self.eos else encoding
+        own = self.encode_answer(text_of(row, "target"))
         if not len(own):
             raise DataError("the target gives no token")
         kept = own[: self.most - 1]
         return np.append(kept, self.eos), len(own) - len(kept)
 
     def encode_answer(self, text: str) -> np.ndarray:
-        """All tokens of a target [n]."""
+        """All tokens of a target [n] but the end token."""
         raise NotImplementedError
 
     # -- by generating ---------------------------------------------------------------------------------------------
@@ -246,8 +245,13 @@ class _ByEncoder(_Bound):
         return self.processor.encode(text).arrays["input_ids"]
 
     def encode_answer(self, text: str) -> np.ndarray:
-        """In the frame of the tokenizer that the family writes with."""
-        return self.processor.encode_target(text).arrays["input_ids"]
+        """In the frame of the tokenizer that the family writes with. A language's token behind the end token (mBART's) is none of the text:
+        the decoder begins with it."""
+        ids = self.processor.encode_target(text).arrays["input_ids"]
+        ends = np.flatnonzero(ids == self.eos)
+        if len(ends) and self.processor.special_ids.issuperset(ids[ends[-1] :].tolist()):
+            return ids[: ends[-1]]
+        return ids
 
     def featurize(self, row: Row) -> list[Feature]:
         """One feature; without "labels" for a row without a target. Raises DataError for a blank source or target."""

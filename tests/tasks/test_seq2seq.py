@@ -283,3 +283,25 @@ def test_decode_gives_the_likeliest_tokens() -> None:
     logits = np.zeros((*batch.inputs["input_ids"].shape, 64), np.float32)
     logits[..., 20] = 1
     assert bound.decode({"logits": logits}, batch) == [{"row_id": 0, "text": "w20 w20 w20"}]
+
+
+def test_a_language_behind_the_end_is_what_the_decoder_begins_with() -> None:
+    """mBART's labels are a text and its end; the language goes before, as in its own training."""
+    import transformers
+
+    vocabulary = [
+        ("<s>", 0.0),
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((letter, -4.0) for letter in "▁abcdefgh"),
+    ]
+    tokenizer = transformers.MBartTokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE")
+    german = tokenizer.convert_tokens_to_ids("de_DE")
+    config = transformers.MBartConfig(decoder_start_token_id=german)
+    bound = bind("seq2seq", Limits(16), TransformersProcessor(tokenizer, config, None), config)
+    batch = batch_of(bound, [{"source": "abc", "target": "def"}])
+    letters = tokenizer.convert_tokens_to_ids(["▁", "d", "e", "f", "</s>"])
+    assert batch.targets["labels"].tolist() == [letters]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[german, *letters[:-1]]]
+    assert batch.inputs["input_ids"][0, -2:].tolist() == tokenizer.convert_tokens_to_ids(["</s>", "en_XX"])
