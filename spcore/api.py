@@ -246,6 +246,11 @@ class LanguageModelHandle(Writes):
             raise ArtifactError(f"{self.source}: {lacks}", hint="Fine-tune it first, or load a saved model")
         return self._artifact
 
+    @property
+    def saved(self) -> bool:
+        """Whether it stands for a saved model, not for one that was trained elsewhere."""
+        return self._artifact is not None
+
     def task(self) -> tuple[Task, BoundTask]:
         """The task, and bound to this model: what it was trained for here, else what its configuration says it is."""
         known = self.known_task()

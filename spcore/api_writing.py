@@ -111,6 +111,11 @@ class Writes(ABC):
     @abstractmethod
     def _model(self) -> LanguageModel: ...
 
+    @property
+    @abstractmethod
+    def saved(self) -> bool:
+        """Whether it stands for a saved model, fine-tuned here."""
+
     @abstractmethod
     def known_task(self) -> tuple[Task, BoundTask] | None:
         """The task it has, or None."""
@@ -223,7 +228,12 @@ class Writes(ABC):
 
     def _writer(self) -> bool:
         """Whether the model writes by its task's head; else by its own. Raises RefusalError for one that writes nothing."""
-        known = self.known_task()
+        try:
+            known = self.known_task()
+        except RefusalError:  # a tokenizer without what the task needs, to learn: it may do to write
+            if self.saved:
+                raise
+            known = None
         head = known[1].head if known is not None else _LANGUAGE
         if head.kind != "vocabulary":
             raise RefusalError(

@@ -17,7 +17,7 @@ from spcore.errors import DataError
 from spcore.generation.checks import check_request
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.model import LanguageModel, Steps
-from spcore.interfaces.runtime import Decodes, Generates, GenerationRequest
+from spcore.interfaces.runtime import Crops, Decodes, Generates, GenerationRequest
 from spcore.interfaces.task import EvalPart, Prompts
 from spcore.writing import write
 
@@ -127,6 +127,8 @@ class Together:
     def __init__(self, decoder: Decodes, agree: Callable[[int], int]) -> None:
         self._decoder, self._agree = decoder, agree
         self.capacity = decoder.capacity
+        if isinstance(decoder, Crops):  # of this rank alone
+            self.crop = decoder.crop
 
     def prefill(self, rows: Sequence[Mapping[str, np.ndarray]], slots: Sequence[int]) -> np.ndarray:
         """See `Decodes.prefill`."""

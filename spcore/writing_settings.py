@@ -131,7 +131,7 @@ def request_fields(settings: GenerationSettings, own: Mapping[str, Any]) -> dict
     if temperature or given.get("beams") == 1:
         without += ("beams", *SEARCH)
     if settings.constraint is not None:
-        without += ("min_new_tokens",)  # the constraint says where an answer may end
+        without += ("min_new_tokens", "forced_last")  # the constraint says where an answer may end
     fields = {**{name: value for name, value in theirs.items() if name not in without}, **given, "n": settings.n}
     if "min_new_tokens" not in given and settings.max_new_tokens is not None and "min_new_tokens" in fields:
         fields["min_new_tokens"] = min(fields["min_new_tokens"], settings.max_new_tokens)

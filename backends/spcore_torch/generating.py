@@ -13,7 +13,7 @@ import torch
 from spcore.errors import RefusalError, RunError
 from spcore.generation import DecodingLoop
 from spcore.interfaces.model import Head, LanguageModel, Steps
-from spcore.interfaces.runtime import Decodes
+from spcore.interfaces.runtime import Crops, Decodes
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.materialise import frozen
 from spcore_torch import kernels
@@ -49,7 +49,7 @@ def loop_over(
     length = options.context or most or _UNBOUNDED
     start = model.generation().get("decoder_start")
     decoder = model.decoder(module, options.slots, length, 0 if start is None else length)
-    return DecodingLoop(_Guarded(decoder, running), decoder_start=start)
+    return DecodingLoop(_Guarded(decoder, running), decoder_start=start, keep=True)
 
 
 def language_module(
@@ -69,6 +69,8 @@ class _Guarded(Decodes):
 
     def __init__(self, decoder: Decodes, running: Callable[[], AbstractContextManager[Any]]) -> None:
         self._decoder, self._running, self.capacity = decoder, running, decoder.capacity
+        if isinstance(decoder, Crops):  # an ability that not all have
+            self.crop = decoder.crop
 
     @contextlib.contextmanager
     def _calling(self) -> Any:

@@ -128,7 +128,8 @@ class TorchRunner(Runner):
         """What generates. Its module is `forward`'s where that computes alike."""
         with self._loading, plainly():
             if "_loop" in self.__dict__:
-                return self.__dict__["_loop"]
+                made: DecodingLoop = self.__dict__["_loop"]
+                return made
             model, compute, device = self.artifact.model, self.compute, self.device
             if "generate" not in self.capabilities:
                 raise RefusalError(f"{model.source or model.family!r}: gives labels or numbers, and no text")

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from spcore.errors import RefusalError
-from spcore.interfaces.runtime import Decodes
+from spcore.interfaces.runtime import Crops, Decodes
 from spcore_transformers.slots import CrossLayer, Pass, SlotLayer
 
 DECODED = frozenset({
@@ -38,8 +38,8 @@ def check(family: str, name: str) -> None:
         )
 
 
-class SlotDecoder(Decodes):
-    """`Decodes` by a family's own code. whole: an instance of the family's class with its vocabulary head, in eval mode; it is changed in
+class SlotDecoder(Decodes, Crops):
+    """`Decodes` and `Crops` by a family's own code. whole: an instance of the family's class with its vocabulary head, in eval mode; it is changed in
     nothing. capacity: see `Decodes`. Not for two threads at once."""
 
     def __init__(self, whole: Any, capacity: tuple[int, int, int]) -> None:
@@ -101,6 +101,14 @@ class SlotDecoder(Decodes):
         sources, targets = torch.tensor(pairs, device=self.device).unbind(1)
         for layer in layers:
             layer.copy(sources, targets, max(lengths[s] for s, _ in pairs))
+
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """See `Crops.crop`."""
+        with torch.inference_mode():
+            for slot, length in zip(slots, lengths, strict=True):
+                for layer in self.layers:
+                    layer.clear(slot, self.lengths[slot], length)
+                self.lengths[slot] = length
 
     def free(self, slots: Sequence[int]) -> None:
         """See `Decodes.free`."""

@@ -121,11 +121,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
             for tensor in (self.keys, self.values):
                 tensor[targets, :, :columns] = tensor[sources, :, :columns]
 
-    def clear(self, slot: int, columns: int) -> None:
-        """Zero a slot: what a request left there, were it not finite, would reach the next one through masked columns."""
+    def clear(self, slot: int, columns: int, first: int = 0) -> None:
+        """Zero a slot's columns from the first on: what a request left there, were it not finite, would reach the next one through masked columns."""
         if self.is_initialized and slot < len(self.keys):
-            self.keys[slot, :, :columns] = 0
-            self.values[slot, :, :columns] = 0
+            self.keys[slot, :, first:columns] = 0
+            self.values[slot, :, first:columns] = 0
 
 
 class CrossLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -61,7 +61,8 @@ def talk(conversation: Conversation) -> None:
 
 def _greeting(conversation: Conversation) -> Iterator[str]:
     settings = ", ".join(f"{name} {value}" for name, value in conversation.settings.items())
-    yield f"{conversation.model}: {settings or 'as its files say'}; /help tells the commands"
+    yield f"{conversation.model}: {settings or 'as its files say'}"
+    yield "/help tells the commands; Ctrl-D leaves"
     for message in conversation.messages:
         yield f"{'>' if message['role'] == 'user' else ' '} {plain(message['content'])}"
 
@@ -168,8 +169,11 @@ def _edited_lines() -> None:
         import readline
 
         known = [*COMMANDS, *OTHERS]
-        readline.set_completer(
-            lambda text, n: next(iter([c for c in known if text and c.startswith(text)][n : n + 1]), None)
-        )
+
+        def completion(text: str, n: int) -> str | None:
+            found = [f"{name} " for name in known if name.startswith(text or " ")]
+            return found[n] if n < len(found) else None
+
+        readline.set_completer(completion)
         readline.set_completer_delims(" ")
         readline.parse_and_bind("tab: complete")

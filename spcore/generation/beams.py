@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from spcore.generation.choosing import Chooser, Logits
-from spcore.interfaces.runtime import Matcher
+from spcore.interfaces.runtime import GenerationRequest, Matcher
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BeamSearch:
     def _grown(self, parent: int, token: int, total: np.float32, logprob: float) -> Beam:
         beam = self.running[parent]
         matcher = beam.matcher
-        if matcher is not None and token not in self._asked.stop:
+        if matcher is not None and follows(self._asked, len(beam.tokens), token):
             matcher = matcher.copy()
             matcher.advance(token)
         return Beam((*beam.tokens, token), (*beam.logprobs, logprob), total, beam.slot, matcher)
@@ -143,6 +143,11 @@ class BeamSearch:
         """The best `count`. Where a constraint allows fewer texts the rest have no token and a score of minus infinity."""
         missing = Hypothesis((), (), np.float32(-math.inf), "stop")
         return [*self.finished[:count], *[missing] * (count - len(self.finished))]
+
+
+def follows(asked: GenerationRequest, made: int, token: int) -> bool:
+    """Whether a token, the `made`-th new one, is a part of the text that a grammar sees: no end token, and none that was forced in front."""
+    return token not in asked.stop and not (made == 0 and asked.forced_first is not None)
 
 
 def complete(matcher: Matcher) -> bool:

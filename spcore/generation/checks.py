@@ -29,6 +29,7 @@ def _check_values(asked: GenerationRequest, slots: int) -> None:
         ("frequency_penalty", asked.frequency_penalty, math.isfinite(asked.frequency_penalty), "a number; 0 is none"),
         ("beams", asked.beams, 1 <= asked.beams <= slots, f"1 (no search) to {slots}, the slots there are"),
         ("length_penalty", asked.length_penalty, math.isfinite(asked.length_penalty), "a number; 0 is none"),
+        ("no_repeat_ngram", asked.no_repeat_ngram, asked.no_repeat_ngram >= 0, "0 (no limit) or more"),
         ("min_new_tokens", asked.min_new_tokens, 0 <= asked.min_new_tokens <= asked.max_new_tokens,
          f"0 to {asked.max_new_tokens}, max_new_tokens"),
     )  # fmt: skip
@@ -58,10 +59,12 @@ def _check_together(asked: GenerationRequest) -> None:
         raise RefusalError(
             f"generation request: {name} without beams, which alone it is for; set beams or leave it out"
         )
-    if asked.min_new_tokens and asked.grammar is not None:
-        raise RefusalError(
-            f"generation request: min_new_tokens {asked.min_new_tokens} with a constraint, which alone says where a text may end; leave one out"
-        )
+    if asked.grammar is not None:
+        for name, setting in (("min_new_tokens", asked.min_new_tokens or None), ("forced_last", asked.forced_last)):
+            if setting is not None:
+                raise RefusalError(
+                    f"generation request: {name} {setting} with a constraint, which alone says where a text may end; leave one out"
+                )
 
 
 def _check_room(asked: GenerationRequest, capacity: tuple[int, int, int], decoder_start: int | None) -> None:

@@ -1,7 +1,7 @@
 """How the next token of a request is chosen from the model's logits.
 
-The order is the one of transformers: repetition, presence and frequency penalty, least length, grammar, then, where tokens are drawn,
-temperature, top-k, top-p, min-p. Greedy decoding without any of them costs one pass over the logits, in float32.
+The order is the one of transformers: repetition, presence and frequency penalty, repeated n-grams, tokens that are never taken, least
+length, grammar, forced tokens, then, where tokens are drawn, temperature, top-k, top-p, min-p. Greedy decoding without any of them costs one pass over the logits, in float32.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class Chooser:
 
     def __init__(self, asked: GenerationRequest, decoder_start: int | None = None) -> None:
         self.asked, self._address = asked, address(asked)
-        self._before = np.unique(asked.ids if decoder_start is None else (decoder_start,))
+        self._context = np.array(asked.ids if decoder_start is None else (decoder_start,), np.int64)
+        self._before, self._never = np.unique(self._context), np.array(asked.suppress, np.int64)
         self._stop = np.array(asked.stop, np.int64)
         self._penalises = asked.repetition_penalty != 1 or asked.presence_penalty != 0 or asked.frequency_penalty != 0
+        self._always = self._penalises or asked.no_repeat_ngram > 0 or len(self._never) > 0 or asked.grammar is not None
 
     def choose(
         self, logits: Logits, at: int, *, sample: int, answer: Sequence[int] = (), matcher: Matcher | None = None
@@ -83,14 +85,22 @@ class Chooser:
         return token, float(logits.logprobs(at, token))
 
     def processed(self, scores: np.ndarray, answer: Sequence[int], matcher: Matcher | None) -> np.ndarray:
-        """Scores [vocabulary] after the penalties, the least length and the grammar: `scores` itself where none applies, else a copy."""
+        """Scores [vocabulary] after everything that is asked of them but the drawing: `scores` itself where that is nothing, else a copy."""
         early = len(answer) < self.asked.min_new_tokens and len(self._stop) > 0
-        if not (self._penalises or early or matcher is not None):
+        forced = self._forced(len(answer))
+        if not self._always and not early and forced is None:
             return scores
         scores = scores.copy()
+        if forced is not None:
+            scores[:] = -np.inf
+            scores[forced] = 0
+            return scores
         stop = self._stop[self._stop < len(scores)]
         if self._penalises:
             self._penalise(scores, answer)
+        if self.asked.no_repeat_ngram:
+            scores[self._repeats(answer)] = -np.inf
+        scores[self._never[self._never < len(scores)]] = -np.inf
         if early:
             scores[stop] = -np.inf
         if matcher is not None:
@@ -100,6 +110,22 @@ class Chooser:
             scores[len(allowed) :] = -np.inf  # a model may have more logits than its tokenizer has tokens
             scores[stop] = ends
         return scores
+
+    def _forced(self, made: int) -> int | None:
+        last = made == self.asked.max_new_tokens - 1
+        if last and self.asked.forced_last is not None:
+            return self.asked.forced_last
+        return self.asked.forced_first if made == 0 else None
+
+    def _repeats(self, answer: Sequence[int]) -> np.ndarray:
+        """Tokens that would end an n-gram a second time."""
+        size = self.asked.no_repeat_ngram
+        text = np.concatenate([self._context, np.array(answer, np.int64)])
+        if len(text) < size:
+            return text[:0]
+        grams = np.lib.stride_tricks.sliding_window_view(text, size)
+        found: np.ndarray = grams[(grams[:, :-1] == text[len(text) + 1 - size :]).all(axis=1), -1]
+        return found
 
     def _penalise(self, scores: np.ndarray, answer: Sequence[int]) -> None:
         asked = self.asked

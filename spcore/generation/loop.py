@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from spcore.errors import RefusalError, RunError
-from spcore.generation.beams import BeamSearch, Hypothesis, complete
+from spcore.generation.beams import BeamSearch, Hypothesis, complete, follows
 from spcore.generation.checks import check_request
 from spcore.generation.choosing import Chooser, Logits
 from spcore.generation.slots import Slots
@@ -238,7 +238,8 @@ class DecodingLoop:
                 ended.append(sample)
                 continue
             if sample.matcher is not None:
-                sample.matcher.advance(token)
+                if follows(asked, len(sample.answer) - 1, token):
+                    sample.matcher.advance(token)
                 finish = "stop" if complete(sample.matcher) else finish
             if finish is not None:
                 self._finish(entry, sample.index, finish, token, logprob)

@@ -46,6 +46,7 @@ def spcore_components() -> list[Component]:
         Component("runtime", "fake", f"{_FAKES}.running:FakeRuntime", "Runs nothing, answers everything"),
         Component("launcher", "fake", f"{_FAKES}.around:FakeLauncher", "In the caller's process"),
         Component("logger", "fake", f"{_FAKES}.around:FakeLogger", "Keeps what it is told"),
+        Component("constraint", "fake", f"{_FAKES}.constraint:FakeConstraint", "One to three tokens of even ids"),
         Component(
             "adapter", "fake", f"{_FAKES}.adapter:FakeAdapter", "A low-rank product on the mixing layers",
             options=f"{_OPTIONS}:FakeAdapterOptions",

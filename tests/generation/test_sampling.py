@@ -46,10 +46,17 @@ def by_transformers(logits: np.ndarray, answer: Sequence[int] = (), **more: Any)
     steps: list[Callable[[Any, Any], Any]] = []
     if request.repetition_penalty != 1:
         steps.append(their.RepetitionPenaltyLogitsProcessor(request.repetition_penalty))
+    if request.no_repeat_ngram:
+        steps.append(their.NoRepeatNGramLogitsProcessor(request.no_repeat_ngram))
+    if request.suppress:
+        steps.append(their.SuppressTokensLogitsProcessor(list(request.suppress), device="cpu"))
     if request.min_new_tokens:
         least = (len(request.ids), request.min_new_tokens, list(request.stop))
         steps.append(their.MinNewTokensLengthLogitsProcessor(*least, device="cpu"))
     steps.append(their.TemperatureLogitsWarper(float(request.temperature)))
+    if request.forced_last is not None:
+        most = len(request.ids) + request.max_new_tokens
+        steps.append(their.ForcedEOSTokenLogitsProcessor(most, [request.forced_last], device="cpu"))
     if request.top_k:
         steps.append(their.TopKLogitsWarper(request.top_k))
     if request.top_p < 1:
@@ -66,7 +73,9 @@ def by_transformers(logits: np.ndarray, answer: Sequence[int] = (), **more: Any)
 ALL = {"temperature": 1.8, "top_k": 30, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.3, "min_new_tokens": 3, "stop": (7,)}  # fmt: skip
 SETTINGS: list[dict[str, Any]] = [
     {}, {"temperature": 0.3}, {"top_k": 3}, {"top_k": 40}, {"top_p": 0.2}, {"top_p": 0.95}, {"min_p": 0.05}, {"min_p": 1.0}, {"repetition_penalty": 1.7},
-    {"repetition_penalty": 0.5}, {"min_new_tokens": 4, "stop": (3, 5)}, {"min_new_tokens": 2, "stop": (3, 5)}, ALL,
+    {"repetition_penalty": 0.5}, {"min_new_tokens": 4, "stop": (3, 5)}, {"min_new_tokens": 2, "stop": (3, 5)},
+    {"suppress": (0, 6)}, {"no_repeat_ngram": 1}, {"no_repeat_ngram": 2}, {"no_repeat_ngram": 9}, {"forced_last": 4, "max_new_tokens": 3},
+    {"forced_last": 4, "max_new_tokens": 4}, ALL,
 ]  # fmt: skip
 
 
@@ -76,7 +85,7 @@ def test_tokens_and_probabilities_are_those_of_transformers(settings: dict[str, 
     for seed in range(5):
         rng = np.random.default_rng(seed)
         logits = (rng.standard_normal(size) * rng.choice([0.5, 4])).astype(np.float32)
-        ids, answer = (tuple(int(i) for i in rng.integers(0, size, count)) for count in (6, 2))
+        ids, answer = (tuple(int(i) for i in rng.integers(0, 8, count)) for count in (6, 2))
         request = {"ids": ids, "temperature": 1.0, **settings}
         found, wanted = probabilities(logits, answer, **request), by_transformers(logits, answer, **request)
         assert set(np.flatnonzero(found)) == set(np.flatnonzero(wanted))
@@ -99,6 +108,20 @@ def test_presence_counts_once_and_frequency_each_time() -> None:
     found = Chooser(asked(ids=(0, 4), presence_penalty=0.5, frequency_penalty=0.25)).processed(logits, (1, 2, 2), None)
     assert found.tolist() == [0, -0.75, -1, 0, 0], "of the answer alone, not of the prompt"
     assert logits.tolist() == [0] * 5
+
+
+def test_a_forced_first_token_comes_first_and_no_other_way_of_choosing_matters() -> None:
+    logits = np.random.default_rng(1).standard_normal(50).astype(np.float32)
+    for more in ({}, {"temperature": 1.0, "top_k": 2}, {"suppress": (7,)}):
+        assert chosen(logits, forced_first=7, **more)[0] == 7
+        assert chosen(logits, (7,), forced_first=7, suppress=(int(logits.argmax()),))[0] == logits.argsort()[-2]
+
+
+def test_n_grams_of_an_encoder_decoder_are_those_of_its_answer() -> None:
+    logits = np.arange(5, dtype=np.float32)
+    chooser = Chooser(asked(ids=(1, 4), no_repeat_ngram=2), decoder_start=0)
+    assert chooser.processed(logits, (0, 1), None).tolist() == [0, 1, 2, 3, 4]
+    assert chooser.processed(logits, (0, 3, 0), None).tolist() == [-np.inf, 1, 2, -np.inf, 4]
 
 
 def test_an_encoders_prompt_is_not_penalised_and_the_decoders_start_is() -> None:

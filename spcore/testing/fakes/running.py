@@ -97,6 +97,10 @@ class FakeRunner(Runner):
         """As the decoder."""
         self._decoder.copy(sources, targets)
 
+    def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """As the decoder."""
+        self._decoder.crop(slots, lengths)
+
     def free(self, slots: Sequence[int]) -> None:
         """As the decoder."""
         self._decoder.free(slots)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from spcore.errors import RefusalError
-from spcore.interfaces.runtime import Decodes, Generates, GenerationRequest, Token
-from spcore.testing.checks import CannotCheck, Check, Wrong, check, shown
+from spcore.interfaces.runtime import Crops, Decodes, Generates, GenerationRequest, Token
+from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Wrong, check, shown
 from spcore.testing.contracts import against
 
 _PROMPTS = ((8, 9, 10, 11, 12), (13, 14), (15, 16, 17, 18))
@@ -80,6 +80,22 @@ def decodes_copy(decoder: Decodes) -> Iterator[Wrong]:
         yield Wrong("other logits after copy([0, 1, 0], [1, 0, 2])", "all sources read before any target is written")
 
 
+@check("decodes.crop", "a slot that is cropped is as good as one that was fed its first tokens")
+def decodes_crop(decoder: Decodes) -> Iterator[Wrong]:
+    """Of what can crop: a slot and its copy, the copy cropped."""
+    if not isinstance(decoder, Crops):
+        raise DoesNotApply
+    decoder.prefill(_rows(_PROMPTS[:1]), [0])
+    decoder.copy([0], [1])
+    decoder.crop([1], [2])
+    decoded = decoder.decode([19, 19], [1, 0])
+    decoder.free([0, 1])
+    wanted = decoder.prefill(_rows([(*_PROMPTS[0][:2], 19), (*_PROMPTS[0], 19)]), [0, 1])
+    decoder.free([0, 1])
+    if not _same(decoded, wanted):
+        yield Wrong("other logits after crop([1], [2])", "those of the first two tokens, and the other slot as it was")
+
+
 @check("decodes.free", "a slot that was freed is as good as new")
 def decodes_free(decoder: Decodes) -> Iterator[Wrong]:
     """Used, freed, used again."""
@@ -145,6 +161,29 @@ def generates_cancels(generator: Generates) -> Iterator[Wrong]:
         )
 
 
+@check("generates.cancels-samples", "a sample that is cancelled ends alone")
+def generates_cancels_samples(generator: Generates) -> Iterator[Wrong]:
+    """The second of two, before the first event."""
+    number = generator.submit(GenerationRequest(_PROMPTS[0], max_new_tokens=4, n=2, temperature=1.0))
+    generator.cancel(number, 1)
+    finals = {event.sample: event.finish for event in generator.events() if event.finish is not None}
+    if finals.get(1) != "cancelled" or finals.get(0) not in ("length", "stop"):
+        yield Wrong(f"final events {finals} with sample 1 cancelled", "'cancelled' for 1, the other to its end")
+
+
+@check("generates.draws", "a drawn sample is the same alone, beside others and after them")
+def generates_draws(generator: Generates) -> Iterator[Wrong]:
+    """Temperature 1; equal prompts are told apart by their variant."""
+    requests = [GenerationRequest(_PROMPTS[0], max_new_tokens=6, temperature=1.0, variant=n) for n in range(4)]
+    told = _run(generator, requests)
+    together = [[event.token for event in told[n, 0]] for n in range(4)]
+    alone = [[event.token for event in _run(generator, [request])[0, 0]] for request in requests]
+    if together != alone:
+        yield Wrong(f"tokens {together} beside others, {alone} alone", "the same tokens")
+    if all(tokens == alone[0] for tokens in alone):
+        yield Wrong(f"the same tokens {alone[0]} for four variants", "draws that differ")
+
+
 @check("generates.refuses", "a request that can never run is a RefusalError of one line")
 def generates_refuses(generator: Generates) -> Iterator[Wrong]:
     """More tokens than any model has positions."""
@@ -168,7 +207,14 @@ def _run(generator: Generates, requests: Sequence[GenerationRequest]) -> dict[tu
     return told
 
 
-DECODES_CHECKS: tuple[Check, ...] = (decodes_contract, decodes_prefill, decodes_decode, decodes_copy, decodes_free)
+DECODES_CHECKS: tuple[Check, ...] = (
+    decodes_contract,
+    decodes_prefill,
+    decodes_decode,
+    decodes_copy,
+    decodes_crop,
+    decodes_free,
+)
 GENERATES_CHECKS: tuple[Check, ...] = (
-    generates_contract, generates_ends, generates_alone, generates_cancels, generates_refuses,
+    generates_contract, generates_ends, generates_alone, generates_cancels, generates_cancels_samples, generates_draws, generates_refuses,
 )  # fmt: skip
