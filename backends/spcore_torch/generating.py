@@ -49,7 +49,7 @@ def loop_over(
     length = options.context or most or _UNBOUNDED
     start = model.generation().get("decoder_start")
     decoder = model.decoder(module, options.slots, length, 0 if start is None else length)
-    return DecodingLoop(_Guarded(decoder, running), decoder_start=start, keep=True)
+    return DecodingLoop(_Guarded(decoder, running), decoder_start=start)
 
 
 def language_module(
@@ -70,7 +70,7 @@ class _Guarded(Decodes):
     def __init__(self, decoder: Decodes, running: Callable[[], AbstractContextManager[Any]]) -> None:
         self._decoder, self._running, self.capacity = decoder, running, decoder.capacity
         if isinstance(decoder, Crops):  # an ability that not all have
-            self.crop = decoder.crop
+            self.crop = self._cropped
 
     @contextlib.contextmanager
     def _calling(self) -> Any:
@@ -97,6 +97,11 @@ class _Guarded(Decodes):
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         with self._calling():
             self._decoder.copy(sources, targets)
+
+    def _cropped(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        assert isinstance(self._decoder, Crops), "where it was found"
+        with self._calling():
+            self._decoder.crop(slots, lengths)
 
     def free(self, slots: Sequence[int]) -> None:
         with self._calling():

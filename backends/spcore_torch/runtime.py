@@ -99,7 +99,6 @@ class TorchRunner(Runner):
         # On a CPU hidden states stay in its cache, a GPU wants to be filled.
         self.batch_tokens = options.batch_tokens or (2048 if device.type == "cpu" else 8192)
         self.compute = None if options.dtype == "float32" else torch.bfloat16
-        self.flat = artifact.model.anatomy(self.head).packs and device.type == "cpu"
         self._whole = head is None
         self._embedder = self if head is None else None
         self._loading = threading.RLock()
@@ -109,9 +108,20 @@ class TorchRunner(Runner):
 
     @functools.cached_property
     def capabilities(self) -> frozenset[str]:  # type: ignore[override]
-        """See `Runner.capabilities`."""
-        writes = generating.writes(self.artifact.model, None if self._whole else self.head)
-        return frozenset({"forward", "embed", *(["generate"] if writes else [])})
+        """See `Runner.capabilities`. Raises RefusalError for a model with which nothing can be done."""
+        if not generating.writes(self.artifact.model, None if self._whole else self.head):
+            _ = self.flat
+            return frozenset({"forward", "embed"})
+        try:
+            _ = self.flat
+        except RefusalError:  # an encoder-decoder without a task: no hidden states of one stack
+            return frozenset({"generate"})
+        return frozenset({"forward", "embed", "generate"})
+
+    @functools.cached_property
+    def flat(self) -> bool:
+        """Whether batches are fed as one row without padding."""
+        return self.artifact.model.anatomy(self.head).packs and self.device.type == "cpu"
 
     @functools.cached_property
     def module(self) -> torch.nn.Module:

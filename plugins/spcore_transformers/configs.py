@@ -38,6 +38,24 @@ def set_dropout(config: Any, value: float) -> None:
         setattr(config, name, value)
 
 
+def check_unquantised(source: str, config: Any, *, from_scratch: bool) -> None:
+    """Raise RefusalError for weights that only a quantisation's own kernels read (GPTQ, AWQ, bitsandbytes, FP8, ...): nothing here has
+    such. from_scratch: no weights are read; then the configuration says no longer that they are quantised."""
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        return
+    if from_scratch:
+        del config.quantization_config
+        return
+    facts = stated if isinstance(stated, dict) else stated.to_dict()
+    method, bits = facts.get("quant_method", "an unnamed method"), facts.get("bits")
+    bits = bits or next((n for n in (4, 8) if facts.get(f"load_in_{n}bit")), None)
+    raise RefusalError(
+        f"model {source!r}: its weights are quantised ({method}{f', {bits} bits' if bits else ''}), for which there is no kernel here",
+        hint="Use the model that they were made of, or a GGUF file of it, whose weights are read as float32",
+    )
+
+
 def set_labels(config: Any, head: Head) -> None:
     """Put a head's width, labels and problem type into a configuration, under Hugging Face's names."""
     if head.kind == "span":

@@ -39,8 +39,8 @@ def check(family: str, name: str) -> None:
 
 
 class SlotDecoder(Decodes, Crops):
-    """`Decodes` and `Crops` by a family's own code. whole: an instance of the family's class with its vocabulary head, in eval mode; it is changed in
-    nothing. capacity: see `Decodes`. Not for two threads at once."""
+    """`Decodes` and `Crops` by a family's own code. whole: an instance of the family's class with its vocabulary head, in eval mode; it is
+    changed in nothing. capacity: see `Decodes`. Not for two threads at once."""
 
     def __init__(self, whole: Any, capacity: tuple[int, int, int]) -> None:
         self.capacity = slots, length, encoder_length = capacity

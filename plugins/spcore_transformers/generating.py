@@ -71,6 +71,8 @@ def as_request(settings: GenerationConfig, config: Any, name: str) -> dict[str, 
     if not isinstance(given.get("early_stopping", False), bool):
         raise _unsupported(name, "early_stopping", given["early_stopping"])
     found = {field: given[key] for key, field in _SAME.items() if key in given}
+    if found.get("beams", 1) == 1:  # of searches alone
+        found = {field: value for field, value in found.items() if field not in ("length_penalty", "early_stopping")}
     if given.get("do_sample"):
         found |= {"temperature": 1.0} | {field: given[key] for key, field in _DRAWN.items() if key in given}
     ends = given.get("eos_token_id", config.eos_token_id)

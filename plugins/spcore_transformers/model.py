@@ -22,10 +22,10 @@ from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.imports import undisturbed
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
 from spcore.interfaces.runtime import Decodes
-from spcore_transformers import decoding, generating, gguf_files, segments
+from spcore_transformers import decoding, generating, gguf_files, llama_steps, segments
 from spcore_transformers.assembled import Assembled
 from spcore_transformers.chat_templates import template_text
-from spcore_transformers.configs import auto_class, backbone_class, causal, set_dropout, with_head
+from spcore_transformers.configs import auto_class, backbone_class, causal, check_unquantised, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import Style, TransformersOptions
@@ -40,6 +40,8 @@ _RENAMED = (
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
 )
 """Names of checkpoints from TensorFlow's days (bert-base-uncased on the Hub), and what they are called now."""
+_RENAMED_IN = {"gpt_neox": ((re.compile(r"^embed_out\."), "lm_head."),)}
+"""The same of one family: what transformers stores under another name than the module's."""
 
 BYTES = "bytes"
 """Name of the tokenizer that needs no training."""
@@ -84,6 +86,7 @@ class TransformersModel(Model):
         else:
             with translated(source, options.revision):
                 config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
+            check_unquantised(source, config, from_scratch=options.from_scratch)
         if options.tokenizer is not None:
             tokenizer = self._tokenizer(options.tokenizer, None, style_of(config))
             retokenized(config, tokenizer)
@@ -296,7 +299,7 @@ class TransformersLanguageModel(LanguageModel):
         usual = f"{backbone_class(self.config).base_model_prefix}."
         bare = {base: base and not any(name.startswith(base) for name in names) for base in self._prefixes()}
         for name, tensor in tensors:
-            for old, new in _RENAMED:
+            for old, new in (*_RENAMED, *_RENAMED_IN.get(self.family, ())):
                 name = old.sub(new, name)
             for full in {
                 base + name.removeprefix(usual) if lacks and not name.startswith("head.") else name
@@ -332,10 +335,13 @@ class TransformersLanguageModel(LanguageModel):
                 raise RefusalError(
                     f"model {self.source or self.family!r}: {asked} positions asked for, it has {most}; ask for fewer"
                 )
-        return decoding.SlotDecoder(module.as_family(), (slots, length, encoder_length))
+        whole = module.as_family()
+        made = llama_steps.LlamaDecoder if llama_steps.fits(whole.config) else decoding.SlotDecoder
+        return made(whole, (slots, length, encoder_length))
 
     def generation(self) -> Mapping[str, Any]:
-        """See `Steps.generation`. Raises RefusalError for a setting that cannot be honoured."""
+        """See `Steps.generation`. Raises RefusalError for a family that is not verified, and for a setting that cannot be honoured."""
+        decoding.check(self.family, self.source or self.family)
         settings = generating.own_settings(self._generation_file, self.config)
         return generating.as_request(settings, self.config, self.source or self.family)
 

@@ -42,8 +42,8 @@ class Pass:
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values [slots, heads, columns, size]. slots, length: the most there may be of each. window: tokens that a
-    query sees, itself included; None: all."""
+    """One layer's keys and values [slots, columns, heads, size]. slots, length: the most there may be of the first two. window: tokens that
+    a query sees, itself included; None: all."""
 
     is_croppable = False
 
@@ -53,32 +53,40 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.now: Pass | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Begin with as many slots and columns as the pass needs."""
+        """Begin, empty, for [..., heads, size]."""
         # Scores are products: where those are 16-bit, rotary positions that widened the keys are rounded there anyway.
         dtype = value_states.dtype
-        self.keys = key_states.new_zeros((0, key_states.shape[1], 0, key_states.shape[3]), dtype=dtype)
-        self.values = value_states.new_zeros((0, value_states.shape[1], 0, value_states.shape[3]))
+        self.keys = key_states.new_zeros((0, 0, *key_states.shape[-2:]), dtype=dtype)
+        self.values = value_states.new_zeros((0, 0, *value_states.shape[-2:]))
         self.is_initialized = True
 
-    def reserve(self, slots: int, columns: int) -> None:
+    def _reserve(self, slots: int, columns: int) -> None:
         """Have so many slots and columns at least; what is there stays."""
-        had = self.keys.shape[0], self.keys.shape[2]
+        had = self.keys.shape[:2]
         if had[0] >= slots and had[1] >= columns:
             return
         wanted = _grown(had[0], slots, 1, self.most[0]), _grown(had[1], columns, _FIRST, self.most[1])
         for name in ("keys", "values"):
             old = getattr(self, name)
             # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
-            new = old.new_zeros((wanted[0], old.shape[1], wanted[1], old.shape[3]))
-            new[: had[0], :, : had[1]] = old
+            new = old.new_zeros((*wanted, *old.shape[2:]))
+            new[: had[0], : had[1]] = old
             setattr(self, name, new)
 
-    def write(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    def put(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+        columns: torch.Tensor,
+        room: tuple[int, int],
     ) -> None:
-        """Put [B, heads, new, size] into columns [B, new] of the slots [B], for which there is room."""
-        self.keys[rows[:, None], :, columns] = key_states.transpose(1, 2).to(self.keys.dtype)
-        self.values[rows[:, None], :, columns] = value_states.transpose(1, 2)
+        """Put [..., heads, size] into columns [...] of slots [...]. room: slots and columns that this needs."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self._reserve(*room)
+        self.keys.index_put_((slots, columns), keys.to(self.keys.dtype))
+        self.values.index_put_((slots, columns), values)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -86,15 +94,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Add [B, heads, new, size] to the pass's slots; what their queries see, [B, heads, seen, size]."""
         now = self.now
         assert now is not None, "a cache is updated in a forward pass of its decoder"
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.reserve(max(now.slots) + 1, now.total)
-        self.write(key_states, value_states, now.rows, now.write)
+        room = (max(now.slots) + 1, now.total)
+        self.put(key_states.transpose(1, 2), value_states.transpose(1, 2), now.rows[:, None], now.write, room)
         first = now.total - self._seen(now.new)
         if now.near is not None:
-            return self.keys[now.near, :, first : now.total], self.values[now.near, :, first : now.total]
-        rows, index = now.rows[:, None], now.index[:, first:]
-        return self.keys[rows, :, index].transpose(1, 2), self.values[rows, :, index].transpose(1, 2)
+            return tuple(t[now.near, first : now.total].transpose(1, 2) for t in (self.keys, self.values))
+        at = now.rows[:, None], now.index[:, first:]
+        return tuple(t[at].transpose(1, 2) for t in (self.keys, self.values))
 
     def _seen(self, new: int) -> int:
         assert self.now is not None
@@ -117,15 +123,15 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, columns: int) -> None:
         """Copy the first columns of slots, simultaneously."""
         if self.is_initialized:
-            self.reserve(int(targets.max()) + 1, columns)
+            self._reserve(int(targets.max()) + 1, columns)
             for tensor in (self.keys, self.values):
-                tensor[targets, :, :columns] = tensor[sources, :, :columns]
+                tensor[targets, :columns] = tensor[sources, :columns]
 
     def clear(self, slot: int, columns: int, first: int = 0) -> None:
-        """Zero a slot's columns from the first on: what a request left there, were it not finite, would reach the next one through masked columns."""
+        """Zero columns of a slot: what a request left there, were it not finite, would reach the next one through masked columns."""
         if self.is_initialized and slot < len(self.keys):
-            self.keys[slot, :, first:columns] = 0
-            self.values[slot, :, first:columns] = 0
+            self.keys[slot, first:columns] = 0
+            self.values[slot, first:columns] = 0
 
 
 class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -150,12 +156,10 @@ class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep [B, heads, width, size] for the pass's slots."""
         assert self.now is not None
-        if not self.store.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         width = key_states.shape[2]
-        self.store.reserve(max(self.now.slots) + 1, width)
         columns = torch.arange(width, device=key_states.device).expand(len(self.now.slots), -1)
-        self.store.write(key_states, value_states, self.now.rows, columns)
+        room = (max(self.now.slots) + 1, width)
+        self.store.put(key_states.transpose(1, 2), value_states.transpose(1, 2), self.now.rows[:, None], columns, room)
         return key_states, value_states
 
     def _seen(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -164,7 +168,7 @@ class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
         slots = self.now.slots
         together = slots == list(range(slots[0], slots[0] + len(slots)))
         rows = tensor[slots[0] : slots[0] + len(slots)] if together else tensor[self.now.rows]
-        return rows[:, :, : self.width]
+        return rows[:, : self.width].transpose(1, 2)
 
     @property
     def keys(self) -> torch.Tensor | None:

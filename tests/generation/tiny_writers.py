@@ -1,0 +1,128 @@
+"""Tiny models of every family that gives text, in folders, with weights that make their answers go on in many ways."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from spcore.generation import DecodingLoop
+from spcore.interfaces.model import LanguageModel, Steps
+from spcore.interfaces.runtime import Decodes, GenerationRequest
+from spcore.tensors.materialise import frozen
+from spcore_torch.generating import LANGUAGE
+from transformers_plugin import tiny_models
+
+END = 3
+_EMBEDS = re.compile("embed|shared|wte|wpe")
+_LEARNT = {
+    "vocab_size": tiny_models.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0,
+    "bos_token_id": 2, "eos_token_id": END,
+}  # fmt: skip
+_MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "opt": ("opt", {**_LEARNT, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
+    "bloom": ("bloom", _LEARNT),
+}
+OTHER = ("gptj", {"vocab_size": 120, "n_embd": 32, "n_layer": 1, "n_head": 2, "rotary_dim": 8, "n_positions": 64})
+"""A family that is not verified."""
+WRITERS = {**tiny_models.DECODERS, **tiny_models.ENCODER_DECODERS, **_MORE}
+
+
+def saved(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
+    """A folder of such a model, as transformers saves it."""
+    family, sizes = {**WRITERS, "gptj": OTHER}[name]
+    config = transformers.AutoConfig.for_model(family, **{**sizes, **changes})
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    model = kind.from_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    spread, embedded = (3.0, 3.0) if family == "marian" else (1.0, 0.5)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # Marian's positions are computed
+                continue
+            if parameter.dim() > 1:
+                parameter.normal_(0, embedded if _EMBEDS.search(path) else spread, generator=generator)
+            else:
+                parameter.normal_(float("bias" not in path), 0.2, generator=generator)
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Path | str, **options: Any) -> tuple[LanguageModel, Any]:
+    """The model and its module, as a runtime loads it."""
+    model = tiny_models.opened(folder, **options)
+    return model, frozen(model, LANGUAGE)
+
+
+def decoder(model: LanguageModel, module: Any, slots: int = 4, length: int = 60) -> Decodes:
+    """Its decoder."""
+    assert isinstance(model, Steps)
+    return model.decoder(module, slots, length, length if model.config.is_encoder_decoder else 0)
+
+
+def requests(count: int, seed: int, longest: int = 20) -> list[GenerationRequest]:
+    """Prompts and answers of any lengths."""
+    draw = random.Random(seed)
+    return [
+        GenerationRequest(
+            tuple(draw.randrange(5, tiny_models.VOCABULARY) for _ in range(draw.randrange(1, longest))),
+            max_new_tokens=draw.randrange(1, longest), stop=(END,),
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def told(
+    model: LanguageModel, decodes: Decodes, asked: Sequence[GenerationRequest], seed: int, chunk: int = 5
+) -> list[list[int]]:
+    """The answers to requests that join at random times while others run, and wait for slots."""
+    assert isinstance(model, Steps)
+    draw, loop = (
+        random.Random(seed),
+        DecodingLoop(decodes, prefill_tokens=chunk, decoder_start=model.generation().get("decoder_start")),
+    )
+    waiting, place = list(enumerate(asked)), {}
+    found: list[list[int]] = [[] for _ in asked]
+    while waiting:
+        number, request = waiting.pop(0)
+        place[loop.submit(request)] = number
+        for event in loop.events():
+            if event.token >= 0:
+                found[place[event.request]].append(event.token)
+            if waiting and draw.random() < 0.4:
+                number, request = waiting.pop(0)
+                place[loop.submit(request)] = number
+    return found
+
+
+def theirs(
+    folder: Path | str, asked: Sequence[GenerationRequest], attention: str | None = None, **settings: Any
+) -> list[list[int]]:
+    """The same by `transformers.generate`, each alone."""
+    model = reference(folder, attention)
+    found = []
+    for request in asked:
+        ids = torch.tensor([request.ids])
+        given = {"max_new_tokens": request.max_new_tokens, "do_sample": False, **settings}
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), **given)[0]
+        found.append(answer(model, made.tolist(), len(request.ids)))
+    return found
+
+
+def reference(folder: Path | str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' own."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return kind.from_pretrained(folder, attn_implementation=attention, dtype=dtype).eval()
+
+
+def answer(model: Any, made: list[int], prompt: int) -> list[int]:
+    """New tokens, without the end and what pads after it."""
+    new = made[1:] if model.config.is_encoder_decoder else made[prompt:]
+    return new[: new.index(END)] if END in new else new
