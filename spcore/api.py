@@ -144,7 +144,8 @@ class LanguageModelHandle(Writes):
             part = data_part(tree, self.registry)
             with self._in_use(lambda: self._otherwise(part, options)) as (runner, bound):
                 source = open_part(part, self.task()[0], self.registry, self._trained_columns(tree))
-                metrics, rows, counts = evaluate_rows(runner, bound, source)
+                with self.writer(runner, bound) as writer:
+                    metrics, rows, counts = evaluate_rows(runner, bound, source, writer)
         report = {
             **counts.to_json(),
             "remarks": [*source.report.remarks, *counts.remarks()],
@@ -169,8 +170,12 @@ class LanguageModelHandle(Writes):
             rows = text_rows({**({names[0]: text} if text is not None else {}), **columns}, names)
         elif text is not None or columns:
             raise UserError("predict: give `rows`, or texts by column, not both")
-        with self._in_use() as (runner, bound):
-            return predict_rows(runner, bound, rows)
+        return self.predicted(rows)
+
+    def predicted(self, rows: Sequence[Row], place: Callable[[int], str] = "row {}".format) -> list[dict[str, Any]]:
+        """As `predict`, of rows by the task's column names. place: what a row is called where it is refused."""
+        with self._in_use() as (runner, bound), self.writer(runner, bound) as writer:
+            return predict_rows(runner, bound, rows, place, writer)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """One vector a text: float32 [rows, hidden], the mean over its tokens of the last hidden states."""
@@ -240,6 +245,11 @@ class LanguageModelHandle(Writes):
             lacks = "was not fine-tuned here" if self._bound is not None else "has no task yet"
             raise ArtifactError(f"{self.source}: {lacks}", hint="Fine-tune it first, or load a saved model")
         return self._artifact
+
+    @property
+    def saved(self) -> bool:
+        """Whether it stands for a saved model, not for one that was trained elsewhere."""
+        return self._artifact is not None
 
     def task(self) -> tuple[Task, BoundTask]:
         """The task, and bound to this model: what it was trained for here, else what its configuration says it is."""

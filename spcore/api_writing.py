@@ -18,12 +18,13 @@ from spcore.errors import RefusalError, UserError
 from spcore.fitting import Message, Prompt, Room, chat_prompt, chatting, text_prompt
 from spcore.interfaces.model import Head, Steps
 from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
-from spcore.interfaces.task import BoundTask, Task
+from spcore.interfaces.task import BoundTask, Prompts, Task
 from spcore.sharing import Shared, View
 from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
     from spcore.interfaces.model import LanguageModel, Processor
+    from spcore.prompting import Writer
     from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
@@ -109,6 +110,11 @@ class Writes(ABC):
     @property
     @abstractmethod
     def _model(self) -> LanguageModel: ...
+
+    @property
+    @abstractmethod
+    def saved(self) -> bool:
+        """Whether it stands for a saved model, fine-tuned here."""
 
     @abstractmethod
     def known_task(self) -> tuple[Task, BoundTask] | None:
@@ -199,12 +205,14 @@ class Writes(ABC):
             chats = chatting(model.processor)
             stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
-        grammar, seen, requests = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]](), []
-        for ready in found:
+        grammar, seen = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]]()
+        requests: list[GenerationRequest] = []
+        for prompt, ready in zip(prompts, found, strict=True):
             requests.append(
                 GenerationRequest(
                     ready.ids, room.after(len(ready.ids), settings), seed=seed, variant=seen[ready.ids],
-                    stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar, **fields,
+                    stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar,
+                    keep=not isinstance(prompt, str), **fields,
                 )
             )  # fmt: skip
             seen[ready.ids] += 1
@@ -222,7 +230,12 @@ class Writes(ABC):
 
     def _writer(self) -> bool:
         """Whether the model writes by its task's head; else by its own. Raises RefusalError for one that writes nothing."""
-        known = self.known_task()
+        try:
+            known = self.known_task()
+        except RefusalError:  # a tokenizer without what the task needs, to learn: it may do to write
+            if self.saved:
+                raise
+            known = None
         head = known[1].head if known is not None else _LANGUAGE
         if head.kind != "vocabulary":
             raise RefusalError(
@@ -242,14 +255,31 @@ class Writes(ABC):
     @contextlib.contextmanager
     def _view(self, job: Job) -> Iterator[View]:
         """What a job is asked through, the weights loaded."""
-        with self._leased(task=job.task) as runner:
-            if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
-                raise RefusalError(f"{self.source}: the runtime does not decode {self._model.family!r} step by step")
-            view = View(self._shared.setdefault(runner, Shared(runner)))
-            try:
-                yield view
-            finally:
-                view.close()
+        with self._leased(task=job.task) as runner, self._viewed(runner) as view:
+            yield view
+
+    @contextlib.contextmanager
+    def _viewed(self, runner: Runner) -> Iterator[View]:
+        """A runner that generates, for one of several callers. Raises RefusalError for one that does not."""
+        if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
+            raise RefusalError(f"{self.source}: the runtime does not decode {self._model.family!r} step by step")
+        view = View(self._shared.setdefault(runner, Shared(runner)))
+        try:
+            yield view
+        finally:
+            view.close()
+
+    @contextlib.contextmanager
+    def writer(self, runner: Runner, bound: BoundTask) -> Iterator[Writer | None]:
+        """What answers the requests of a task that predicts by generating, beside other callers; None for another task."""
+        if not isinstance(bound, Prompts):
+            yield None
+            return
+        from spcore.prompting import Writer
+
+        self._check_runtime()
+        with self._viewed(runner) as view:
+            yield Writer(view, self._model)
 
     def _stream(self, job: Job) -> TextStream:
         with contextlib.ExitStack() as stack:

@@ -92,7 +92,7 @@ def _measured(
 ) -> Measured:
     """In the child process."""
     from spcore.api import load_model
-    from spcore.inference import evaluate_rows, predict_rows
+    from spcore.inference import evaluate_rows
 
     registry = Registry.from_spec(spec)
     handle = load_model(model, runtime=runtime, device=device, registry=registry)
@@ -104,17 +104,18 @@ def _measured(
         return Measured(words, refused=str(error))
     roles = [role.name for role in task.roles if not role.target]
     rows = [{k: row[k] for k in roles if k in row} for row in source.read(range(source.length or 0))]
-    metrics, _, counts = evaluate_rows(runner, bound, source)
+    with handle.writer(runner, bound) as writer:
+        metrics, _, counts = evaluate_rows(runner, bound, source, writer)
     if counts.dropped_total:
         rows = [row for row in rows if _usable(bound, row)]
     speeds, waits = [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        predict_rows(runner, bound, rows)
+        handle.predicted(rows)
         speeds.append(len(rows) / (time.perf_counter() - began))
         for row in rows[:SINGLE]:
             began = time.perf_counter()
-            predict_rows(runner, bound, [row])
+            handle.predicted([row])
             waits.append(1e3 * (time.perf_counter() - began))
     waits.sort()
     name = next(iter(bound.metric_names or metrics))

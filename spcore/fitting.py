@@ -50,8 +50,8 @@ class Room:
             raise RefusalError(f"max_new_tokens {answer}: the model has {self.positions} positions")
         return self.positions if self.encoder else self.positions - answer + 1
 
-    def check(self, prompt: int, settings: GenerationSettings, what: str) -> None:
-        """Raise RefusalError for a prompt that is too long."""
+    def check(self, prompt: int, settings: GenerationSettings, what: str, *, cut: bool = False) -> None:
+        """Raise RefusalError for a prompt that is too long. cut: what could be left out of it was."""
         answer = settings.max_new_tokens or 1
         most = self.before(answer)
         if most is None or prompt <= most:
@@ -63,7 +63,8 @@ class Room:
         else:
             text = f"{prompt} tokens and {answer} new ones do not fit the model's {self.positions} positions"
         lower = ", lower max_new_tokens" if settings.max_new_tokens and not self.encoder else ""
-        raise RefusalError(f"{what}: {text}", hint=f"Shorten it{lower}, or leave its beginning out: truncate=left")
+        other = "" if cut else ", or leave its beginning out: truncate=left"
+        raise RefusalError(f"{what}: {text}", hint=f"Shorten it{lower}{other}")
 
     def kept(self, settings: GenerationSettings) -> int | None:
         """Tokens that stay of a prompt whose beginning may go: room for the answer asked for, else for a usual one or a quarter of all."""
@@ -119,7 +120,7 @@ def chat_prompt(processor: Processor, messages: Sequence[Message], settings: Gen
     at = bisect_left(starts, True, key=lambda start: len(chats.chat(since(start))) <= most)
     start = starts[min(at, len(starts) - 1)]
     ids = chats.chat(since(start))
-    room.check(len(ids), settings, "the last message of the conversation")
+    room.check(len(ids), settings, "the last message of the conversation", cut=True)
     return Prompt(ids, start - len(system))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from spcore.features import Counts, FeatureStore
     from spcore.interfaces.model import LanguageModel
+    from spcore.prompting import Writer
     from spcore.recipe import DataPart
     from spcore.rows import RoleSource
 
@@ -92,7 +93,7 @@ def forwards(runner: Runner) -> Forwards:
 
 def generates(runner: Runner) -> Generates:
     """The runner as one that generates. Raises RefusalError."""
-    if not isinstance(runner, Generates):
+    if not isinstance(runner, Generates) or "generate" not in runner.capabilities:
         raise RefusalError(
             f"the runtime gives {', '.join(sorted(runner.capabilities)) or 'nothing'}, and this needs 'generate'"
         )
@@ -104,15 +105,15 @@ def predict_rows(
     task: BoundTask,
     rows: Sequence[Row],
     place: Callable[[int], str] = "row {}".format,
-    *,
-    model: LanguageModel | None = None,
+    writer: Writer | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers in the order of `rows` (keyed by the task's column names). place: what a row is called. model: that runs, see
-    `spcore.prompting.requests`. Raises DataError that names the row."""
+    """Answers in the order of `rows` (keyed by the task's column names). place: what a row is called. writer: of the answers of a task
+    that predicts by generating; None: the runner, asked by nobody else meanwhile. Raises DataError that names the row."""
     if isinstance(task, Prompts):
-        from spcore.prompting import answered, requests
+        from spcore.prompting import Writer, answered, requests
 
-        return answered(generates(runner), task, rows, requests(task, rows, place, model))
+        writer = writer or Writer(generates(runner))
+        return answered(writer.generator, task, rows, requests(task, rows, place, writer.model))
     answers: list[dict[str, Any]] = []
     for at in range(0, len(rows), _CHUNK):
         part = rows[at : at + _CHUNK]
@@ -154,31 +155,33 @@ def _batched(
 
 
 def evaluate_rows(
-    runner: Runner, task: BoundTask, source: RoleSource, *, model: LanguageModel | None = None
+    runner: Runner, task: BoundTask, source: RoleSource, writer: Writer | None = None
 ) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
     """Metrics, the rows they were made of, and what became of the data's rows. A task that is evaluated by generating has its answers
-    beside what outputs give, or alone by a runner that only generates. model: as for `predict_rows`. Raises DataError where no row is usable."""
+    beside what outputs give, or alone by a runner that only generates. writer: as for `predict_rows`. Raises
+    DataError where no row is usable."""
     store = usable(source, task)
     if isinstance(task, Prompts):
-        part = _with_generated(runner, task, source, store, model)
+        part = _with_generated(runner, task, source, store, writer)
     else:
         part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
     return task.metrics(part), part.rows, store.counts
 
 
 def _with_generated(
-    runner: Runner, task: Any, source: RoleSource, store: FeatureStore, model: LanguageModel | None
+    runner: Runner, task: Any, source: RoleSource, store: FeatureStore, writer: Writer | None
 ) -> EvalPart:
     """task: a BoundTask with the ability `Prompts`."""
-    from spcore.prompting import Questions, with_answers
+    from spcore.prompting import Questions, Writer, with_answers
 
-    generator, questions = generates(runner), Questions(source, task, store, limit=None, model=model)
-    if isinstance(runner, Forwards):
+    writer = writer or Writer(generates(runner))
+    questions = Questions(source, task, store, limit=None, model=writer.model)
+    if isinstance(runner, Forwards) and "forward" in runner.capabilities:
         part = reduced(task, run_batches(runner, task, store, augment=True))
     else:
         rows = zip(store.ids.tolist(), store.rows.tolist(), strict=True)
         part = EvalPart({}, [{"feature_id": feature, "row_id": row} for feature, row in rows])
-    return with_answers(part, questions.answers(generator, range(len(questions.rows))))
+    return with_answers(part, questions.answers(writer.generator, range(len(questions.rows))))
 
 
 def usable(source: RoleSource, task: BoundTask) -> FeatureStore:
@@ -230,7 +233,8 @@ class RowSamples:
         found = list(run_batches(forwards(runner), self._bound, self._store, augment=True))
         seconds = time.perf_counter() - began
         figures = self._bound.metrics(reduced(self._bound, found))
-        metric = next(iter(self._bound.metric_names or figures))
+        # Of a task that is evaluated by generating, what its outputs give by themselves.
+        metric = next(name for name in (*self._bound.metric_names, *figures) if name in figures)
         better: Literal["more", "less"] = "less" if metric in self._task.lower_is_better else "more"
         return Score(metric, figures[metric], better, len(self._store) / max(seconds, 1e-9))
 

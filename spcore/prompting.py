@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +33,19 @@ Answers = dict[int, dict[str, Any]]
 """row id -> what `Prompts.answer` gave, and "finish"."""
 
 
+@dataclass(frozen=True)
+class Writer:
+    """What answers requests. model: that writes, whose own files may demand something of every text; None: not known."""
+
+    generator: Generates
+    model: LanguageModel | None = None
+
+
 def requests(
     task: Prompts, rows: Iterable[Row], place: Callable[[int], str], model: LanguageModel | None
 ) -> list[GenerationRequest]:
-    """What to generate for each row, equal prompts numbered. place: what a row is called. model: whose files may demand something of
-    every text; None: not known. Raises DataError that names the row."""
+    """What to generate for each row, equal prompts numbered. place: what a row is called. model: see `Writer`. Raises DataError that
+    names the row."""
     own: Mapping[str, Any] = model.generation() if isinstance(model, Steps) else {}
     demanded = {name: own[name] for name in _DEMANDED if name in own}
     made: list[GenerationRequest] = []
@@ -55,7 +63,7 @@ def requests(
 
 class Questions:
     """What is generated for a data set's rows. rows: ids of those that have features, in order, `limit` at most (None: all). model: see
-    `requests`."""
+    `Writer`."""
 
     def __init__(
         self, source: RoleSource, task: Prompts, store: FeatureStore, *, limit: int | None, model: LanguageModel | None

@@ -158,7 +158,8 @@ class Checks:
         loggers = self.tree.get("loggers")
         entries = range(len(loggers)) if isinstance(loggers, list) else ()
         several = [(("loggers", n), "logger") for n in entries]
-        keys = {**PART_KEYS, "runtime": "runtime"}  # which stands alone: it is in no recipe
+        alone = {kind: kind for kind in ("runtime", "constraint")}  # which are in no recipe
+        keys = {**PART_KEYS, **alone}
         datas: list[KeyPath] = [("data",), ("eval", "data")]
         mixed = [((*path, "sources", name), "dataset") for path in datas for name in self._names_in((*path, "sources"))]
         return [*(((key,), kind) for key, kind in keys.items()), (("eval", "data"), "dataset"), *mixed, *several]

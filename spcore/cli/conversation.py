@@ -73,10 +73,9 @@ class Conversation:
         self.system = system if system is not None else saved.system
 
     def prepare(self) -> None:
-        """Read the weights; what is wrong with model, template or settings is raised now."""
-        self.handle.stream_chat(
-            [*self._head(), {"role": "user", "content": "?"}], truncate="left", **self.settings
-        ).close()
+        """Read the weights, and go the whole way once: what is wrong with model, template or settings is raised now."""
+        trial = [*self._head(), {"role": "user", "content": "?"}]
+        self.handle.chat(trial, **{**self.settings, "max_new_tokens": 1})
 
     def _head(self) -> list[dict[str, str]]:
         return [] if self.system is None else [{"role": "system", "content": self.system}]

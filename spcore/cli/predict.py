@@ -43,10 +43,8 @@ def predict(
         raise UserError("predict: give texts or --input, not both")
     handle = load_model(model, runtime=runtime_part(runtime, options), device=checked_device(device))
     if source is not None:
-        from spcore.inference import predict_rows
-
         view = file_rows(handle, source)
-        answers = predict_rows(handle.runner(), handle.task()[1], view.read(range(view.length or 0)), view.place)
+        answers = handle.predicted(view.read(range(view.length or 0)), view.place)
     else:
         answers = handle.predict(rows=typed_rows(handle, texts or [line.rstrip("\n") for line in sys.stdin]))
     if output is not None:

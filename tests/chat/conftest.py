@@ -40,4 +40,6 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }  # fmt: skip
 
 
-CHAT = [sys.executable, "-m", "slimpajama", "chat", "talker:small", "--runtime", "talker"]
+CHAT = [sys.executable, "-m", "slimpajama", "chat", "--runtime", "talker"]
+ENDLESS = ("talker:endless", "--max-new-tokens", "10000000")
+"""A model without limits, and an answer that somebody must stop."""

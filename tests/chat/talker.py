@@ -32,11 +32,11 @@ class TalkingProcessor(Processor):
 
     special: ClassVar[Mapping[str, int]] = {"bos": BOS, "eos": EOS, "pad": EOS}
     fill: ClassVar[Mapping[str, int]] = {"input_ids": EOS}
-    vocabulary_size, max_length, fingerprint = 258, POSITIONS, "bytes"
+    vocabulary_size, fingerprint = 258, "bytes"
     turn_stop, turn_stop_strings = (EOS,), ()
 
-    def __init__(self, chat_template: str | None) -> None:
-        self.chat_template = chat_template
+    def __init__(self, chat_template: str | None, positions: int | None) -> None:
+        self.chat_template, self.max_length = chat_template, positions
 
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
@@ -70,7 +70,9 @@ class Talker(LanguageModel):
 
     def __init__(self, source: str) -> None:
         self.config, self.source = Config(), source
-        self.processor = TalkingProcessor(None if source == "base" else "talk")
+        self.processor = TalkingProcessor(
+            None if source == "base" else "talk", None if source == "endless" else POSITIONS
+        )
 
     def anatomy(self, head: Head) -> Anatomy:
         return Anatomy("", None, None, None, (), causal=self.source != "encoder")

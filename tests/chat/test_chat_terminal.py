@@ -11,9 +11,7 @@ import pexpect
 import pyte
 import pytest
 
-from conftest import CHAT
-
-PROMPT = "\n> "
+from conftest import CHAT, ENDLESS
 
 
 class Terminal:
@@ -25,15 +23,15 @@ class Terminal:
         self.stream = pyte.Stream(self.screen)
         self.process = pexpect.spawn(
             CHAT[0],
-            [*CHAT[1:], *options],
+            [*CHAT[1:], *(() if "talker:endless" in options else ("talker:small",)), *options],
             env=shell,
             cwd=str(folder),
             encoding="utf-8",
-            timeout=60,
+            timeout=30,
             dimensions=self.size,
         )
-        self.until("/help tells the commands")
-        self.until("> ")
+        self.until("/help")
+        self.until("\r\n> ")
 
     def until(self, words: str) -> str:
         """Read until these words; what was there before them."""
@@ -91,7 +89,7 @@ def test_a_conversation_is_remembered_forgotten_saved_and_taken_up(
 
 
 def test_ctrl_c_stops_an_answer_and_what_was_said_stays(terminal: Callable[..., Terminal]) -> None:
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.sendline("forever")
     talk.until("la la la")
     talk.process.sendintr()
@@ -176,7 +174,7 @@ def test_lines_are_edited_and_called_back(terminal: Callable[..., Terminal]) -> 
 
 def test_the_window_may_change_its_size(terminal: Callable[..., Terminal]) -> None:
     """While a line is typed, and in mid-answer."""
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.send("repeat " + "a" * 60)
     talk.until("a" * 60)
     talk.process.setwinsize(12, 40)
@@ -206,7 +204,7 @@ def test_what_a_model_says_is_not_carried_out(terminal: Callable[..., Terminal])
 
 
 def test_a_closed_terminal_ends_it(terminal: Callable[..., Terminal]) -> None:
-    talk = terminal("--max-new-tokens", "900")
+    talk = terminal(*ENDLESS)
     talk.process.sendline("forever")
     talk.until("la la")
     talk.process.kill(signal.SIGHUP)

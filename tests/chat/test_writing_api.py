@@ -167,6 +167,11 @@ def test_a_conversation_loses_its_oldest_turns_and_says_so(model: LanguageModelH
     assert left % 2 == 0, "a turn is left out whole"
     kept = [messages[0], *turns[left:], messages[-1]]
     assert found["prompt_tokens"] == len(model._model.processor.chat(kept)) <= 1000 - 250 + 1
+    with pytest.raises(
+        SlimPajamaError,
+        match=r"the last message of the conversation: \d+ tokens and 900 new ones .* Shorten it, lower max_new_tokens$",
+    ):
+        model.chat([*messages, {"role": "user", "content": "x" * 200}], truncate="left", max_new_tokens=900)
     longer = [messages[0], *turns[left - 2 :], messages[-1]]
     assert len(model._model.processor.chat(longer)) > 1000 - 250 + 1, "no more than must be"
 

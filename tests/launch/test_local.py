@@ -104,6 +104,17 @@ def test_an_error_of_ours_keeps_its_kind_and_its_line() -> None:
     assert "RunError" in caught.value.__cause__.traceback
 
 
+@pytest.mark.parametrize(("what", "said"), [("raise", "ValueError: trouble while it"), ("kill", "killed by SIGKILL")])
+def test_a_rank_that_fails_while_it_generates_stops_all(what: str, said: str) -> None:
+    """In the evaluation after step 2; the other rank has its answers and waits."""
+    shown = {"data": {"use": "fake", "split": "validation"}, "every": 2}
+    timed = Timed()
+    with pytest.raises(RankError, match=f"rank 1 failed .*{said}"):
+        run(tree(task={"use": "trouble-prompts", "what": what}, eval=shown), on_event=timed)
+    assert [event.step for event in timed.events if isinstance(event, Step)] == [1, 2]
+    assert timed.since < SECONDS
+
+
 @pytest.mark.parametrize(("what", "said"), [("kill", "killed by SIGKILL"), ("leave", "exit code 7")])
 def test_a_rank_that_dies_takes_the_others_with_it(what: str, said: str) -> None:
     timed = Timed()
