@@ -12,7 +12,7 @@ _PUBLIC = {
     "default_registry": "components", "hookimpl": "hooks", "API_VERSION": "hooks",
     "Recipe": "recipe", "load_recipe": "recipe", "Session": "session", "assemble": "session",
     "Evaluation": "api", "LanguageModelHandle": "api", "load_model": "api", "finetune": "api", "pretrain": "api", "evaluate": "api",
-    "export": "api", "run": "api", "RunResult": "interfaces.launcher", "Artifact": "artifact",
+    "export": "api", "run": "api", "TextStream": "api_writing", "GenerationSettings": "writing_settings", "RunResult": "interfaces.launcher", "Artifact": "artifact",
     "SlimPajamaError": "errors", "UserError": "errors", "RecipeError": "errors", "ComponentError": "errors",
     "RefusalError": "errors", "SourceError": "errors", "DataError": "errors", "ArtifactError": "errors",
     "CheckpointError": "errors", "OutputError": "errors", "RunError": "errors", "RankError": "errors",
@@ -22,6 +22,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
     from spcore.api import Evaluation, LanguageModelHandle, evaluate, export, finetune, load_model, pretrain, run
+    from spcore.api_writing import TextStream
     from spcore.artifact import Artifact
     from spcore.components import Component, Plugin, Registry, RegistrySpec, default_registry
     from spcore.errors import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from spcore.interfaces.launcher import RunResult
     from spcore.recipe import Recipe, load_recipe
     from spcore.session import Session, assemble
+    from spcore.writing_settings import GenerationSettings
 
 
 def __getattr__(name: str) -> Any:

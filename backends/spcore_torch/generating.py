@@ -60,7 +60,7 @@ def language_module(
     if compute is not None and (device.type != "cpu" or kernels.has_units(compute)):
         return frozen(model, head, device, dtype=str(compute).removeprefix("torch.")), True
     module = frozen(model, head, device)
-    kernels.install(module, compute, device)
+    kernels.install(module, compute, device, steps=True)
     return module, compute is None
 
 

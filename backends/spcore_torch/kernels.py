@@ -4,6 +4,7 @@ with fp32 master weights.
 torch's default fp32 product on a CPU is MKL's, which is slow on some processors (2.2 times slower than oneDNN's on AMD EPYC);
 `torch.set_float32_matmul_precision("medium")` would switch, but for the whole process, and permits bf16 by name. Here each
 `nn.Linear` of a module is given a `forward` that calls the chosen kernel, forward and backward; names, parameters and hooks stay.
+A step of generating multiplies a row or a few, which is another choice: then what counts is how fast weights come from memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,31 @@ def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
+def _vector(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """One row, as a matrix by a vector."""
+    found = torch.mv(weight, x[0]) if bias is None else torch.addmv(bias, weight, x[0])
+    return found[None]
+
+
 def candidates() -> dict[str, Product]:
     """Kernels that this build of torch has, by name."""
     found: dict[str, Product] = {"default": _default}
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         found["onednn"] = _onednn
     return found
+
+
+FEW = (1, 2, 8)
+"""Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
+_LEAD = 0.8
+"""Share of the default's time that another kernel may take: a lead that noise could make is none."""
+_MANY = 32
+"""Rows from which on a product is one like others."""
+
+
+def row_candidates(rows: int) -> dict[str, Product]:
+    """Those for x of so many rows."""
+    return {**candidates(), "vector": _vector} if rows == 1 else candidates()
 
 
 def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -82,19 +102,29 @@ def fp32_kernel() -> tuple[str, Figures]:
     """The name of the fastest verified kernel on this CPU, and what it was chosen by. Measured once on a machine for a version
     of torch and a number of threads, then remembered on disk: a choice that changed from run to run would change their bits."""
     with _MEASURING:
-        return _remembered(torch.get_num_threads())
+        return _remembered(None, torch.get_num_threads())
 
 
-@functools.lru_cache(maxsize=8)
-def _remembered(threads: int) -> tuple[str, Figures]:
-    file = cache_folder() / f"fp32-kernel-{fingerprint(cpu_name(), torch.__version__, threads)[:12]}.json"
+def row_kernel(rows: int) -> tuple[str, Figures]:
+    """The same of `row_candidates`. rows: one of `FEW`."""
+    with _MEASURING:
+        return _remembered(rows, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=32)
+def _remembered(rows: int | None, threads: int) -> tuple[str, Figures]:
+    what = "fp32" if rows is None else f"fp32-{rows}-rows"
+    file = cache_folder() / f"{what}-kernel-{fingerprint(cpu_name(), torch.__version__, threads)[:12]}.json"
+    known = candidates() if rows is None else row_candidates(rows)
     try:
-        known = json.loads(file.read_text())
-        if known["best"] in candidates():
-            return known["best"], {name: tuple(pair) for name, pair in known["figures"].items()}
+        stored = json.loads(file.read_text())
+        if stored["best"] in known:
+            return stored["best"], {name: tuple(pair) for name, pair in stored["figures"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not measured yet, or not readable: measure
-    best, figures = _measure()
+    best, figures = _chosen(_measure() if rows is None else _measure_rows(rows))
+    shown = ", ".join(f"{n}: error {e:.1e}, {s * 1e3:.2f} ms" for n, (e, s) in figures.items())
+    log.info("%s matrix products by %s (%s)", what, best, shown)
     try:
         write_text(file, json.dumps({"best": best, "figures": figures, "cpu": cpu_name(), "torch": torch.__version__}))
     except OutputError as error:
@@ -119,7 +149,15 @@ def cpu_name() -> str:
     )
 
 
-def _measure() -> tuple[str, Figures]:
+def _chosen(figures: Figures) -> tuple[str, Figures]:
+    verified = [name for name in figures if figures[name][0] <= FP32_GRADE]
+    best = min(verified, key=lambda name: figures[name][1], default="default")
+    if figures[best][1] > _LEAD * figures["default"][1]:
+        best = "default"
+    return best, figures
+
+
+def _measure() -> Figures:
     """Error and time of each kernel over the three products of a linear layer. Of interleaved repetitions the quickest counts:
     what else the machine does only ever adds."""
     generator = torch.Generator().manual_seed(1)
@@ -135,14 +173,28 @@ def _measure() -> tuple[str, Figures]:
                 times[name] = min(times.get(name, 1e9), time.perf_counter() - began)
                 if name not in errors:
                     errors[name] = max(float((r - e).norm() / e.norm()) for r, e in zip(results, exact, strict=True))
-    figures = {name: (errors[name], times[name]) for name in errors}
-    verified = [name for name in figures if errors[name] <= FP32_GRADE]
-    best = min(verified, key=times.__getitem__, default="default")
-    if times[best] > 0.75 * times["default"]:
-        best = "default"  # not worth leaving the default, and a lead that noise could make is none
-    shown = ", ".join(f"{n}: error {e:.1e}, {s * 1e3:.2f} ms" for n, (e, s) in figures.items())
-    log.info("fp32 matrix products by %s (%s)", best, shown)
-    return best, figures
+    return {name: (errors[name], times[name]) for name in errors}
+
+
+def _measure_rows(rows: int) -> Figures:
+    """Error and time of each kernel for a few rows, over more weights than most caches hold: a step of generating reads each
+    once."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2048, 768), (768, 2048)] * 5
+    fed = [tuple(torch.rand(n, i, generator=generator) - 0.5 for n in (rows, o)) for o, i in shapes]
+    exact = fed[0][0].double() @ fed[0][1].double().t()
+    errors: dict[str, float] = {}
+    times: dict[str, float] = {}
+    with torch.no_grad():
+        for _ in range(6):
+            for name, product in row_candidates(rows).items():
+                began = time.perf_counter()
+                for x, weight in fed:
+                    product(x, weight, None)
+                times[name] = min(times.get(name, 1e9), time.perf_counter() - began)
+                if name not in errors:
+                    errors[name] = float((product(*fed[0], None) - exact).norm() / exact.norm())
+    return {name: (errors[name], times[name]) for name in errors}
 
 
 def _products(product: Product, x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
@@ -190,8 +242,11 @@ class _Forward:
     """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
     optimizers change it without a trace in its version, so `refresh` says so too."""
 
-    def __init__(self, linear: nn.Linear, product: Product, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, linear: nn.Linear, product: Product, dtype: torch.dtype | None, few: Sequence[Product] = ()
+    ) -> None:
         self.linear, self.product, self.dtype = linear, product, dtype
+        self.few = few  # by number of rows, from none on
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
@@ -204,26 +259,33 @@ class _Forward:
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
         if not torch.is_grad_enabled():
-            return _forward(x, weight if self.low is None else self.low, self.linear.bias, self.product)
+            rows = x.numel() // x.shape[-1]
+            product = self.few[rows] if rows < len(self.few) else self.product
+            return _forward(x, weight if self.low is None else self.low, self.linear.bias, product)
         result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, self.low, self.product)
         return result
 
 
-def install(module: nn.Module, compute: torch.dtype | None, device: torch.device) -> str:
+def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, steps: bool = False) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
-    autocast. Returns the kernel's name."""
+    autocast. steps: the module also generates, a row or a few at a time. Returns the kernel's name."""
     if device.type != "cpu":
         return "default"
+    few: list[Product] = []
     if compute is None:
         name = fp32_kernel()[0]
-        if name == "default":
-            return name
         product = candidates()[name]
+        chosen = {rows: row_kernel(rows)[0] for rows in FEW} if steps else {}
+        if {name, *chosen.values()} == {"default"}:
+            return name
+        for rows in range(_MANY if steps else 0):
+            size = max((n for n in FEW if n <= rows), default=FEW[0])
+            few.append(row_candidates(size)[chosen[size]])
     else:
         name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = _Forward(linear, product, compute)
+            linear.forward = _Forward(linear, product, compute, few)
     return name
 
 

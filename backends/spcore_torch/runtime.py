@@ -130,7 +130,7 @@ class TorchRunner(Runner):
             if "module" in self.__dict__:  # another thread was here first
                 return self.__dict__["module"]
             module = frozen(self.artifact.model, self.head, self.device, trained=not self._whole)
-            kernels.install(module, self.compute, self.device)
+            kernels.install(module, self.compute, self.device, steps="generate" in self.capabilities)
             return module
 
     @functools.cached_property

@@ -40,8 +40,8 @@ def chat(
     conversation = Conversation(handle, model, given, system)
     if saved is not None:
         conversation.take(saved, system)
-    conversation.prepare()
     if sys.stdin.isatty() and sys.stdout.isatty():
         talk(conversation)
     else:
+        conversation.prepare()
         answer_lines(conversation, sys.stdin)

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.cli.conversation import COMMANDS, OTHERS, Conversation, helped, parsed
@@ -42,6 +43,8 @@ def talk(conversation: Conversation) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    with console.status("reading the weights"):
+        conversation.prepare()
     _edited_lines()
     for line in _greeting(conversation):
         console.print(line, style="dim", markup=False)
@@ -61,7 +64,7 @@ def talk(conversation: Conversation) -> None:
 
 def _greeting(conversation: Conversation) -> Iterator[str]:
     settings = ", ".join(f"{name} {value}" for name, value in conversation.settings.items())
-    yield f"{conversation.model}: {settings or 'as its files say'}"
+    yield f"{Path(conversation.model).name}: {settings or 'as its files say'}"
     yield "/help tells the commands; Ctrl-D leaves"
     for message in conversation.messages:
         yield f"{'>' if message['role'] == 'user' else ' '} {plain(message['content'])}"

@@ -46,7 +46,14 @@ def done(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> dict[str, Any
         short = [more for start, more in SHORT.items() if " ".join(words[1:]).startswith(start)]
         command = [str(program), *words[1:], *(short[0] if short else [])]
         ran = subprocess.run(
-            command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=folder,
+            env=dict(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         results[line] = (ran.returncode, ran.stdout, ran.stderr)
     return results
@@ -61,7 +68,7 @@ def _one(done: dict[str, Any], start: str) -> tuple[int, str, str]:
 def test_every_command_succeeds(done: dict[str, Any]) -> None:
     failed = {line: found for line, found in done.items() if line != "folder" and found[0] != 0}
     assert not failed
-    assert len(done) == 12
+    assert len(done) == 14
 
 
 def test_json_is_json(done: dict[str, Any]) -> None:

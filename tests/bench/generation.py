@@ -1,0 +1,138 @@
+"""Generating by runtime `torch` against `transformers.generate`, side by side: alternated pairs, the median of their ratios.
+
+Give a decoder that is not quantised (a Hub name, a folder, a GGUF file): `python tests/bench/generation.py MODEL`. Both sides have the same
+weights, prompt, threads and number of new tokens, all greedy. "eight together": requests of unequal lengths, which join and leave, against
+the same one after another. The memory's bandwidth bounds a step, which reads every weight once; what torch reads is measured beside.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.path.pop(0)  # this folder, in which this file would be found for the library of its name
+
+import functools
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spcore.api import load_model
+
+PROMPT = "Once upon a time there was a little girl who lived in a small house near the big dark forest and"
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def compared(theirs: Callable[[], Any], ours: Callable[[], Any], pairs: int) -> list[tuple[float, float]]:
+    """Seconds of alternated runs; the first pair warms up."""
+    return [(seconds(theirs), seconds(ours)) for _ in range(pairs + 1)][1:]
+
+
+def bandwidth() -> float:
+    """Bytes a second that torch reads from memory: the quickest sum of a tensor that no cache holds."""
+    import torch
+
+    wide = torch.ones(100_000_000)
+    return wide.numel() * 4 / min(seconds(wide.sum) for _ in range(8))
+
+
+def written(runner: Any, asked: list[Any]) -> int:
+    """Have requests answered that are all there at once; the tokens."""
+    for request in asked:
+        runner.submit(request)
+    return sum(event.token >= 0 for event in runner.events())
+
+
+def joining(model: Any, folder: str, new: int, pairs: int) -> list[tuple[float, float]]:
+    """Eight requests of unequal lengths, one after another and together."""
+    from spcore.artifact import Artifact
+    from spcore.interfaces.runtime import GenerationRequest
+    from spcore_torch.options import RuntimeOptions
+    from spcore_torch.runtime import TorchRuntime
+
+    words, runner = PROMPT.split(), TorchRuntime(RuntimeOptions()).load(Artifact(Path(folder), model, {}), None, "cpu")
+    texts = [" ".join(words[: 3 + 2 * n]) for n in range(8)]
+    ids = [tuple(model.processor.encode(text).arrays["input_ids"].tolist()) for text in texts]
+    asked = [GenerationRequest(prompt, new // 2 + n * new // 7) for n, prompt in enumerate(ids)]
+    return compared(lambda: [written(runner, [one]) for one in asked], lambda: written(runner, asked), pairs)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A decoder, as under a recipe's `model.source`.")],
+    new: Annotated[int, typer.Option(help="New tokens of one answer.")] = 128,
+    pairs: Annotated[int, typer.Option(help="Alternated pairs of each row.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of both sides; 0: one a core.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
+) -> None:
+    """Compare, row by row of the table in docs/generation.md."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    from spcore.artifact import open_model
+    from spcore.components import default_registry
+    from spcore.tensors.materialise import frozen
+    from spcore_torch.generating import LANGUAGE
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    found: dict[str, list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        opened = open_model(model, default_registry())
+        opened.save_config(Path(folder), LANGUAGE)
+        opened.processor.save(Path(folder))
+        tensors = {name: tensor.contiguous() for name, tensor in frozen(opened, LANGUAGE).named_parameters()}
+        save_file(tensors, Path(folder) / "model.safetensors", {"format": "pt"})
+        ids = torch.tensor([opened.processor.encode(PROMPT).arrays["input_ids"]])
+        size = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
+        for dtype in ("float32", "bfloat16"):
+            whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+            ours = load_model(folder, runtime={"use": "torch", "dtype": dtype})
+
+            given = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+            found[f"{dtype}, one"] = compared(
+                functools.partial(whole.generate, ids, attention_mask=torch.ones_like(ids), **given),
+                functools.partial(ours.generate, PROMPT, max_new_tokens=new, min_new_tokens=new, temperature=0),
+                pairs,
+            )
+            ours.close()
+        found["float32, eight together"] = joining(opened, folder, new, max(1, pairs // 2))
+    rate, read = new / statistics.median(o for _, o in found["float32, one"]), bandwidth()
+    report = {
+        "ratios": {n: {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},
+        "seconds": {n: [statistics.median(side) for side in zip(*r, strict=True)] for n, r in found.items()},
+        "tokens_per_second": rate, "bytes_per_second": read, "share_of_bandwidth": rate * size * 4 / read, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    _told(report, as_json)
+
+
+def _told(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+        return
+    for name, r in report["ratios"].items():
+        sides = "the same one after another" if "together" in name else "transformers.generate"
+        print(f"{name:<24} {r['median']:5.2f} times as fast as {sides} ({r['low']:.2f} to {r['high']:.2f})")
+    print(
+        f"float32, one: {report['tokens_per_second']:.1f} tokens a second, {report['share_of_bandwidth']:.0%} of what reading the weights at "
+        f"{report['bytes_per_second'] / 1e9:.1f} GB/s would allow; {report['threads']} threads"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
