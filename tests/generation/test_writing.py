@@ -200,6 +200,15 @@ def test_ids_of_a_stopped_text_end_with_the_token_that_completed_the_string() ->
     assert len(generator.told) == len(found.ids) + 1, "the rest was cancelled"
 
 
+@pytest.mark.parametrize(("stops", "text"), [(["v", "ive"], "negati"), (["ve", "ive"], "negat"), (["iv", "at"], "neg")])
+def test_of_stop_strings_in_one_token_the_first_that_is_complete_counts(stops: list[str], text: str) -> None:
+    byte_level = processor("byte-level")
+    ids = [int(i) for i in byte_level.encode("negative").arrays["input_ids"]]
+    assert "ive" in [byte_level.decode([token]) for token in ids]
+    assert by_definition("negative", stops) == (text, True)
+    assert write(Scripted([ids]), byte_level, [asked()], stop_strings=stops)[0][0].text == text
+
+
 def test_a_stopped_sample_ends_alone() -> None:
     byte_level = processor("byte-level")
     long, short = (
