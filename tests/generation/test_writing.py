@@ -148,7 +148,8 @@ def test_a_long_answer_costs_no_more_a_token_than_a_short_one(kind: str, token: 
             Counting.fed += len(ids)
             return processor(kind).decode(ids)
 
-    number = processor(kind).tokenizer.token_to_id(token) or 4
+    found = processor(kind).tokenizer.token_to_id(token)
+    number = 4 if found is None else found
     decoding = Decoding(Counting())  # type: ignore[arg-type]
     for _ in range(2000):
         decoding.put(number)
