@@ -182,12 +182,14 @@ class Writes(ABC):
             chats = chatting(processor)
             stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
-        grammar, seen, requests = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]](), []
-        for ready in found:
+        grammar, seen = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]]()
+        requests: list[GenerationRequest] = []
+        for prompt, ready in zip(prompts, found, strict=True):
             requests.append(
                 GenerationRequest(
                     ready.ids, room.after(len(ready.ids), settings), seed=seed, variant=seen[ready.ids],
-                    stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar, **fields,
+                    stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar,
+                    keep=not isinstance(prompt, str), **fields,
                 )
             )  # fmt: skip
             seen[ready.ids] += 1

@@ -52,7 +52,8 @@ def pieces(
     """Text of all requests as it comes; a sample's pieces, joined, are its `Written.text`.
 
     Of stop strings the one that is complete first ends a text, of several that end alike the longest, and the text ends before it. Text
-    that may still become part of one, and bytes that may still become a character, are held back. Requests are submitted by the first
+    that may still become part of one, and bytes that may still become a character, are held back. A beam search knows nothing of stop
+    strings: its texts, which come once it is over, are cut. Requests are submitted by the first
     `next`, which raises RefusalError for one that can never run; closing the iterator cancels what runs. Nobody else may draw events from
     `generator` meanwhile.
     """

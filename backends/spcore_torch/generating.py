@@ -49,7 +49,7 @@ def loop_over(
     length = options.context or most or _UNBOUNDED
     start = model.generation().get("decoder_start")
     decoder = model.decoder(module, options.slots, length, 0 if start is None else length)
-    return DecodingLoop(_Guarded(decoder, running), decoder_start=start, keep=True)
+    return DecodingLoop(_Guarded(decoder, running), decoder_start=start)
 
 
 def language_module(

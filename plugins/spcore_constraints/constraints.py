@@ -81,6 +81,11 @@ class Choice(Constraint):
 
     def bind(self, processor: Processor) -> Grammar:
         """See `Constraint.bind`."""
+        unwritten = [text for text in self._texts if not vocabulary_of(processor).writes(text)]
+        if unwritten:
+            raise RefusalError(
+                f"constraint 'choice': the model's tokens cannot write {', '.join(map(repr, unwritten))}"
+            )
         alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in self._texts)
         return bound(LLMatcher.grammar_from_lark(f"start: {alternatives}"), processor)
 
@@ -135,11 +140,17 @@ class _Place:
             raise RunError(f"the constraint cannot be followed any further: {reason}", hint="Make it simpler")
 
 
-def bound(grammar: str, processor: Processor) -> Grammar:
-    """A grammar of llguidance, as JSON or in its Lark, over a processor's tokens."""
+def vocabulary_of(processor: Processor) -> Vocabulary:
+    """Of a processor, made once."""
     vocabulary = _VOCABULARIES.get(processor)
     if vocabulary is None:
         vocabulary = _VOCABULARIES[processor] = Vocabulary(processor)
+    return vocabulary
+
+
+def bound(grammar: str, processor: Processor) -> Grammar:
+    """A grammar of llguidance, as JSON or in its Lark, over a processor's tokens."""
+    vocabulary = vocabulary_of(processor)
     first = LLMatcher(vocabulary.tokenizer, _whole(grammar, vocabulary.leading), log_level=_QUIET)
     if first.is_error():
         raise RefusalError(f"the constraint: {_one_line(first.get_error())}")

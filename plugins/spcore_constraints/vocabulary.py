@@ -33,8 +33,18 @@ class Vocabulary:
         self.leading = any(
             processor.decode([n]).encode() == word[1:] for n, word in words.items() if word.startswith(b" ")
         )
+        self._words, self._longest = frozenset(words.values()), max(map(len, words.values()))
         tokens = [words.get(n, f"<{n}>".encode()) for n in range(self.size)]
         self.tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(tokens, self.special, processor)))
+
+    def writes(self, text: str) -> bool:
+        """Whether some tokens, one after another, give this text."""
+        whole = (" " * self.leading + text).encode()
+        reached = [True, *([False] * len(whole))]
+        for end in range(1, len(whole) + 1):
+            begins = range(max(0, end - self._longest), end)
+            reached[end] = any(reached[at] and whole[at:end] in self._words for at in begins)
+        return reached[-1]
 
 
 class _Tokens:

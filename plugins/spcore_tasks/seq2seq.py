@@ -136,40 +136,41 @@ class _Bound(BoundLanguageTask):
         ids = self.encode_prompt(self._rendered(source))
         if not len(ids):
             raise DataError("the source gives no token")
-        whole, own = len(ids), None
+        whole = len(ids)
         while room is not None and len(ids) > room:
-            own = self.processor.encode(source, special=False) if own is None else own
-            kept = len(own.arrays["input_ids"]) - (len(ids) - room)
-            if kept < 1:
+            source = self._shorter(source, len(ids) - room)
+            if not source:
                 raise DataError(f"the prompt has no room for a source: it has {room} tokens in all")
-            source = self._first(source, kept)
-            own = self.processor.encode(source, special=False)
             ids = self.encode_prompt(self._rendered(source))
         return ids, whole - len(ids)
 
     def _rendered(self, source: str) -> str:
         return source if self.options.prompt is None else self.options.prompt.replace(_PLACE, source)
 
-    def _first(self, text: str, count: int) -> str:
-        """A text's first tokens, as a text."""
+    def _shorter(self, text: str, count: int) -> str:
+        """A text without its last `count` tokens, and by a character at least: of several tokens that are one, none goes alone."""
         encoding = self.processor.encode(text, special=False)
+        kept = len(encoding.arrays["input_ids"]) - count
+        if kept < 1:
+            return ""
         if encoding.offsets is not None:
-            return text[: int(encoding.offsets[count - 1][1])]
-        return self.processor.decode(encoding.arrays["input_ids"][:count].tolist())
+            first = text[: int(encoding.offsets[kept - 1][1])]
+        else:
+            first = self.processor.decode(encoding.arrays["input_ids"][:kept].tolist())
+        return first if len(first) < len(text) else text[:-1]
 
     def labels(self, row: Row) -> tuple[np.ndarray, int]:
         """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
         if "target" not in row:
             return np.empty(0, np.int64), 0
-        encoding = self.encode_answer(text_of(row, "target"))
-        own = encoding[:-1] if len(encoding) and int(encoding[-1]) == self.eos else encoding
+        own = self.encode_answer(text_of(row, "target"))
         if not len(own):
             raise DataError("the target gives no token")
         kept = own[: self.most - 1]
         return np.append(kept, self.eos), len(own) - len(kept)
 
     def encode_answer(self, text: str) -> np.ndarray:
-        """All tokens of a target [n]."""
+        """All tokens of a target [n] but the end token."""
         raise NotImplementedError
 
     # -- by generating ---------------------------------------------------------------------------------------------
@@ -244,8 +245,13 @@ class _ByEncoder(_Bound):
         return self.processor.encode(text).arrays["input_ids"]
 
     def encode_answer(self, text: str) -> np.ndarray:
-        """In the frame of the tokenizer that the family writes with."""
-        return self.processor.encode_target(text).arrays["input_ids"]
+        """In the frame of the tokenizer that the family writes with. A language's token behind the end token (mBART's) is none of the text:
+        the decoder begins with it."""
+        ids = self.processor.encode_target(text).arrays["input_ids"]
+        ends = np.flatnonzero(ids == self.eos)
+        if len(ends) and self.processor.special_ids.issuperset(ids[ends[-1] :].tolist()):
+            return ids[: ends[-1]]
+        return ids
 
     def featurize(self, row: Row) -> list[Feature]:
         """One feature; without "labels" for a row without a target. Raises DataError for a blank source or target."""

@@ -64,10 +64,9 @@ class DecodingLoop:
 
     decoder: its slots must all be empty, and nobody else may use them. prefill_tokens: prompt tokens fed between two
     decoding steps, over all requests. decoder_start: for encoder-decoders, the token that the decoder begins with; the
-    request's ids then go to the encoder, whole. keep: leave what a request fed in its slot until the slot is needed, so that a
-    prompt that goes on from there (the next turn of a chat) is not fed again; not where weights change before `close`.
+    request's ids then go to the encoder, whole. Where weights change, `close` comes between.
 
-    Prompts that begin alike share what they have in common, where the decoder can crop (`Crops`).
+    Prompts that run beside each other and begin alike share what they have in common, where the decoder can crop (`Crops`).
     `submit` and `cancel` may be called from any thread, `events` from one at a time.
     """
 
@@ -79,12 +78,11 @@ class DecodingLoop:
         *,
         prefill_tokens: int = PREFILL_TOKENS,
         decoder_start: int | None = None,
-        keep: bool = False,
     ) -> None:
         if prefill_tokens < 1:
             raise RefusalError(f"prefill_tokens {prefill_tokens}: expected 1 or more")
         self._capacity, self._prefill_tokens, self._decoder_start = decoder.capacity, prefill_tokens, decoder_start
-        self._slots = Slots(decoder, share=decoder_start is None, keep=keep)
+        self._slots = Slots(decoder, share=decoder_start is None)
         self._numbers = itertools.count()
         self._submitted: deque[_Entry] = deque()
         self._entries: dict[int, _Entry] = {}
@@ -138,7 +136,7 @@ class DecodingLoop:
         self._end_unwanted()
         while self._waiting and self._waiting[0].width <= self._slots.free:
             entry = self._waiting.pop(0)
-            entry.slots = self._slots.lend(entry.width, entry.asked.ids)
+            entry.slots = self._slots.lend(entry.width, entry.asked.ids, kept=entry.asked.keep)
             self._filling.append(entry)
         if self._filling:
             self._prefill()
@@ -169,9 +167,9 @@ class DecodingLoop:
             if room < 1:
                 break
             if not entry.fed:
-                if self._slots.worth_waiting(entry.asked.ids, ahead):
+                if self._slots.worth_waiting(entry.asked.ids, ahead, kept=entry.asked.keep):
                     continue
-                entry.fed = self._slots.begin(entry.slots[0], entry.asked.ids)
+                entry.fed = self._slots.begin(entry.slots[0], entry.asked.ids, kept=entry.asked.keep)
             row, used = self._portion(entry, room)
             rows.append(row)
             fed.append(entry)
@@ -286,17 +284,16 @@ class DecodingLoop:
             for queue in (self._waiting, self._filling):
                 if entry in queue:
                     queue.remove(entry)
-                    self._slots.give_back(entry.slots)
+                    self._slots.give_back(entry.slots, keep=entry.asked.keep)
             self._forget_search(entry)
 
     def _forget_search(self, entry: _Entry) -> None:
         left = [(other, search) for other, search in self._searching if other is not entry]
         if len(left) < len(self._searching):
             self._searching = left
-            self._slots.give_back(entry.slots)
+            self._slots.give_back(entry.slots, keep=entry.asked.keep)
 
     def _drop(self, samples: Sequence[_Sample]) -> None:
-        gone = {sample.slot for sample in samples}
-        if gone:
-            self._running = [sample for sample in self._running if sample.slot not in gone]
-            self._slots.give_back(sorted(gone))
+        self._running = [sample for sample in self._running if sample not in samples]
+        for sample in samples:
+            self._slots.give_back([sample.slot], keep=sample.entry.asked.keep)

@@ -15,12 +15,13 @@ SHARED_TOKENS = 32
 class Slots:
     """Lends out the slots of `decoder`, and feeds it.
 
-    share: whether prompts lie in the decoder's slots, so that one can begin with a copy of another's. keep: leave what a slot holds where
-    it is when it is given back, until somebody needs the slot; else the slot is emptied at once.
+    share: whether prompts lie in the decoder's slots, so that one can begin with a copy of what another holds. What a slot holds when it is
+    given back goes, unless it is to be kept: then it stays until somebody needs the slot, and serves those alone who ask for what was kept,
+    as else a result would depend, in its last digits, on what ran before.
     """
 
-    def __init__(self, decoder: Decodes, *, share: bool, keep: bool) -> None:
-        self._decoder, self._share, self._keep = decoder, share, keep
+    def __init__(self, decoder: Decodes, *, share: bool) -> None:
+        self._decoder, self._share = decoder, share
         self._crops = decoder if isinstance(decoder, Crops) else None
         self._held: dict[int, list[int]] = {}
         # Empty slots in their order, then those that hold something, the longest unused first.
@@ -31,27 +32,30 @@ class Slots:
         """How many there are to lend."""
         return len(self._free)
 
-    def lend(self, count: int, ids: Sequence[int]) -> list[int]:
-        """`count` slots for a prompt; `begin` then says what the first holds of it. Of the free slots the one that holds most of its beginning
-        comes first where that is at least half of what it holds (a chat goes on), else last (another chat of the same system prompt)."""
-        donor, common = self._donor(ids)
+    def lend(self, count: int, ids: Sequence[int], *, kept: bool) -> list[int]:
+        """`count` slots for a prompt; `begin` then says what the first holds of it. kept: of the free slots the one that holds most of its
+        beginning comes first where that is at least half of what it holds (a chat goes on), else last (another chat of the same system
+        prompt)."""
+        donor, common = self._donor(ids, kept)
         if donor in self._free:
             self._free.remove(donor)
             self._free.insert(0 if 2 * common >= len(self._held[donor]) else len(self._free), donor)
         lent, self._free = self._free[:count], self._free[count:]
+        if not kept:
+            self._empty(lent)
         return lent
 
-    def give_back(self, slots: Sequence[int]) -> None:
+    def give_back(self, slots: Sequence[int], *, keep: bool = False) -> None:
         """Take slots back."""
-        if not (self._keep and self._share):
+        if not (keep and self._share):
             self._empty(slots)
         empty = sorted(slot for slot in (*self._free, *slots) if slot not in self._held)
         kept = [slot for slot in (*self._free, *slots) if slot in self._held]
         self._free = [*empty, *kept]
 
-    def begin(self, slot: int, ids: Sequence[int]) -> int:
-        """Make a slot ready for a prompt: it holds the prompt's first tokens as far as any slot does, and nothing else. How many."""
-        donor, common = self._donor(ids)
+    def begin(self, slot: int, ids: Sequence[int], *, kept: bool) -> int:
+        """Make a slot ready for a prompt: it holds the prompt's first tokens as far as another does, and nothing else. How many."""
+        donor, common = self._donor(ids, kept)
         if donor != slot:
             self._empty([slot])
         if donor is None:
@@ -64,11 +68,11 @@ class Slots:
             del self._held[slot][common:]
         return common
 
-    def worth_waiting(self, ids: Sequence[int], others: Sequence[Sequence[int]]) -> bool:
+    def worth_waiting(self, ids: Sequence[int], others: Sequence[Sequence[int]], *, kept: bool) -> bool:
         """Whether one of the prompts that are being fed will hold more of this one's beginning than any slot does now."""
         if self._crops is None or not self._share:
             return False
-        _, common = self._donor(ids)
+        _, common = self._donor(ids, kept)
         return any(_common(other, ids[:-1]) > common for other in others)
 
     def prefill(self, rows: Sequence[Mapping[str, np.ndarray]], slots: Sequence[int]) -> np.ndarray:
@@ -102,13 +106,15 @@ class Slots:
         if full:
             self._decoder.free(full)
 
-    def _donor(self, ids: Sequence[int]) -> tuple[int | None, int]:
-        """The slot that holds most of a prompt's beginning, and how many tokens; of equal ones the smallest. The prompt's last token is
-        left to be fed, as its logits are wanted."""
+    def _donor(self, ids: Sequence[int], kept: bool) -> tuple[int | None, int]:
+        """The slot that holds most of a prompt's beginning, and how many tokens; of equal ones the smallest. kept: free ones too. The
+        prompt's last token is left to be fed, as its logits are wanted."""
         found: tuple[int | None, int] = (None, 0)
         if not self._share:
             return found
         for slot, held in sorted(self._held.items()):
+            if slot in self._free and not kept:
+                continue
             common = _common(held, ids[:-1])
             usable = common == len(held) or self._crops is not None
             if usable and common > max(found[1], SHARED_TOKENS - 1):

@@ -63,7 +63,8 @@ class GenerationRequest:
     whatever runs beside it does not. variant: tells apart requests of the same ids and seed. stop: token ids that end it (not given out).
     grammar: what the text may be; None: anything. suppress: tokens that are never taken. no_repeat_ngram: so many tokens in a row, of the
     prompt (an encoder's input not) and the answer, occur no second time (Paulus et al. 2018, https://arxiv.org/abs/1705.04304); 0: no limit.
-    forced_first: the first token; forced_last: the one at `max_new_tokens`; None: any.
+    forced_first: the first token; forced_last: the one at `max_new_tokens`; None: any. keep: for a turn of a conversation: what is fed stays
+    where it is until the room is needed, and the next turn, which begins with it, goes on from there.
     """
 
     ids: tuple[int, ...]
@@ -88,6 +89,7 @@ class GenerationRequest:
     no_repeat_ngram: int = 0
     forced_first: int | None = None
     forced_last: int | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)

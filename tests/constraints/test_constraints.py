@@ -197,9 +197,9 @@ def test_requests_with_and_without_constraints_run_beside_each_other() -> None:
 
 
 def test_a_beam_that_the_vocabulary_cannot_go_on_with_is_dropped_and_a_sample_is_an_error() -> None:
-    grammar = made("choice", of=["aü", "abe"]).bind(processor("characters"))
+    grammar = made("regex", pattern="aü|abe").bind(processor("characters"))
     assert [one.text for one in written("characters", grammar, beams=3)] == ["abe"]
-    grammar = made("choice", of=["aü"]).bind(processor("characters"))
+    grammar = made("regex", pattern="aü").bind(processor("characters"))
     with pytest.raises(RunError, match="request 0, new token 2: no token of the model's vocabulary may follow"):
         written("characters", grammar)
 
@@ -230,7 +230,13 @@ def test_what_cannot_be_expressed_is_refused_with_its_place(use: str, given: dic
 
 def test_a_text_that_the_vocabulary_cannot_begin_is_refused() -> None:
     with pytest.raises(RefusalError, match="no text that it allows begins with a token of the model"):
-        made("choice", of=["ü"]).bind(processor("characters"))
+        made("regex", pattern="ü").bind(processor("characters"))
+
+
+def test_choices_that_the_vocabulary_cannot_write_are_named() -> None:
+    with pytest.raises(RefusalError) as caught:
+        made("choice", of=["hello", "aü", "mañana"]).bind(processor("characters"))
+    assert str(caught.value) == "constraint 'choice': the model's tokens cannot write 'aü', 'mañana'"
 
 
 def test_a_schema_may_lie_in_a_file(tmp_path: Path) -> None:

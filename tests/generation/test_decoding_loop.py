@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Sequence
 
@@ -101,24 +102,26 @@ def test_random_joining_and_cancelling_ends_every_sample_once_and_frees_every_sl
         decoder = FakeDecoder(slots=4, length=32)
         loop = DecodingLoop(decoder, prefill_tokens=int(rng.integers(1, 9)))
         waiting, asked, told = random_requests(10, seed=trial), {}, Told()
-        cancelled: set[int] = set()
+        cancelled: set[tuple[int, int]] = set()
         while waiting:
             new = waiting.pop()
             asked[loop.submit(new)] = new
             for _, event in zip(range(int(rng.integers(0, 9))), loop.events(), strict=False):
                 told.setdefault((event.request, event.sample), []).append(event)
             if rng.random() < 0.3:
-                gone = int(rng.choice(list(asked)))
-                loop.cancel(gone)
-                cancelled.add(gone)
+                gone, which = int(rng.choice(list(asked))), [None, 0, 1][rng.integers(3)]
+                loop.cancel(gone, which)
+                cancelled |= {(gone, n) for n in range(asked[gone].n) if which in (None, n)}
         for key, events in drain(loop).items():
             told.setdefault(key, []).extend(events)
         assert set(told) == {(number, sample) for number, one in asked.items() for sample in range(one.n)}
         for (number, sample), events in told.items():
             assert [e.finish is not None for e in events] == [False] * (len(events) - 1) + [True]
             wanted = reference(asked[number], sample)
-            assert tokens(events) == wanted or (number in cancelled and tokens(events) == wanted[: len(tokens(events))])
-            assert events[-1].finish != "cancelled" or number in cancelled
+            assert tokens(events) == wanted or (
+                (number, sample) in cancelled and tokens(events) == wanted[: len(tokens(events))]
+            )
+            assert events[-1].finish != "cancelled" or (number, sample) in cancelled
         assert decoder.held == set()
 
 
@@ -210,6 +213,25 @@ def test_cancelling_waiting_filling_and_running_requests(steps: int) -> None:
     assert decoder.held == set()
 
 
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_sample_is_cancelled_alone_and_gives_its_slot_to_who_waits(steps: int) -> None:
+    decoder = FakeDecoder(slots=2)
+    loop = DecodingLoop(decoder)
+    both = loop.submit(request(n=2, temperature=1.0, max_new_tokens=12))
+    waits = loop.submit(request(11, max_new_tokens=1))
+    events = loop.events()
+    told = [next(events) for _ in range(steps)]
+    loop.cancel(both, 1)
+    loop.cancel(both, 5)
+    told += list(events)
+    finals = [(event.request, event.sample, event.finish) for event in told if event.finish]
+    assert finals == [(both, 1, "cancelled"), (waits, 0, "length"), (both, 0, "length")]
+    assert tokens([e for e in told if e.request == both and e.sample == 0]) == reference(
+        request(n=2, temperature=1.0, max_new_tokens=12), 0
+    )
+    assert decoder.held == set()
+
+
 def test_cancelling_what_has_ended_or_never_was_does_nothing() -> None:
     loop = DecodingLoop(FakeDecoder())
     number = loop.submit(request(max_new_tokens=1))
@@ -245,6 +267,38 @@ def test_leaving_events_loses_nothing() -> None:
         (request(temperature=float("nan")), "generation request: temperature is nan, expected 0 (greedy) or more"),
         (request(top_k=-1), "generation request: top_k is -1, expected 0 (no limit) or more"),
         (request(top_p=0), "generation request: top_p is 0, expected more than 0, at most 1 (no limit)"),
+        (request(min_p=1.5), "generation request: min_p is 1.5, expected 0 (no limit) to 1"),
+        (request(repetition_penalty=0), "generation request: repetition_penalty is 0, expected more than 0; 1 is none"),
+        (
+            request(presence_penalty=math.nan),
+            "generation request: presence_penalty is nan, expected a number; 0 is none",
+        ),
+        (
+            request(frequency_penalty=math.inf),
+            "generation request: frequency_penalty is inf, expected a number; 0 is none",
+        ),
+        (request(no_repeat_ngram=-1), "generation request: no_repeat_ngram is -1, expected 0 (no limit) or more"),
+        (request(min_new_tokens=7), "generation request: min_new_tokens is 7, expected 0 to 6, max_new_tokens"),
+        (
+            request(top_k=5),
+            "generation request: top_k 5 with temperature 0, which draws nothing; set a temperature or leave top_k out",
+        ),
+        (
+            request(top_p=0.9),
+            "generation request: top_p 0.9 with temperature 0, which draws nothing; set a temperature or leave top_p out",
+        ),
+        (
+            request(min_p=0.1),
+            "generation request: min_p 0.1 with temperature 0, which draws nothing; set a temperature or leave min_p out",
+        ),
+        (
+            request(min_new_tokens=2, grammar=object()),
+            "generation request: min_new_tokens 2 with a constraint, which alone says where a text may end; leave one out",
+        ),
+        (
+            request(forced_last=3, grammar=object()),
+            "generation request: forced_last 3 with a constraint, which alone says where a text may end; leave one out",
+        ),
         (
             request(max_new_tokens=31),
             "generation request: 3 prompt tokens and 31 new ones do not fit 32 positions; lower max_new_tokens to at most 30",

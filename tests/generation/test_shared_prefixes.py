@@ -63,15 +63,16 @@ def test_whatever_is_shared_tokens_are_those_of_the_request_alone(made: type[Fak
     rng = np.random.default_rng(3)
     for _ in range(25):
         decoder = made(slots=int(rng.integers(3, 6)), length=128)
-        loop = DecodingLoop(decoder, prefill_tokens=int(rng.choice([7, 40, 512])), keep=keep)
+        loop = DecodingLoop(decoder, prefill_tokens=int(rng.choice([7, 40, 512])))
         asked = []
         for variant in range(8):
             ids = [*SYSTEM[: rng.integers(0, 60)], *rng.integers(8, 60, rng.integers(1, 50))]
             if asked and rng.random() < 0.3:
                 ids = [*asked[-1].ids, *alone(asked[-1])[0][:3], 9]
             width = {"beams": 3, "temperature": 0.0} if rng.random() < 0.2 else {"n": int(rng.integers(1, 4))}
-            asked.append(request(*(int(i) for i in ids[:100]), variant=variant, **width))
-        gone = loop.submit(request(*SYSTEM))
+            kept = keep and rng.random() < 0.7
+            asked.append(request(*(int(i) for i in ids[:100]), variant=variant, keep=kept, **width))
+        gone = loop.submit(request(*SYSTEM, keep=keep))
         list(zip(range(int(rng.integers(0, 3))), loop.events(), strict=False))
         loop.cancel(gone)
         list(loop.events())
@@ -115,22 +116,26 @@ def test_one_that_waited_goes_on_where_the_other_was_cancelled() -> None:
 # Turns of a chat
 
 
-def turns(loop: DecodingLoop, count: int) -> list[int]:
+def turn(*ids: int, **more: Any) -> GenerationRequest:
+    return request(*ids, keep=True, **more)
+
+
+def turns(loop: DecodingLoop, count: int, *, keep: bool = True) -> list[int]:
     """Prompt lengths; each turn's prompt is what was said before and more."""
     ids, lengths = SYSTEM, []
-    for turn in range(count):
-        asked = request(*ids, variant=turn, max_new_tokens=6)
+    for n in range(count):
+        asked = request(*ids, variant=n, max_new_tokens=6, keep=keep)
         lengths.append(len(ids))
         (answer,) = run(loop, [asked])
         assert [answer] == alone(asked)
-        ids = (*ids, *answer, 20, 21 + turn)
+        ids = (*ids, *answer, 20, 21 + n)
     return lengths
 
 
 @pytest.mark.parametrize("made", [FakeDecoder, Uncroppable])
 def test_the_next_turn_goes_on_where_the_last_one_ended(made: type[FakeDecoder]) -> None:
     decoder = made(slots=2, length=256)
-    turns(DecodingLoop(decoder, keep=True), 5)
+    turns(DecodingLoop(decoder), 5)
     # The answer's last token was never fed; it and the two of the next question are.
     assert decoder.prefilled == len(SYSTEM) + 4 * 3
     assert not any(method == "copy" for method, _ in decoder.calls), "it goes on in its slot"
@@ -138,16 +143,16 @@ def test_the_next_turn_goes_on_where_the_last_one_ended(made: type[FakeDecoder])
 
 def test_without_keep_every_turn_is_fed_whole_and_slots_are_empty_between() -> None:
     decoder = FakeDecoder(slots=2, length=256)
-    lengths = turns(DecodingLoop(decoder), 4)
+    lengths = turns(DecodingLoop(decoder), 4, keep=False)
     assert decoder.prefilled == sum(lengths)
     assert decoder.held == set()
 
 
 def test_an_answer_that_is_written_otherwise_in_the_next_turn_is_cut_off() -> None:
     decoder = FakeDecoder(slots=1, length=256)
-    loop = DecodingLoop(decoder, keep=True)
-    run(loop, [request(*SYSTEM)])
-    asked = request(*SYSTEM, 60, 61)
+    loop = DecodingLoop(decoder)
+    run(loop, [turn(*SYSTEM)])
+    asked = turn(*SYSTEM, 60, 61)
     assert run(loop, [asked]) == alone(asked)
     assert decoder.prefilled == len(SYSTEM) + 2
     assert ("crop", (0,)) in decoder.calls
@@ -155,8 +160,8 @@ def test_an_answer_that_is_written_otherwise_in_the_next_turn_is_cut_off() -> No
 
 def test_what_is_kept_keeps_nobody_out() -> None:
     decoder = FakeDecoder(slots=2, length=256)
-    loop = DecodingLoop(decoder, keep=True)
-    run(loop, [request(*SYSTEM, 8), request(*SYSTEM, 9)])
+    loop = DecodingLoop(decoder)
+    run(loop, [turn(*SYSTEM, 8), turn(*SYSTEM, 9)])
     assert len(decoder.held) == 2
     asked = [request(40, 41, variant=n) for n in range(4)]
     assert run(loop, asked) == [tokens for one in asked for tokens in alone(one)]
@@ -167,22 +172,22 @@ def test_what_is_kept_keeps_nobody_out() -> None:
 
 def test_of_kept_slots_the_longest_unused_goes_first() -> None:
     decoder = FakeDecoder(slots=3, length=256)
-    loop = DecodingLoop(decoder, keep=True)
+    loop = DecodingLoop(decoder)
     chats = [tuple(i + 1 if i % 2 else i for i in SYSTEM[n:]) for n in range(3)]
     for chat in chats:
-        run(loop, [request(*chat)])
-    run(loop, [request(50, 51)])  # takes the slot of the first
+        run(loop, [turn(*chat)])
+    run(loop, [turn(50, 51)])  # takes the slot of the first
     before = decoder.prefilled
-    run(loop, [request(*chats[1], 9), request(*chats[2], 9)])
+    run(loop, [turn(*chats[1], 9), turn(*chats[2], 9)])
     assert decoder.prefilled == before + 2
-    run(loop, [request(*chats[0], 9)])
+    run(loop, [turn(*chats[0], 9)])
     assert decoder.prefilled == before + 2 + len(chats[0]) + 1
 
 
 def test_encoder_decoders_share_nothing_but_samples() -> None:
     decoder = FakeDecoder(slots=4, length=16, encoder_length=80)
-    loop = DecodingLoop(decoder, decoder_start=4, keep=True)
-    run(loop, [request(*SYSTEM, 8, n=2), request(*SYSTEM, 9)])
+    loop = DecodingLoop(decoder, decoder_start=4)
+    run(loop, [turn(*SYSTEM, 8, n=2), turn(*SYSTEM, 9)])
     assert decoder.prefilled == 2
     assert decoder.held == set()
 
@@ -193,10 +198,21 @@ def test_the_fake_decoder_crops() -> None:
 
 def test_another_chat_of_the_same_system_prompt_leaves_the_first_ones_slot_alone() -> None:
     decoder = FakeDecoder(slots=2, length=256)
-    loop = DecodingLoop(decoder, keep=True)
+    loop = DecodingLoop(decoder)
     long = (*SYSTEM, *(9 + n % 40 for n in range(70)))
-    run(loop, [request(*long)])
-    run(loop, [request(*SYSTEM, 55)])
+    run(loop, [turn(*long)])
+    run(loop, [turn(*SYSTEM, 55)])
     before = decoder.prefilled
-    run(loop, [request(*long, 57)])
+    run(loop, [turn(*long, 57)])
     assert decoder.prefilled == before + 1
+
+
+def test_what_was_kept_serves_nobody_who_does_not_ask_for_it() -> None:
+    decoder = FakeDecoder(slots=2, length=256)
+    loop = DecodingLoop(decoder)
+    run(loop, [turn(*SYSTEM, 8)])
+    before = decoder.prefilled
+    run(loop, [request(*SYSTEM, 9)])
+    assert decoder.prefilled == before + len(SYSTEM) + 1
+    run(loop, [turn(*SYSTEM, 8)])
+    assert decoder.prefilled == before + len(SYSTEM) + 2, "and was left alone by it"

@@ -21,7 +21,7 @@ from spcore.recipe import load_recipe
 from spcore.rows import open_rows
 from spcore.running import execute
 from spcore.session import assemble
-from spcore.testing import Skipped, check_plugin, fakes
+from spcore.testing import Skipped, check_decodes, check_plugin, fakes
 from spcore.testing import plugin as fake_plugin
 
 
@@ -176,3 +176,9 @@ def test_the_decoder_refuses_mistakes() -> None:
     with pytest.raises(AssertionError, match="no such token"):
         decoder.prefill([{"input_ids": np.array([64])}], [1])
     assert decoder.decode([], []).shape == (0, 64)
+
+
+def test_a_decoder_behind_an_encoder_passes_the_suite() -> None:
+    report = check_decodes(fakes.FakeDecoder(encoder_length=16))
+    assert report.findings == [], str(report)
+    assert report.skipped == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -162,3 +163,52 @@ def test_threads_share_a_processor() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def mbart() -> Any:
+    """One vocabulary; a text ends in the token of its language, which a mode of the tokenizer decides."""
+    letters = [(letter, -4.0) for letter in "abcdefghijklmnopqrstuvwxyzH"]
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), *letters]
+    return transformers.MBartTokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE")
+
+
+def test_a_target_is_encoded_in_the_language_that_is_written() -> None:
+    tokenizer = mbart()
+    processor, plain = TransformersProcessor(tokenizer, BERT, None), mbart()
+    source, target = plain("house").input_ids, plain(text_target="Haus").input_ids
+    assert source[-1] != target[-1]
+    assert processor.encode_target("Haus").arrays["input_ids"].tolist() == target
+    assert processor.encode("house").arrays["input_ids"].tolist() == source
+    cut = processor.encode_target("Haus", max_length=4)
+    assert (len(cut.arrays["input_ids"]), cut.truncated) == (4, len(target) - 4)
+    assert cut.arrays["input_ids"][-1] == target[-1]
+    found = TransformersProcessor(minilm(), BERT, 512)
+    assert found.encode_target("a house").arrays["input_ids"].tolist() == minilm()("a house").input_ids
+
+
+def test_threads_write_in_one_language_and_read_in_another() -> None:
+    processor = TransformersProcessor(mbart(), BERT, None)
+    source, target = (
+        encode("haus").arrays["input_ids"].tolist() for encode in (processor.encode, processor.encode_target)
+    )
+    wrong: list[Any] = []
+
+    def work(encode: Any, wanted: list[int]) -> None:
+        wrong.extend(found for _ in range(200) if (found := encode("haus").arrays["input_ids"].tolist()) != wanted)
+
+    pairs = [(processor.encode, source), (processor.encode_target, target)] * 2
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_processor_with_two_languages_can_be_handed_to_processes() -> None:
+    processor = TransformersProcessor(mbart(), BERT, None)
+    again = pickle.loads(pickle.dumps(processor))
+    assert (
+        again.encode_target("Haus").arrays["input_ids"].tolist()
+        == processor.encode_target("Haus").arrays["input_ids"].tolist()
+    )

@@ -38,11 +38,10 @@ class FakeDecoder:
         assert len(rows) == len(slots), "a row for each slot"
         for row, slot in zip(rows, slots, strict=True):
             source, fed = self._histories.get(slot, ((), ()))
-            ids = row["input_ids"]
+            ids = row["decoder_input_ids" if self.capacity[2] else "input_ids"]
             if self.capacity[2]:
                 assert ("input_ids" in row) == (not fed), "an encoder's input goes with the first chunk alone"
                 source = tuple(int(i) for i in row["input_ids"]) if "input_ids" in row else source
-                ids = row["decoder_input_ids"]
             assert len(ids), f"slot {slot}: an empty chunk"
             self.prefilled += len(ids)
             self._put(slot, source, (*fed, *(int(i) for i in ids)))

@@ -9,14 +9,25 @@ import numpy as np
 
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import Crops, Decodes, Generates, GenerationRequest, Token
-from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Wrong, check, shown
+from spcore.testing.checks import Check, DoesNotApply, Wrong, check, shown
 from spcore.testing.contracts import against
 
 _PROMPTS = ((8, 9, 10, 11, 12), (13, 14), (15, 16, 17, 18))
 
 
-def _rows(prompts: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
-    return [{"input_ids": np.array(ids, np.int64)} for ids in prompts]
+def _rows(
+    decoder: Decodes, prompts: Sequence[Sequence[int]], *, of: Sequence[int] = (0, 1, 2), first: bool = True
+) -> list[dict[str, np.ndarray]]:
+    """Rows to feed. of: the prompt that each begins as, which an encoder is given. first: whether these are first chunks."""
+    made = []
+    for ids, n in zip(prompts, of, strict=False):
+        fed = np.array(ids, np.int64)
+        if not decoder.capacity[2]:
+            made.append({"input_ids": fed})
+        else:
+            source = {"input_ids": np.array(_PROMPTS[n], np.int64)} if first else {}
+            made.append({**source, "decoder_input_ids": fed})
+    return made
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -31,26 +42,24 @@ def decodes_contract(decoder: Any) -> Iterator[Wrong]:
     if not isinstance(capacity, tuple) or len(capacity) != 3 or min(capacity[:2]) < 1:
         yield Wrong(f"capacity {shown(capacity)}", "(slots, length of a slot, length of an encoder's input)")
         return
-    if capacity[2]:
-        raise CannotCheck("it is an encoder-decoder")
-    if capacity[0] < 4 or capacity[1] < 8:
-        raise CannotCheck(f"capacity {capacity}: the checks need 4 slots of 8 tokens")
+    if capacity[0] < 4 or capacity[1] < 8 or 0 < capacity[2] < 5:
+        yield Wrong(f"capacity {capacity}", "4 slots of 8 tokens, 5 of an encoder's input, which the checks need")
 
 
 @check("decodes.prefill", "a prompt gives the same logits alone, beside others, and in chunks", gate=True)
 def decodes_prefill(decoder: Decodes) -> Iterator[Wrong]:
     """Three ragged prompts."""
-    together = decoder.prefill(_rows(_PROMPTS), [0, 1, 2])
+    together = decoder.prefill(_rows(decoder, _PROMPTS), [0, 1, 2])
     if together.dtype != np.float32 or together.ndim != 2 or len(together) != 3:
         yield Wrong(f"logits {together.dtype} {together.shape}", "float32 [slots, vocabulary]")
         return
     decoder.free([0, 1, 2])
     for n, prompt in enumerate(_PROMPTS):
-        if not _same(decoder.prefill(_rows([prompt]), [3]), together[n : n + 1]):
+        if not _same(decoder.prefill(_rows(decoder, [prompt], of=[n]), [3]), together[n : n + 1]):
             yield Wrong(f"prompt {n} gives other logits alone than beside others", "the same logits")
         decoder.free([3])
-    decoder.prefill(_rows([_PROMPTS[0][:2]]), [1])
-    if not _same(decoder.prefill(_rows([_PROMPTS[0][2:]]), [1]), together[:1]):
+    decoder.prefill(_rows(decoder, [_PROMPTS[0][:2]]), [1])
+    if not _same(decoder.prefill(_rows(decoder, [_PROMPTS[0][2:]], first=False), [1]), together[:1]):
         yield Wrong("a prompt in two chunks gives other logits than in one", "the same logits")
     decoder.free([1])
 
@@ -58,10 +67,10 @@ def decodes_prefill(decoder: Decodes) -> Iterator[Wrong]:
 @check("decodes.decode", "a token that is decoded gives the logits of the longer prompt")
 def decodes_decode(decoder: Decodes) -> Iterator[Wrong]:
     """Two slots, in another order."""
-    decoder.prefill(_rows(_PROMPTS[:2]), [2, 0])
+    decoder.prefill(_rows(decoder, _PROMPTS[:2]), [2, 0])
     decoded = decoder.decode([19, 20], [0, 2])
     decoder.free([0, 2])
-    whole = decoder.prefill(_rows([(*_PROMPTS[1], 19), (*_PROMPTS[0], 20)]), [0, 1])
+    whole = decoder.prefill(_rows(decoder, [(*_PROMPTS[1], 19), (*_PROMPTS[0], 20)], of=[1, 0]), [0, 1])
     decoder.free([0, 1])
     if not _same(decoded, whole):
         yield Wrong("other logits after a decoded token than after a prompt that ends in it", "the same logits")
@@ -70,11 +79,12 @@ def decodes_decode(decoder: Decodes) -> Iterator[Wrong]:
 @check("decodes.copy", "copies are simultaneous, and go their own ways")
 def decodes_copy(decoder: Decodes) -> Iterator[Wrong]:
     """Two slots swapped."""
-    decoder.prefill(_rows(_PROMPTS[:2]), [0, 1])
+    decoder.prefill(_rows(decoder, _PROMPTS[:2]), [0, 1])
     decoder.copy([0, 1, 0], [1, 0, 2])
     decoded = decoder.decode([19, 19, 20], [0, 1, 2])
     decoder.free([0, 1, 2])
-    wanted = decoder.prefill(_rows([(*_PROMPTS[1], 19), (*_PROMPTS[0], 19), (*_PROMPTS[0], 20)]), [0, 1, 2])
+    turned = [(*_PROMPTS[1], 19), (*_PROMPTS[0], 19), (*_PROMPTS[0], 20)]
+    wanted = decoder.prefill(_rows(decoder, turned, of=[1, 0, 0]), [0, 1, 2])
     decoder.free([0, 1, 2])
     if not _same(decoded, wanted):
         yield Wrong("other logits after copy([0, 1, 0], [1, 0, 2])", "all sources read before any target is written")
@@ -82,15 +92,15 @@ def decodes_copy(decoder: Decodes) -> Iterator[Wrong]:
 
 @check("decodes.crop", "a slot that is cropped is as good as one that was fed its first tokens")
 def decodes_crop(decoder: Decodes) -> Iterator[Wrong]:
-    """Of what can crop: a slot and its copy, the copy cropped."""
-    if not isinstance(decoder, Crops):
+    """Of what can crop and has no encoder: a slot and its copy, the copy cropped."""
+    if not isinstance(decoder, Crops) or decoder.capacity[2]:
         raise DoesNotApply
-    decoder.prefill(_rows(_PROMPTS[:1]), [0])
+    decoder.prefill(_rows(decoder, _PROMPTS[:1]), [0])
     decoder.copy([0], [1])
     decoder.crop([1], [2])
     decoded = decoder.decode([19, 19], [1, 0])
     decoder.free([0, 1])
-    wanted = decoder.prefill(_rows([(*_PROMPTS[0][:2], 19), (*_PROMPTS[0], 19)]), [0, 1])
+    wanted = decoder.prefill(_rows(decoder, [(*_PROMPTS[0][:2], 19), (*_PROMPTS[0], 19)]), [0, 1])
     decoder.free([0, 1])
     if not _same(decoded, wanted):
         yield Wrong("other logits after crop([1], [2])", "those of the first two tokens, and the other slot as it was")
@@ -99,10 +109,10 @@ def decodes_crop(decoder: Decodes) -> Iterator[Wrong]:
 @check("decodes.free", "a slot that was freed is as good as new")
 def decodes_free(decoder: Decodes) -> Iterator[Wrong]:
     """Used, freed, used again."""
-    fresh = decoder.prefill(_rows([_PROMPTS[2]]), [3])
+    fresh = decoder.prefill(_rows(decoder, [_PROMPTS[2]], of=[2]), [3])
     decoder.decode([19], [3])
     decoder.free([3])
-    again = decoder.prefill(_rows([_PROMPTS[2]]), [3])
+    again = decoder.prefill(_rows(decoder, [_PROMPTS[2]], of=[2]), [3])
     decoder.free([3])
     if not _same(fresh, again):
         yield Wrong("other logits in a slot that was used before", "the same logits")
