@@ -16,7 +16,7 @@ def facts() -> dict[str, str]:
         "torch devices": ", ".join(devices) or "cpu only",
         "torch threads": str(torch.get_num_threads()),
         "fp32 matrix products": _chosen(*kernels.fp32_kernel()),
-        "fp32 products of one row": _chosen(*kernels.row_kernel()),
+        **{f"fp32 products of {rows} rows": _chosen(*kernels.row_kernel(rows)) for rows in kernels.FEW},
         "16-bit products": f"bf16 {_products(torch.bfloat16)}, fp16 {_products(torch.float16)}",
     }
 

@@ -4,7 +4,7 @@ with fp32 master weights.
 torch's default fp32 product on a CPU is MKL's, which is slow on some processors (2.2 times slower than oneDNN's on AMD EPYC);
 `torch.set_float32_matmul_precision("medium")` would switch, but for the whole process, and permits bf16 by name. Here each
 `nn.Linear` of a module is given a `forward` that calls the chosen kernel, forward and backward; names, parameters and hooks stay.
-A step of generating multiplies one row, which is another choice: then what counts is how fast weights come from memory.
+A step of generating multiplies a row or a few, which is another choice: then what counts is how fast weights come from memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,17 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-def row_candidates() -> dict[str, Product]:
-    """Those for x of one row."""
-    return {**candidates(), "vector": _vector}
+FEW = (1, 2, 8)
+"""Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
+_LEAD = 0.8
+"""Share of the default's time that another kernel may take: a lead that noise could make is none."""
+_MANY = 32
+"""Rows from which on a product is one like others."""
+
+
+def row_candidates(rows: int) -> dict[str, Product]:
+    """Those for x of so many rows."""
+    return {**candidates(), "vector": _vector} if rows == 1 else candidates()
 
 
 def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -94,26 +102,27 @@ def fp32_kernel() -> tuple[str, Figures]:
     """The name of the fastest verified kernel on this CPU, and what it was chosen by. Measured once on a machine for a version
     of torch and a number of threads, then remembered on disk: a choice that changed from run to run would change their bits."""
     with _MEASURING:
-        return _remembered("fp32", torch.get_num_threads())
+        return _remembered(None, torch.get_num_threads())
 
 
-def row_kernel() -> tuple[str, Figures]:
-    """The same of `row_candidates`."""
+def row_kernel(rows: int) -> tuple[str, Figures]:
+    """The same of `row_candidates`. rows: one of `FEW`."""
     with _MEASURING:
-        return _remembered("fp32-row", torch.get_num_threads())
+        return _remembered(rows, torch.get_num_threads())
 
 
-@functools.lru_cache(maxsize=8)
-def _remembered(what: str, threads: int) -> tuple[str, Figures]:
+@functools.lru_cache(maxsize=32)
+def _remembered(rows: int | None, threads: int) -> tuple[str, Figures]:
+    what = "fp32" if rows is None else f"fp32-{rows}-rows"
     file = cache_folder() / f"{what}-kernel-{fingerprint(cpu_name(), torch.__version__, threads)[:12]}.json"
-    known, measure = (candidates(), _measure) if what == "fp32" else (row_candidates(), _measure_rows)
+    known = candidates() if rows is None else row_candidates(rows)
     try:
         stored = json.loads(file.read_text())
         if stored["best"] in known:
             return stored["best"], {name: tuple(pair) for name, pair in stored["figures"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not measured yet, or not readable: measure
-    best, figures = _chosen(measure())
+    best, figures = _chosen(_measure() if rows is None else _measure_rows(rows))
     shown = ", ".join(f"{n}: error {e:.1e}, {s * 1e3:.2f} ms" for n, (e, s) in figures.items())
     log.info("%s matrix products by %s (%s)", what, best, shown)
     try:
@@ -143,8 +152,8 @@ def cpu_name() -> str:
 def _chosen(figures: Figures) -> tuple[str, Figures]:
     verified = [name for name in figures if figures[name][0] <= FP32_GRADE]
     best = min(verified, key=lambda name: figures[name][1], default="default")
-    if figures[best][1] > 0.75 * figures["default"][1]:
-        best = "default"  # not worth leaving the default, and a lead that noise could make is none
+    if figures[best][1] > _LEAD * figures["default"][1]:
+        best = "default"
     return best, figures
 
 
@@ -167,23 +176,24 @@ def _measure() -> Figures:
     return {name: (errors[name], times[name]) for name in errors}
 
 
-def _measure_rows() -> Figures:
-    """Error and time of each kernel for one row, over more weights than a cache holds: a step of generating reads each once."""
+def _measure_rows(rows: int) -> Figures:
+    """Error and time of each kernel for a few rows, over more weights than most caches hold: a step of generating reads each
+    once."""
     generator = torch.Generator().manual_seed(1)
-    x, weights = torch.randn(1, 768, generator=generator), torch.randn(48, 768, 768, generator=generator).unbind()
-    exact = x.double() @ weights[0].double().t()
+    shapes = [(2048, 768), (768, 2048)] * 5
+    fed = [tuple(torch.rand(n, i, generator=generator) - 0.5 for n in (rows, o)) for o, i in shapes]
+    exact = fed[0][0].double() @ fed[0][1].double().t()
     errors: dict[str, float] = {}
     times: dict[str, float] = {}
     with torch.no_grad():
-        for _ in range(8):
-            for name, product in row_candidates().items():
+        for _ in range(6):
+            for name, product in row_candidates(rows).items():
                 began = time.perf_counter()
-                for weight in weights:
-                    result = product(x, weight, None)
-                times[name] = min(times.get(name, 1e9), (time.perf_counter() - began) / len(weights))
+                for x, weight in fed:
+                    product(x, weight, None)
+                times[name] = min(times.get(name, 1e9), time.perf_counter() - began)
                 if name not in errors:
-                    result = product(x, weights[0], None)
-                    errors[name] = float((result - exact).norm() / exact.norm())
+                    errors[name] = float((product(*fed[0], None) - exact).norm() / exact.norm())
     return {name: (errors[name], times[name]) for name in errors}
 
 
@@ -233,10 +243,10 @@ class _Forward:
     optimizers change it without a trace in its version, so `refresh` says so too."""
 
     def __init__(
-        self, linear: nn.Linear, product: Product, dtype: torch.dtype | None, single: Product | None = None
+        self, linear: nn.Linear, product: Product, dtype: torch.dtype | None, few: Sequence[Product] = ()
     ) -> None:
         self.linear, self.product, self.dtype = linear, product, dtype
-        self.single = product if single is None else single
+        self.few = few  # by number of rows, from none on
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
@@ -249,7 +259,8 @@ class _Forward:
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
         if not torch.is_grad_enabled():
-            product = self.single if x.numel() == x.shape[-1] else self.product
+            rows = x.numel() // x.shape[-1]
+            product = self.few[rows] if rows < len(self.few) else self.product
             return _forward(x, weight if self.low is None else self.low, self.linear.bias, product)
         result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, self.low, self.product)
         return result
@@ -257,22 +268,24 @@ class _Forward:
 
 def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, steps: bool = False) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
-    autocast. steps: the module also generates, and multiplies single rows. Returns the kernel's name."""
+    autocast. steps: the module also generates, a row or a few at a time. Returns the kernel's name."""
     if device.type != "cpu":
         return "default"
-    single = None
+    few: list[Product] = []
     if compute is None:
         name = fp32_kernel()[0]
         product = candidates()[name]
-        one = row_kernel()[0] if steps else name
-        if name == one == "default":
+        chosen = {rows: row_kernel(rows)[0] for rows in FEW} if steps else {}
+        if {name, *chosen.values()} == {"default"}:
             return name
-        single = row_candidates()[one]
+        for rows in range(_MANY if steps else 0):
+            size = max((n for n in FEW if n <= rows), default=FEW[0])
+            few.append(row_candidates(size)[chosen[size]])
     else:
         name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = _Forward(linear, product, compute, single)
+            linear.forward = _Forward(linear, product, compute, few)
     return name
 
 

@@ -43,11 +43,14 @@ def test_kernels_are_fp32_grade_forward_and_backward(name: str, monkeypatch: pyt
     assert found.shape == y.shape
 
 
-@pytest.mark.parametrize("name", sorted(kernels.row_candidates()))
-@pytest.mark.parametrize("shape", [(1, 48), (1, 1, 48), (5, 48)])
-def test_kernels_of_one_row_are_fp32_grade(name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", sorted(kernels.row_candidates(1)))
+@pytest.mark.parametrize("shape", [(1, 48), (1, 1, 48), (2, 48), (9, 48), (40, 48)])
+def test_kernels_of_a_few_rows_are_fp32_grade(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "fp32_kernel", lambda: ("default", {}))
-    monkeypatch.setattr(kernels, "row_kernel", lambda: (name, {}))
+    known = kernels.row_candidates
+    monkeypatch.setattr(kernels, "row_kernel", lambda rows: (name if name in known(rows) else "default", {}))
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
     module = net()
     kernels.install(module, None, CPU, steps=True)
@@ -57,10 +60,29 @@ def test_kernels_of_one_row_are_fp32_grade(name: str, shape: tuple[int, ...], mo
     assert len(kernels.installed(module)) == (0 if name == "default" else 3)
 
 
-def test_the_kernel_of_one_row_is_measured_once_and_verified() -> None:
-    name, figures = kernels.row_kernel()
-    assert kernels.row_kernel() == (name, figures)
-    assert figures.keys() == kernels.row_candidates().keys()
+def test_each_number_of_rows_has_the_kernel_chosen_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, int]] = []
+
+    def product(name: str) -> kernels.Product:
+        return lambda x, weight, bias: called.append((name, len(x))) or kernels._default(x, weight, bias)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(kernels, "fp32_kernel", lambda: ("many", {}))
+    monkeypatch.setattr(kernels, "candidates", lambda: {"default": kernels._default, "many": product("many")})
+    monkeypatch.setattr(kernels, "row_kernel", lambda rows: (f"from {rows}", {}))
+    monkeypatch.setattr(kernels, "row_candidates", lambda rows: {f"from {rows}": product(f"from {rows}")})
+    module = nn.Linear(4, 4)
+    kernels.install(module, None, CPU, steps=True)
+    with torch.no_grad():
+        for rows in (1, 2, 7, 8, 31, 32):
+            module(torch.randn(rows, 4))
+    assert called == [("from 1", 1), ("from 2", 2), ("from 2", 7), ("from 8", 8), ("from 8", 31), ("many", 32)]
+
+
+@pytest.mark.parametrize("rows", kernels.FEW)
+def test_the_kernel_of_a_few_rows_is_measured_once_and_verified(rows: int) -> None:
+    name, figures = kernels.row_kernel(rows)
+    assert kernels.row_kernel(rows) == (name, figures)
+    assert figures.keys() == kernels.row_candidates(rows).keys()
     assert figures[name][0] <= kernels.FP32_GRADE
     assert figures[name][1] <= figures["default"][1]
 
