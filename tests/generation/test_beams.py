@@ -192,3 +192,28 @@ def test_settings_of_beams_that_make_no_sense_are_refused(more: dict[str, Any], 
     with pytest.raises(RefusalError) as caught:
         DecodingLoop(FakeDecoder()).submit(GenerationRequest((8, 9), max_new_tokens=4, **more))
     assert str(caught.value) == f"generation request: {message}"
+
+
+def search_of(beams: int, **more: Any) -> BeamSearch:
+    asked = GenerationRequest((1,), **{"beams": beams, "max_new_tokens": 9, **more})
+    return BeamSearch(Chooser(asked), range(beams), None)
+
+
+def test_as_many_go_on_as_there_are_beams_however_many_end_tokens_are_likelier() -> None:
+    search = search_of(2, stop=(0, 1, 2, 3))
+    search.take(Logits.of(np.array([[9, 8, 7, 6, 5, 4, 0]], np.float32)), [0])
+    assert [beam.tokens for beam in search.running] == [(4,), (5,)]
+    assert [found.tokens for found in search.finished] == [(), ()], "the two likeliest of all, which ended"
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_search_goes_on_while_it_may_better_what_is_finished_unless_it_stops_early(early: bool) -> None:
+    search = search_of(2, stop=(0,), early_stopping=early)
+    search.take(Logits.of(np.array([[1, 0, 2, -9]], np.float32)), [0])
+    assert (len(search.finished), search.done) == (1, False)
+    rows = np.array([[1, -9, -9, 2], [0, 0, 0, 0]], np.float32)
+    search.take(Logits.of(rows), [0, 1])
+    assert [found.tokens for found in search.finished] == [(2,), ()]
+    assert search.running[0].tokens == (2, 3), "likelier than what has ended"
+    assert search.done == early
+    assert search.best(2) == search.finished

@@ -29,10 +29,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_every_family_is_tried() -> None:
-    assert {family for family, _ in tiny.WRITERS.values()} == DECODED
+    assert {family for family, _ in (*tiny.WRITERS.values(), *tiny.FURTHER.values())} == DECODED
 
 
-@pytest.mark.parametrize("name", sorted(tiny.WRITERS))
+@pytest.mark.parametrize(
+    "name", [*tiny.WRITERS, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.FURTHER)]
+)
 def test_rows_that_join_and_leave_are_what_generate_gives_alone(folders: Any, name: str) -> None:
     folder = folders(name)
     model, module = tiny.opened(folder)
@@ -160,7 +162,7 @@ def test_sixteen_bits_follow_transformers(folders: Any) -> None:
 
 
 def test_llama_and_its_kin_take_the_short_way(folders: Any) -> None:
-    for name in ("llama", "mistral", "qwen2", "qwen3"):
+    for name in ("llama-biased", "mistral", "qwen2", "qwen3-yarn"):
         model, module = tiny.opened(folders(name))
         assert type(tiny.decoder(model, module)) is LlamaDecoder
 
