@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ def commands(start: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith(f"slimpajama {start}")]
 
 
-def run(line: list[str]) -> None:
+def run(line: list[str], patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sys, "argv", ["slimpajama", *line])
     with pytest.raises(SystemExit) as ended:
-        main(line)
+        main()
     assert ended.value.code in (0, None)
 
 
@@ -49,15 +51,15 @@ def test_a_model_from_nothing_learns_to_turn_words_round(
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     (tokenizer,) = commands("tokenizer train")
-    run(tokenizer)
+    run(tokenizer, monkeypatch)
     (recipe,) = commands("run docs/recipes/seq2seq.yaml")
-    run([*recipe, "output=runs/seq2seq", "device=cpu"])
+    run([*recipe, "output=runs/seq2seq", "device=cpu"], monkeypatch)
     lines = [json.loads(line) for line in Path("runs/seq2seq/metrics.jsonl").read_text().splitlines()]
     found = [line["metrics"]["bleu"] for line in lines if line["event"] == "evaluated"]
     assert len(found) == 4
     assert found == sorted(found)
     assert found[-1] > 80
     capsys.readouterr()
-    run(["predict", "runs/seq2seq", "red old fast", "--json"])
+    run(["predict", "runs/seq2seq", "red old fast", "--json"], monkeypatch)
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer == {"text": "fast old red", "finish": "stop"}
