@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from spcore.components import Registry
 from spcore.errors import RefusalError, UserError
-from spcore.fitting import Message, Prompt, Room, chat_prompt, chatting, text_prompt
+from spcore.fitting import Asked, Message, Prompt, Room, chatting, fitted
 from spcore.interfaces.model import Head, Steps
 from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Prompts, Task
@@ -33,8 +34,10 @@ PresetLike = str | Path | Mapping[str, Any] | Preset
 
 @dataclass(frozen=True)
 class Job:
-    """What one call asks for. task: whether the runner is loaded with the model's task. seed: of all draws; None where nothing is drawn."""
+    """What one call asks for. processor: turns tokens into text. task: whether the runner is loaded with the model's task. seed: of all
+    draws; None where nothing is drawn."""
 
+    processor: Processor
     prompts: tuple[Prompt, ...]
     requests: tuple[GenerationRequest, ...]
     stop: tuple[str, ...]
@@ -58,12 +61,12 @@ class TextStream(Iterator[str]):
     draws, None where nothing is drawn. left_out: tokens (of a conversation: messages) that there was no room for.
     """
 
-    def __init__(self, job: Job, view: View, processor: Processor, resources: contextlib.ExitStack) -> None:
+    def __init__(self, job: Job, view: View, resources: contextlib.ExitStack) -> None:
         from spcore.writing import pieces
 
         self.text, self.finish, self.seed, self.left_out = "", None, job.seed, job.prompts[0].left_out
         self.prompt_tokens = len(job.prompts[0].ids)
-        found = cast("Generator[Piece, None, None]", pieces(view, processor, job.requests, stop_strings=job.stop))
+        found = cast("Generator[Piece, None, None]", pieces(view, job.processor, job.requests, stop_strings=job.stop))
         self._pieces = resources.enter_context(contextlib.closing(found))
         self._close = weakref.finalize(self, resources.close)
 
@@ -105,6 +108,7 @@ class Writes(ABC):
     source: str
     _runtime: str | Mapping[str, Any]
     _component: Runtime
+    _lock: threading.RLock
     _shared: dict[Runner, Shared]
 
     @property
@@ -137,9 +141,9 @@ class Writes(ABC):
         """
         from spcore.writing import write
 
-        job = self._job([prompts] if isinstance(prompts, str) else list(prompts), preset, settings, "generate")
-        with self._view(job) as view:
-            found = write(view, self._model.processor, job.requests, stop_strings=job.stop)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        with self._begun(*_asked(texts, preset, settings, "generate")) as (job, view):
+            found = write(view, job.processor, job.requests, stop_strings=job.stop)
         several = any(asked.n > 1 for asked in job.requests)
         return [
             {**job.answer(at, written), **({"sample": sample} if several else {})}
@@ -150,59 +154,32 @@ class Writes(ABC):
     def stream(self, prompt: str | None = None, *, preset: PresetLike | None = None, **settings: Any) -> TextStream:
         """One prompt's answer, piece by piece; all pieces joined are the "text" of `generate`. What is wrong with it is raised here, before
         the first piece."""
-        return self._stream(self._job([] if prompt is None else [prompt], preset, settings, "stream"))
+        return self._stream(*_asked([] if prompt is None else [prompt], preset, settings, "stream"))
 
     def chat(self, messages: str | Sequence[Message], **settings: Any) -> dict[str, Any]:
         """Answer a conversation, [{"role": "system" | "user" | "assistant", "content": text}, ...], or one message, by the model's chat
         template. Keys and settings as of `generate`; truncate="left" leaves out the oldest turns, "left_out" says how many messages."""
         from spcore.writing import write
 
-        job = self._conversation(messages, settings, "chat")
-        with self._view(job) as view:
-            ((written,),) = write(view, self._model.processor, job.requests, stop_strings=job.stop)
+        with self._begun(*_conversation(messages, settings, "chat")) as (job, view):
+            ((written,),) = write(view, job.processor, job.requests, stop_strings=job.stop)
         return job.answer(0, written)
 
     def stream_chat(self, messages: str | Sequence[Message], **settings: Any) -> TextStream:
         """As `chat`, piece by piece."""
-        return self._stream(self._conversation(messages, settings, "stream_chat"))
-
-    def _conversation(self, messages: str | Sequence[Message], given: Mapping[str, Any], what: str) -> Job:
-        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        settings = settings_of(given, what)
-        _single(settings, what)
-        return self._prepared([turns], settings)
-
-    def _job(self, texts: list[str], preset: PresetLike | None, given: Mapping[str, Any], what: str) -> Job:
-        chosen = preset if preset is None or isinstance(preset, Preset) else Preset.read(preset)
-        settings = settings_of(given, what, chosen)
-        prompts: list[str | Sequence[Message]] = [*(texts if chosen is None else chosen.prompts(texts))]
-        if what == "stream":
-            _single(settings, what)
-        if not prompts:
-            raise UserError(f"{what}: no prompt given")
-        if chosen is not None and chosen.chat:
-            system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
-            prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
-        return self._prepared(prompts, settings)
+        return self._stream(*_conversation(messages, settings, "stream_chat"))
 
     def _prepared(self, prompts: Sequence[str | Sequence[Message]], settings: GenerationSettings) -> Job:
         """All that is known before weights are read. Raises SlimPajamaError."""
         self._check_runtime()
         task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
-        model, processor = self._model, self._model.processor
+        processor = self._model.processor
         room = Room(processor.max_length, "decoder_start" in own, int(own.get("max_new_tokens", MOST)))
         stop, stop_ids = settings.stops(), tuple(own.get("stop", ()))
-        found: list[Prompt] = []
-        for n, prompt in enumerate(prompts):
-            if isinstance(prompt, str):
-                found.append(
-                    text_prompt(processor, prompt, settings, room, "the prompt" if len(prompts) == 1 else f"prompt {n}")
-                )
-            else:
-                found.append(chat_prompt(processor, prompt, settings, room))
+        found = [fitted(processor, prompt, settings, room, _called(n, prompts)) for n, prompt in enumerate(prompts)]
         if not all(isinstance(prompt, str) for prompt in prompts):
-            chats = chatting(model.processor)
+            chats = chatting(processor)
             stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
         grammar, seen = bound_constraint(settings, processor, self.registry), Counter[tuple[int, ...]]()
@@ -216,7 +193,7 @@ class Writes(ABC):
                 )
             )  # fmt: skip
             seen[ready.ids] += 1
-        return Job(tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
+        return Job(processor, tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
 
     def _check_runtime(self) -> None:
         if self._component.generates:
@@ -253,10 +230,13 @@ class Writes(ABC):
         return self._model.generation() if isinstance(self._model, Steps) else {}
 
     @contextlib.contextmanager
-    def _view(self, job: Job) -> Iterator[View]:
-        """What a job is asked through, the weights loaded."""
-        with self._leased(task=job.task) as runner, self._viewed(runner) as view:
-            yield view
+    def _begun(self, prompts: Sequence[Asked], settings: GenerationSettings) -> Iterator[tuple[Job, View]]:
+        """A job of the model as it is now, and what it is asked through."""
+        with contextlib.ExitStack() as stack:
+            with self._lock:
+                job = self._prepared(prompts, settings)
+                runner = stack.enter_context(self._leased(task=job.task))
+            yield job, stack.enter_context(self._viewed(runner))
 
     @contextlib.contextmanager
     def _viewed(self, runner: Runner) -> Iterator[View]:
@@ -281,12 +261,43 @@ class Writes(ABC):
         with self._viewed(runner) as view:
             yield Writer(view, self._model)
 
-    def _stream(self, job: Job) -> TextStream:
+    def _stream(self, prompts: Sequence[Asked], settings: GenerationSettings) -> TextStream:
         with contextlib.ExitStack() as stack:
-            view = stack.enter_context(self._view(job))
-            return TextStream(job, view, self._model.processor, stack.pop_all())
+            job, view = stack.enter_context(self._begun(prompts, settings))
+            return TextStream(job, view, stack.pop_all())
+
+
+def _asked(
+    texts: list[str], preset: PresetLike | None, given: Mapping[str, Any], what: str
+) -> tuple[list[Asked], GenerationSettings]:
+    """The prompts, or conversations, and settings of a call. Raises RecipeError, UserError."""
+    chosen = preset if preset is None or isinstance(preset, Preset) else Preset.read(preset)
+    settings = settings_of(given, what, chosen)
+    prompts: list[Asked] = [*(texts if chosen is None else chosen.prompts(texts))]
+    if what == "stream":
+        _single(settings, what)
+    if not prompts:
+        raise UserError(f"{what}: no prompt given")
+    if chosen is not None and chosen.chat:
+        system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+        prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
+    return prompts, settings
+
+
+def _conversation(
+    messages: str | Sequence[Message], given: Mapping[str, Any], what: str
+) -> tuple[list[Asked], GenerationSettings]:
+    settings = settings_of(given, what)
+    _single(settings, what)
+    return [[{"role": "user", "content": messages}] if isinstance(messages, str) else messages], settings
 
 
 def _single(settings: GenerationSettings, what: str) -> None:
     if settings.n > 1:
         raise RefusalError(f"n {settings.n}: {what} gives one answer; use generate")
+
+
+def _called(n: int, prompts: Sequence[Asked]) -> str:
+    """A prompt's name in a line about it."""
+    what = "conversation" if isinstance(prompts[n], list | tuple) else "prompt"
+    return f"the {what}" if len(prompts) == 1 else f"{what} {n}"

@@ -14,6 +14,8 @@ from spcore.writing_settings import MOST, GenerationSettings
 
 Message = Mapping[str, Any]
 """{"role": "system", "user" or "assistant", "content": text}."""
+Asked = str | Sequence[Message]
+"""A prompt, or a conversation."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -72,8 +74,25 @@ class Room:
         return self.before(settings.max_new_tokens or usual)
 
 
-def text_prompt(processor: Processor, text: str, settings: GenerationSettings, room: Room, what: str) -> Prompt:
-    """A text that fits, or what is left of it. Raises UserError, RefusalError."""
+def fitted(processor: Processor, asked: Asked, settings: GenerationSettings, room: Room, what: str) -> Prompt:
+    """A prompt or a conversation that fits, or what is left of it. what: its name in errors. Raises UserError, RefusalError."""
+    if isinstance(asked, str):
+        return _text(processor, _readable(asked, what), settings, room, what)
+    if not isinstance(asked, Sequence):
+        raise UserError(f"{what}: found {short(repr(asked))}, expected: a text")
+    return _turns(processor, asked, settings, room, what)
+
+
+def _readable(text: str, what: str) -> str:
+    """The text. Raises UserError for one that UTF-8 cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what}: character {error.start} is half of a surrogate pair, which is no text") from error
+    return text
+
+
+def _text(processor: Processor, text: str, settings: GenerationSettings, room: Room, what: str) -> Prompt:
     ids = prompt_ids(processor, text, encoder=room.encoder)
     most = room.kept(settings)
     if settings.truncate is None or most is None or len(ids) <= most:
@@ -102,14 +121,15 @@ def prompt_ids(processor: Processor, text: str, *, encoder: bool) -> tuple[int, 
     return ids
 
 
-def chat_prompt(processor: Processor, messages: Sequence[Message], settings: GenerationSettings, room: Room) -> Prompt:
-    """A conversation that fits, or what is left of it without its oldest turns; the system's message stays. Raises UserError,
-    RefusalError."""
-    chats, given = chatting(processor), checked_messages(messages)
+def _turns(
+    processor: Processor, messages: Sequence[Any], settings: GenerationSettings, room: Room, what: str
+) -> Prompt:
+    """Of a conversation that is too long the oldest turns go, and the system's message stays."""
+    chats, given = chatting(processor), checked_messages(messages, what)
     ids = chats.chat(given)
     most = room.kept(settings)
     if settings.truncate is None or most is None or len(ids) <= most:
-        room.check(len(ids), settings, "the conversation")
+        room.check(len(ids), settings, what)
         return Prompt(ids)
     system = [message for message in given[:1] if message["role"] == "system"]
     starts = [n for n, message in enumerate(given) if message["role"] == "user"]
@@ -120,7 +140,7 @@ def chat_prompt(processor: Processor, messages: Sequence[Message], settings: Gen
     at = bisect_left(starts, True, key=lambda start: len(chats.chat(since(start))) <= most)
     start = starts[min(at, len(starts) - 1)]
     ids = chats.chat(since(start))
-    room.check(len(ids), settings, "the last message of the conversation", cut=True)
+    room.check(len(ids), settings, f"the last message of {what}", cut=True)
     return Prompt(ids, start - len(system))
 
 
@@ -131,7 +151,7 @@ def chatting(processor: Processor) -> Chats:
     return processor
 
 
-def checked_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def checked_messages(messages: Sequence[Message], what: str = "the conversation") -> list[dict[str, Any]]:
     """A conversation that waits for an answer. Raises UserError."""
     found: list[dict[str, Any]] = []
     for n, message in enumerate(messages):
@@ -142,8 +162,8 @@ def checked_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise UserError(f"message {n}: {unknown('role', str(role), ROLES)}")
         if role == "system" and n:
             raise UserError(f"message {n}: the system's message comes first")
-        found.append({"role": role, "content": message["content"]})
+        found.append({"role": role, "content": _readable(message["content"], f"message {n}")})
     if not found or found[-1]["role"] != "user":
         last = f"its last message is the {found[-1]['role']}'s" if found else "it has no message"
-        raise UserError(f"the conversation: {last}, expected: one of the user's to be answered")
+        raise UserError(f"{what}: {last}, expected: one of the user's to be answered")
     return found

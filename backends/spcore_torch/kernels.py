@@ -181,7 +181,8 @@ def _measure_rows(rows: int) -> Figures:
     once."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(2048, 768), (768, 2048)] * 5
-    fed = [tuple(torch.rand(n, i, generator=generator) - 0.5 for n in (rows, o)) for o, i in shapes]
+    sizes = [((rows, i), (o, i)) for o, i in shapes]
+    fed = [(torch.rand(x, generator=generator) - 0.5, torch.rand(w, generator=generator) - 0.5) for x, w in sizes]
     exact = fed[0][0].double() @ fed[0][1].double().t()
     errors: dict[str, float] = {}
     times: dict[str, float] = {}

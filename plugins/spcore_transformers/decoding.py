@@ -24,18 +24,35 @@ from spcore.interfaces.runtime import Crops, Decodes
 from spcore_transformers.slots import CrossLayer, Pass, SlotLayer
 
 DECODED = frozenset({
-    "bart", "bloom", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "marian", "mistral", "opt", "phi", "qwen2", "qwen3",
-    "t5",
+    "bart", "bloom", "codegen", "cohere", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "helium", "hunyuan_v1_dense", "llama", "marian", "mbart", "mistral", "mixtral",
+    "mpt", "mt5", "nemotron", "olmo", "olmo2", "olmo3", "opt", "pegasus", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
+    "seed_oss", "smollm3", "stablelm", "starcoder2", "t5", "umt5", "xglm",
 })  # fmt: skip
 """Families that decode as transformers does."""
+_BY_LENGTH = ("dynamic", "longrope")
+"""Rotary positions whose frequencies change with the longest text of a batch: rows would change each other."""
 
 
-def check(family: str, name: str) -> None:
-    """Raise RefusalError for a family that is not in `DECODED`. name: of the model."""
+def check(config: Any, name: str) -> None:
+    """Raise RefusalError for what is not known to decode as transformers does. name: of the model."""
+    family = config.model_type
     if family not in DECODED:
         raise RefusalError(
             f"model {name!r}: generating is not verified for family {family!r}, only for {', '.join(sorted(DECODED))}"
         )
+    found = next((kind for kind in rotary_kinds(config) if kind in _BY_LENGTH), None)
+    if found is not None:
+        raise RefusalError(
+            f"model {name!r}: its rotary positions are {found!r}, in which rows of a batch change each other; generating is not verified for them"
+        )
+
+
+def rotary_kinds(config: Any) -> set[str]:
+    """Kinds of rotary positions of a decoder's layers; empty where it has none."""
+    stated = getattr(config, "rope_parameters", None) or {}
+    each = [part for part in stated.values() if isinstance(part, dict)] or [stated]
+    return {part.get("rope_type", "default") for part in each if part}
 
 
 class SlotDecoder(Decodes, Crops):
@@ -44,7 +61,7 @@ class SlotDecoder(Decodes, Crops):
 
     def __init__(self, whole: Any, capacity: tuple[int, int, int]) -> None:
         self.capacity = slots, length, encoder_length = capacity
-        self.config = whole.config.get_text_config(decoder=True)
+        self.config = whole.config
         self.device = next(whole.parameters()).device
         self.vocabulary = int(whole.get_output_embeddings().weight.shape[0])
         self.lengths, self.widths = [0] * slots, [0] * slots

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spcore_transformers.decoding import SlotDecoder
+from spcore_transformers.decoding import SlotDecoder, rotary_kinds
 from spcore_transformers.slots import SlotLayer
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -27,9 +27,7 @@ _FIXED = frozenset({"default", "linear", "llama3", "yarn"})
 
 def fits(config: Any) -> bool:
     """Whether a model is one of those written here. Eager attention, where it is asked for, is the family's own."""
-    rotary = getattr(config, "rope_parameters", None) or {}
-    plain = rotary.get("rope_type", "default") in _FIXED and config._attn_implementation != "eager"
-    return config.model_type in FAMILIES and plain
+    return config.model_type in FAMILIES and rotary_kinds(config) <= _FIXED and config._attn_implementation != "eager"
 
 
 class _Rows:

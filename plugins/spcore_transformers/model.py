@@ -327,7 +327,7 @@ class TransformersLanguageModel(LanguageModel):
 
     def decoder(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int = 0) -> Decodes:
         """See `Steps.decoder`."""
-        decoding.check(self.family, self.source or self.family)
+        decoding.check(self.config, self.source or self.family)
         assert isinstance(module, Assembled), "a module that `build` made"
         most = self._positions()
         for asked in (length, encoder_length):
@@ -341,7 +341,7 @@ class TransformersLanguageModel(LanguageModel):
 
     def generation(self) -> Mapping[str, Any]:
         """See `Steps.generation`. Raises RefusalError for a family that is not verified, and for a setting that cannot be honoured."""
-        decoding.check(self.family, self.source or self.family)
+        decoding.check(self.config, self.source or self.family)
         settings = generating.own_settings(self._generation_file, self.config)
         return generating.as_request(settings, self.config, self.source or self.family)
 

@@ -4,7 +4,7 @@ Between two decoding steps the loop admits waiting requests to free slots and fe
 long prompt does not hold up those that are already running. A request's result depends on the request alone: logits of a
 slot are the decoder's promise, and every draw is a function of (seed, prompt, variant, sample, position).
 
-On engines the loop is collective: every rank submits and cancels alike and drains `events`, and then calls equally often.
+On an engine whose ranks decode together each has a loop of its own over `spcore.prompting.Together`.
 """
 
 from __future__ import annotations

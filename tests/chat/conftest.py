@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,8 +37,3 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "TERM": "xterm", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-
-
-CHAT = [sys.executable, "-m", "slimpajama", "chat", "--runtime", "talker"]
-ENDLESS = ("talker:endless", "--max-new-tokens", "10000000")
-"""A model without limits, and an answer that somebody must stop."""

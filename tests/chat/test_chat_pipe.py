@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from conftest import CHAT, ENDLESS
+from talking_shell import CHAT, ENDLESS
 
 Done = subprocess.CompletedProcess[str]
 
@@ -59,7 +58,7 @@ def test_a_mistake_in_a_pipe_ends_it(shell: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--temperature", "-1"), "stream_chat: temperature: found -1.0, expected: a number at least 0"),
+        (("--temperature", "-1"), "chat: temperature: found -1.0, expected: a number at least 0"),
         (("--system", "forbidden"), "the chat template refuses the conversation: forbidden"),
         (("--load", "none.json"), "none.json: cannot be read as a saved conversation"),
         (("--template", "chatml"), "unknown"),

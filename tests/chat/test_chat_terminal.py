@@ -10,8 +10,7 @@ from pathlib import Path
 import pexpect
 import pyte
 import pytest
-
-from conftest import CHAT, ENDLESS
+from talking_shell import CHAT, ENDLESS
 
 
 class Terminal:

@@ -244,6 +244,19 @@ def test_a_model_says_how_it_is_to_be_asked(registry: Registry) -> None:
     assert (last_request().temperature, last_request().top_k, last_request().beams) == (0.0, 0, 3)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([], "generate: no prompt given"), (["a", 7], "prompt 1: found 7, expected: a text"),
+        ("ab\ud800", "the prompt: character 2 is half of a surrogate pair, which is no text"),
+    ],
+)  # fmt: skip
+def test_prompts_that_are_no_text(prompts: Any, words: str, model: LanguageModelHandle) -> None:
+    with pytest.raises(SlimPajamaError) as caught:
+        model.generate(prompts)
+    assert str(caught.value) == words
+
+
 def test_a_preset_is_a_prompt_with_settings(model: LanguageModelHandle, tmp_path: Path) -> None:
     file = tmp_path / "short.yaml"
     file.write_text("prompt: 'repeat {text}, {text}!'\nmax_new_tokens: 9\nstop: '!'\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_every_family_is_tried() -> None:
-    assert {family for family, _ in tiny.WRITERS.values()} == DECODED
+    assert {family for family, _ in (*tiny.WRITERS.values(), *tiny.FURTHER.values())} == DECODED
 
 
-@pytest.mark.parametrize("name", sorted(tiny.WRITERS))
+def test_the_documentation_lists_every_family() -> None:
+    text = Path("docs/generation.md").read_text()
+    listed = text.partition("## Families")[2].partition("Others are refused")[0].partition("any time:")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == DECODED
+
+
+@pytest.mark.parametrize(
+    "name", [*tiny.WRITERS, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.FURTHER)]
+)
 def test_rows_that_join_and_leave_are_what_generate_gives_alone(folders: Any, name: str) -> None:
     folder = folders(name)
     model, module = tiny.opened(folder)
@@ -159,8 +168,33 @@ def test_sixteen_bits_follow_transformers(folders: Any) -> None:
     assert np.abs(found - exact).max() <= 2 * np.abs(expected - exact).max()
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "gpt2", "bart", "t5"])
+def test_under_autocast_it_follows_transformers(folders: Any, name: str) -> None:
+    """As engines evaluate: float32 weights, products in bfloat16."""
+    folder = folders(name)
+    model, module = tiny.opened(folder)
+    seq2seq, ids = model.config.is_encoder_decoder, [5, 9, 33, 71, 20, 11]
+    given = (
+        {"input_ids": torch.tensor([[7, 8, 9, 10]]), "decoder_input_ids": torch.tensor([ids])}
+        if seq2seq
+        else {"input_ids": torch.tensor([ids])}
+    )
+    whole = tiny.reference(folder)
+    with torch.no_grad():
+        exact = whole(**given).logits[0, -1].numpy()
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = whole(**given).logits[0, -1].float().numpy()
+            decodes = tiny.decoder(model, module)
+            logits(decodes, 0, ids[:3], seq2seq)
+            found = logits(decodes, 0, ids[3:5], seq2seq, first=False)
+            found = decodes.decode(ids[5:], [0])[0]
+    # As near to float32 as transformers' own pass under autocast is, within twice its distance.
+    assert np.abs(found - exact).max() <= 2 * np.abs(expected - exact).max()
+    assert {layer.keys.dtype for layer in decodes.layers} == {torch.bfloat16}  # type: ignore[attr-defined]
+
+
 def test_llama_and_its_kin_take_the_short_way(folders: Any) -> None:
-    for name in ("llama", "mistral", "qwen2", "qwen3"):
+    for name in ("llama-biased", "mistral", "qwen2", "qwen3-yarn"):
         model, module = tiny.opened(folders(name))
         assert type(tiny.decoder(model, module)) is LlamaDecoder
 

@@ -125,15 +125,31 @@ def test_a_saved_model_keeps_its_settings(llama: Path, tmp_path: Path) -> None:
 
 
 def test_other_families_are_refused_by_name_before_weights_are_read(tmp_path: Path) -> None:
-    folder = tiny.saved(tmp_path / "model", "gptj")
+    folder = tiny.saved(tmp_path / "model", "other")
     (folder / "model.safetensors").unlink()
     model = tiny_models.opened(folder)
     assert isinstance(model, Steps)
     assert model.family not in DECODED
-    with pytest.raises(RefusalError, match="not verified for family 'gptj', only for bart, bloom, "):
+    with pytest.raises(RefusalError, match="not verified for family 'biogpt', only for bart, bloom, codegen, "):
         model.generation()
-    with pytest.raises(RefusalError, match="not verified for family 'gptj'"):
+    with pytest.raises(RefusalError, match="not verified for family 'biogpt'"):
         model.decoder(tiny.torch.nn.Module(), 2, 8)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_batch_are_refused(tmp_path: Path, kind: str) -> None:
+    own = (
+        {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
+        if kind == "longrope"
+        else {}
+    )
+    folder = tiny.saved(
+        tmp_path / "model", "llama", rope_parameters={"rope_type": kind, "rope_theta": 1e4, "factor": 2.0, **own}
+    )
+    with pytest.raises(
+        RefusalError, match=f"its rotary positions are '{kind}', in which rows of a batch change each other"
+    ):
+        tiny_models.opened(folder).generation()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,75 @@ _LEARNT = {
     "vocab_size": tiny_models.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0,
     "bos_token_id": 2, "eos_token_id": END,
 }  # fmt: skip
+_LLAMA, _SEQ2SEQ, _T5 = (
+    tiny_models.DECODERS["llama"][1],
+    tiny_models.ENCODER_DECODERS["bart"][1],
+    tiny_models.ENCODER_DECODERS["t5"][1],
+)
+_GPT = {
+    "vocab_size": tiny_models.VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 2,
+    "eos_token_id": END,
+}  # fmt: skip
+_EXPERTS = {**_LLAMA, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
+_SCALED = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 _MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", {**_LEARNT, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}),
     "bloom": ("bloom", _LEARNT),
-}
-OTHER = ("gptj", {"vocab_size": 120, "n_embd": 32, "n_layer": 1, "n_head": 2, "rotary_dim": 8, "n_positions": 64})
-"""A family that is not verified."""
+    "llama-biased": (
+        "llama",
+        {**_LLAMA, "attention_bias": True, "mlp_bias": True, "head_dim": 12, "rope_parameters": {**_SCALED, "original_max_position_embeddings": 16}},
+    ),
+    "qwen3-yarn": ("qwen3", {**_LLAMA, "head_dim": 16, "rope_parameters": _YARN, "hidden_act": "gelu"}),
+}  # fmt: skip
 WRITERS = {**tiny_models.DECODERS, **tiny_models.ENCODER_DECODERS, **_MORE}
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "codegen": ("codegen", {**_GPT, "n_ctx": 64, "rotary_dim": 4}),
+    "cohere": ("cohere", _LLAMA),
+    "ernie4_5": ("ernie4_5", {**_LLAMA, "head_dim": 8}),
+    "exaone4": ("exaone4", {**_LLAMA, "sliding_window": 5}),
+    "falcon": ("falcon", _LLAMA),
+    "falcon-alibi": ("falcon", {**_LLAMA, "alibi": True}),
+    "falcon-new": ("falcon", {**_LLAMA, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "glm": ("glm", {**_LLAMA, "head_dim": 8}),
+    "gpt_bigcode": ("gpt_bigcode", _GPT),
+    "gpt_neo": (
+        "gpt_neo",
+        {**_LEARNT, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 5, "max_position_embeddings": 64},
+    ),
+    "gpt_oss": ("gpt_oss", {**_LLAMA, "num_local_experts": 4, "head_dim": 8, "sliding_window": 5}),
+    "gptj": ("gptj", {**_GPT, "rotary_dim": 4}),
+    "granite": ("granite", {**_LLAMA, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0}),
+    "helium": ("helium", {**_LLAMA, "head_dim": 8}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**_LLAMA, "head_dim": 8}),
+    "mbart": ("mbart", _SEQ2SEQ),
+    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4}),
+    "mixtral-window": ("mixtral", {**_LLAMA, "num_local_experts": 4, "sliding_window": 5}),
+    "mpt": ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": tiny_models.VOCABULARY, "eos_token_id": END}),
+    "mt5": ("mt5", _T5),
+    "nemotron": ("nemotron", _LLAMA),
+    "olmo": ("olmo", {**_LLAMA, "clip_qkv": 2.0}),
+    "olmo2": ("olmo2", _LLAMA),
+    "olmo3": ("olmo3", {**_LLAMA, "sliding_window": 5}),
+    "pegasus": ("pegasus", _SEQ2SEQ),
+    "phi3": ("phi3", {**_LLAMA, "sliding_window": 5}),
+    "qwen2_moe": ("qwen2_moe", {**_EXPERTS, "shared_expert_intermediate_size": 16}),
+    "qwen3_moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 16}),
+    "seed_oss": ("seed_oss", {**_LLAMA, "head_dim": 8}),
+    "smollm3": ("smollm3", {**_LLAMA, "no_rope_layers": [1, 0]}),
+    "stablelm": ("stablelm", {**_LLAMA, "use_parallel_residual": True, "qk_layernorm": True, "partial_rotary_factor": 0.5}),
+    "starcoder2": ("starcoder2", {**_LLAMA, "sliding_window": 5}),
+    "umt5": ("umt5", _T5),
+    "xglm": ("xglm", {**_LEARNT, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1}),
+}  # fmt: skip
+"""Families beyond those that are tried in every run of the tests."""
+OTHER = ("biogpt", {**_LEARNT, "max_position_embeddings": 64, "intermediate_size": 48})
+"""A family that is not verified: it counts positions in a way of its own."""
 
 
 def saved(folder: Path, name: str, seed: int = 0, **changes: Any) -> Path:
     """A folder of such a model, as transformers saves it."""
-    family, sizes = {**WRITERS, "gptj": OTHER}[name]
+    family, sizes = {**WRITERS, **FURTHER, "other": OTHER}[name]
     config = transformers.AutoConfig.for_model(family, **{**sizes, **changes})
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     model = kind.from_config(config)

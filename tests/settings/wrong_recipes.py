@@ -64,7 +64,7 @@ WRONG = [
     Wrong("train.epocs", 3, "train.epocs: unknown key 'epocs'; did you mean 'epochs'? known: clip_norm, "),
     Wrong("train.Seed", 3, "train.Seed: unknown key 'Seed'; did you mean 'seed'?"),
     Wrong("train.global-batch-size", 8, "train.global-batch-size: unknown key 'global-batch-size'; did you mean 'global_batch_size'?"),
-    Wrong("eval.evry", 3, "eval.evry: unknown key 'evry'; did you mean 'every'? known: batch_tokens, data, every, keep_best, metric"),
+    Wrong("eval.evry", 3, "eval.evry: unknown key 'evry'; did you mean 'every'? known: batch_tokens, data, every, generate, keep_best, metric"),
     Wrong("optimizer.lrr", 3, "optimizer.lrr: unknown key 'lrr'; did you mean 'lr'? known: betas, eps, lr, no_decay, use, weight_decay"),
     Wrong("data.max_len", 8, "data.max_len: unknown key 'max_len'; did you mean 'max_length'? known: columns, delimiter, "),
     Wrong("data.delimeter", ";", "data.delimeter: unknown key 'delimeter'; did you mean 'delimiter'?"),
