@@ -21,7 +21,7 @@ from spcore.tensors import rng
 from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
-from spcore_torch import kernels, styles
+from spcore_torch import styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine, device_of
 from spcore_torch.options import ParallelOptions

@@ -61,7 +61,7 @@ T5 = TensorPlan(
         **{f"{path}.{name}": _WIDEN for path in _T5_MLP for name in ("wi", "wi_0", "wi_1")},
         **{f"{path}.wo": _NARROW for path in _T5_MLP},
     },
-    divided={path: ("n_heads",) for path in _T5_ATTENTION},
+    divided=dict.fromkeys(_T5_ATTENTION, ("n_heads",)),
 )
 """The bias by distance is one number a head, in the first layer of a stack."""
 
