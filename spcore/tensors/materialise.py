@@ -15,6 +15,7 @@ import torch
 from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel
 from spcore.tensors import rng
+from spcore.tensors.sharding import put
 
 
 @dataclass
@@ -29,8 +30,9 @@ class LoadReport:
 def materialise(
     module: torch.nn.Module, model: LanguageModel, head: Head, seed: int, device: torch.device | str = "cpu"
 ) -> LoadReport:
-    """Give a meta module storage on `device` and values; ties and dtypes are kept. Raises ArtifactError where the model has
-    weights and a parameter of its backbone is missing or has another shape."""
+    """Give a meta module storage on `device` and values; ties and dtypes are kept. Of a parameter that is sharded already, this rank's
+    part alone is stored: one whole tensor at a time passes through. Raises ArtifactError where the model has weights and a parameter of
+    its backbone is missing or has another shape."""
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
     tie(module, anatomy)
@@ -41,7 +43,7 @@ def materialise(
             _take(report, own, name, tensor, model, anatomy)
         missing = set(own).difference(report.loaded)
         for name, tensor in _leaves(module, model, seed, missing.__contains__):
-            own[name].copy_(tensor)
+            put(own[name], tensor)
             report.initialised.append(name)
     parameters = named_parameters(module, anatomy.tied)
     # What is not trained is computed (Marian's positions), and a family need not store it.
@@ -88,7 +90,7 @@ def _take(
     mine = own.get(owner)
     if mine is not None and mine.shape == tensor.shape:
         if owner == name or owner not in report.loaded:
-            mine.copy_(tensor)
+            put(mine, tensor)
         if owner not in report.loaded:
             report.loaded.append(owner)
     elif mine is None or may_be_new(owner, anatomy):
@@ -158,10 +160,17 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
 
 
 def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
-    """Make each alias the owner's very parameter."""
+    """Make an owner and its aliases one parameter: of those they have, the first in the module's order, which a module that is sharded
+    keeps as its own."""
+    groups: dict[str, list[str]] = {}
     for alias, owner in anatomy.tied.items():
-        path, _, leaf = alias.rpartition(".")
-        setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
+        groups.setdefault(owner, [owner]).append(alias)
+    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
+    for names in groups.values():
+        first = module.get_parameter(min(names, key=order.__getitem__))
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(path), leaf, first)
 
 
 def named_parameters(module: torch.nn.Module, tied: Mapping[str, str]) -> dict[str, torch.nn.Parameter]:
