@@ -199,7 +199,12 @@ class _Cutter:
             inside = self.anatomy.base and path.startswith(base)
             if isinstance(found, nn.Embedding) and found.num_embeddings == size and self._is_input(path, base):
                 self._cut_module(path, found, "vocabulary", Cut("column"))
-            elif logits and not inside and path.startswith(self.anatomy.head) and getattr(found, "out_features", 0) == size:
+            elif (
+                logits
+                and not inside
+                and path.startswith(self.anatomy.head)
+                and getattr(found, "out_features", 0) == size
+            ):
                 self._cut_module(path, found, "logits", Cut("column"))
         for alias, owner in self.anatomy.tied.items():
             cutting = self.cuts.tensors.pop(alias, None)

@@ -188,17 +188,20 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
 
 class Forward:
     """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
-    optimizers change it without a trace in its version, so `refresh` says so too."""
+    optimizers change it without a trace in its version, so `refresh` says so too. keeps: whether the copy is kept between calls; not
+    where the weight itself is not, but gathered from shards for each."""
 
-    def __init__(self, linear: nn.Linear, product: Product, dtype: torch.dtype | None) -> None:
-        self.linear, self.product, self.dtype = linear, product, dtype
+    def __init__(self, linear: nn.Linear, product: Product, dtype: torch.dtype | None, keeps: bool) -> None:
+        self.linear, self.product, self.dtype, self.keeps = linear, product, dtype, keeps
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
     def __call__(self, x: torch.Tensor, *, biased: bool = True) -> torch.Tensor:
         """As `nn.Linear.forward`. biased: False for the product alone, whose bias another adds."""
         weight, bias = self.linear.weight, self.linear.bias if biased else None
-        if self.dtype is not None and self.version != weight._version:
+        if not self.keeps:
+            self.low = None if self.dtype in (None, weight.dtype) else weight.detach().to(self.dtype)
+        elif self.dtype is not None and self.version != weight._version:
             # Never a tensor of inference_mode, which training could not save or write to.
             with torch.inference_mode(False), torch.no_grad():
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
@@ -206,12 +209,13 @@ class Forward:
         if not torch.is_grad_enabled():
             return _forward(x, weight if self.low is None else self.low, bias, self.product)
         result: torch.Tensor = _Linear.apply(x, weight, bias, self.low, self.product)
+        self.low = self.low if self.keeps else None
         return result
 
 
-def install(module: nn.Module, compute: torch.dtype | None, device: torch.device) -> str:
+def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
-    autocast. Returns the kernel's name."""
+    autocast. keeps: low-precision copies of weights between calls. Returns the kernel's name."""
     if device.type != "cpu":
         return "default"
     if compute is None:
@@ -223,7 +227,7 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
         name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = Forward(linear, product, compute)
+            linear.forward = Forward(linear, product, compute, keeps)
     return name
 
 

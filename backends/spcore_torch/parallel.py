@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,10 +19,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from spcore.errors import RefusalError
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors import rng
+from spcore.tensors import rng, state
 from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
+from spcore.tensors.pieces import Piece
 from spcore_torch import styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine, device_of
@@ -127,9 +130,7 @@ class ParallelEngine(DataParallelEngine):
             self._lend_vocabulary(self.region)
         # Ranks that hold the same activations drop the same of them.
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.data_rank), self.device)
-        self.reads_parts = [
-            p for name, p in self.own_parameters().items() if name in self.cuts.partial or self._copied(name)
-        ]
+        self.parted = [(n, p) for n, p in self.own.items() if n in self.cuts.partial or self._copied(n)]
 
     def _groups(self, plan: Plan, place: Place, device: str) -> Any:
         sizes = [plan.layout.axes.get(axis, 1) for axis in AXES]
@@ -197,29 +198,22 @@ class ParallelEngine(DataParallelEngine):
         super().reduce_gradients()
         if self.region is None:
             return
-        names = {p: name for name, p in self.own_parameters().items()}
-        parts = [(names[p], p) for p in self.reads_parts if p.grad is not None]
-        sent = [self._outspread(name, p) for name, p in parts]
+        rank, found = self.region.rank, [(name, p) for name, p in self.parted if p.grad is not None]
+        sent = [self._spread(name, p.grad, rank) for name, p in found]
         if not sent:
             return
         flat = torch.cat([x.reshape(-1) for x in sent])
         dist.all_reduce(flat, group=self.region.group)
-        for (name, p), x, total in zip(parts, sent, flat.split([x.numel() for x in sent]), strict=True):
-            total = total.view_as(x)
-            p.grad = (
-                total[self.cuts.tensors[name].span(self.region.rank)[0] // self.cuts.tensors[name].unit]
-                if self._copied(name)
-                else total
-            )
+        for (name, p), x, total in zip(found, sent, flat.split([x.numel() for x in sent]), strict=True):
+            whole = total.view_as(x)
+            p.grad = self.cuts.tensors[name].take(whole, rank) if self._copied(name) else whole
 
-    def _outspread(self, name: str, p: torch.nn.Parameter) -> torch.Tensor:
-        """A gradient to be summed: that of a copied piece among zeros, [units, ...]."""
-        assert p.grad is not None and self.region is not None
+    def _spread(self, name: str, gradient: torch.Tensor, rank: int) -> torch.Tensor:
+        """A gradient to be summed over ranks: that of a piece of which others hold copies, among zeros."""
         if not self._copied(name):
-            return p.grad
-        cutting = self.cuts.tensors[name]
-        spread = p.grad.new_zeros(cutting.units, *p.grad.shape)
-        spread[cutting.span(self.region.rank)[0] // cutting.unit] = p.grad
+            return gradient
+        spread = gradient.new_zeros(self.cuts.tensors[name].shape)
+        self.cuts.tensors[name].take(spread, rank).copy_(gradient)
         return spread
 
     def gradient_norm(self) -> float:
@@ -227,22 +221,12 @@ class ParallelEngine(DataParallelEngine):
         if self.region is None:
             return super().gradient_norm()
         mine, cuttings, rank = [], self.cuts.tensors, self.region.rank
-        for name, p in self.own_parameters().items():
+        for name, p in self.own.items():
             if p.grad is not None and (cuttings[name].counts(rank) if name in cuttings else rank == 0):
                 mine.append(p.grad)
         total = torch.tensor([self.squares(mine)], dtype=torch.float64, device=self.device)
         dist.all_reduce(total, group=self.region.group)
         return math.sqrt(float(total))
-
-    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `spcore.interfaces.strategy.Gradients`."""
-        with self.owned():
-            self._swept(microbatches, self._totals(microbatches)[0])
-        for name, p in self.own_parameters().items():
-            whole = None if p.grad is None else self._whole(name, p.grad.detach().float())
-            if whole is not None:
-                yield name, whole.cpu() / self.scaler.scale
-        self.zero_gradients()
 
     # -- whole tensors ---------------------------------------------------------------------------------------------
 
@@ -253,36 +237,56 @@ class ParallelEngine(DataParallelEngine):
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""
-        sizes = [(math.prod(self.full_shape(name, p)), p.requires_grad) for name, p in self.own_parameters().items()]
+        sizes = [(math.prod(self.full_shape(name, p)), p.requires_grad) for name, p in self.own.items()]
         return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
-        trainable = {name for name, p in self.own_parameters().items() if p.requires_grad}
+        trainable = {name for name, p in self.own.items() if p.requires_grad}
         for name, tensor in self.module.state_dict().items():
             if name not in self.tied and (which == "model" or name in trainable):
-                whole = self._whole(name, tensor.detach())
-                if whole is not None:
+                whole = self.whole(name, tensor.detach())
+                if self.place.is_writer:
                     yield name, whole.cpu().contiguous()
 
-    def _whole(self, name: str, mine: torch.Tensor) -> torch.Tensor | None:
-        """A whole tensor from the pieces of the writer's ranks; on the writer alone."""
-        cutting = self.cuts.tensors.get(name)
+    def whole(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """See `TorchEngine.whole`; on the writer alone, elsewhere what was given."""
+        cutting, mine = self.cuts.tensors.get(name), tensor
         if cutting is None or self.region is None or self.place.data_rank:
-            return mine if self.place.is_writer else None
+            return mine
         padded = mine.new_zeros(cutting.local(0))
         padded.narrow(cutting.axis, 0, mine.shape[cutting.axis]).copy_(mine)
         first = self.region.rank == 0
         every = [torch.empty_like(padded) for _ in range(self.region.size)] if first else None
         dist.gather(padded, every, group=self.region.group, group_dst=0)
         if every is None:
-            return None
+            return mine
         axis = cutting.axis
         return cutting.join([piece.narrow(axis, 0, cutting.local(rank)[axis]) for rank, piece in enumerate(every)])
 
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`. Ranks that hold the same activations go on alike, whatever the layout that was saved."""
+        super().load(folder)
+        if self.region is not None:
+            for name, generator in self.random.items():
+                moved = generator.to(self.device)
+                dist.broadcast(moved, group=self.region.group, group_src=0)
+                self.random[name] = moved.cpu()
+
+    def _state(self) -> state.Held:
+        held, region = super()._state(), self.region
+        if region is None:
+            return held
+        speaks = self.place.data_rank == 0
+        pieces = {
+            name: Piece.of(held.tensors[name], cutting, region.rank, speaks=speaks and cutting.counts(region.rank))
+            for name, cutting in self.cuts.tensors.items()
+        }
+        return replace(held, tensors={**held.tensors, **pieces})
+
     def close(self) -> None:
         """See `Engine.close`."""
-        self.reads_parts, self.region = [], None
+        self.parted, self.region = [], None
         if self.mesh is not None:
             groups = [self.mesh.get_group(axis) for axis in AXES]
             self.mesh = None

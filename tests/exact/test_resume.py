@@ -61,7 +61,7 @@ def run(tree: dict[str, Any], strategy: str, processes: int, output: Path) -> di
     return {**laid(tree, strategy, processes, steps=STEPS, **more), "output": str(output)}
 
 
-@pytest.mark.parametrize(("strategy", "processes"), [("single", 1), ("ddp", 2)])
+@pytest.mark.parametrize(("strategy", "processes"), [("single", 1), ("ddp", 2), ("fsdp", 2)])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_to_the_bit(
@@ -85,14 +85,29 @@ def test_to_the_bit(
         assert reports[0]["train"]["rows_read"] > 72, "of both passes"
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (2, 1), (1, 2)])
-def test_on_another_number_of_processes(
-    before: int, after: int, tmp_path: Path, two: Processes, four: Processes
+LAID_ANEW: list[tuple[tuple[str, int], tuple[str, int]]] = [
+    (("ddp", 2), ("ddp", 4)),
+    (("ddp", 4), ("ddp", 2)),
+    (("ddp", 2), ("ddp", 1)),
+    (("ddp", 1), ("ddp", 2)),
+    (("fsdp", 4), ("fsdp", 2)),
+    (("fsdp", 2), ("fsdp", 4)),
+    (("fsdp", 4), ("single", 1)),
+    (("single", 1), ("fsdp", 2)),
+    (("fsdp", 2), ("ddp", 2)),
+    (("ddp", 2), ("fsdp", 4)),
+]
+"""Strategy and processes, before and after."""
+
+
+@pytest.mark.parametrize(("before", "after"), LAID_ANEW)
+def test_on_another_layout(
+    before: tuple[str, int], after: tuple[str, int], tmp_path: Path, two: Processes, four: Processes
 ) -> None:
     tree = tree_of("classification", tmp_path)
-    whole = on(before, two, four, run(tree, "ddp", before, tmp_path / "whole"))
+    whole = on(before[1], two, four, run(tree, *before, tmp_path / "whole"))
     resumed(tmp_path / "whole", tmp_path / "again")
-    again = on(after, two, four, run(tree, "ddp", after, tmp_path / "again"))
+    again = on(after[1], two, four, run(tree, *after, tmp_path / "again"))
     assert again["rows"] == whole["rows"], "every row once"
     ours, theirs = [s["loss"] for s in again["steps"]], [s["loss"] for s in whole["steps"][SAVED:]]
     assert len(ours) == 5
