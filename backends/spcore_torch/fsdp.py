@@ -109,7 +109,7 @@ class FullyShardedEngine(SingleEngine):
         self.products = kernels.installed(module)
         tie(module, anatomy)
         reduction = getattr(torch, plan.precision.reduction)
-        self.units = sharded(module, anatomy, self.mesh, self.options, self.compute, reduction)
+        self.units = sharded(module, anatomy, self.mesh, self.options, reduction)
         for path, unit in self.units.items():
             unit.register_forward_pre_hook(_Watch(self._reach, path, anatomy.tied))
         offload = torch.device("cpu") if self.options.offload else device
@@ -233,24 +233,22 @@ def sharded(
     anatomy: Anatomy,
     mesh: DeviceMesh,
     options: ShardedOptions,
-    compute: torch.dtype | None,
     reduction: torch.dtype,
 ) -> dict[str, FSDPModule]:
     """Shard a module on meta in place: each layer by itself, then the rest ("", last). Gradients are summed, not averaged.
 
-    Layers are gathered in the compute format: a cast after gathering would leave a copy of each weight until its backward pass. What is
-    not in a layer (tables, final norm, head) is gathered as it is, so hidden states are float32 between layers as under `single`.
+    Parameters are gathered as they are, and cast where products want it, as under `single`: so norms, biases and hidden states are what
+    they are there. `kernels` sees to it that no cast copy outlives its layer's pass.
     """
     offload = CPUOffloadPolicy() if options.offload else OffloadPolicy()
+    precision = MixedPrecisionPolicy(reduce_dtype=reduction, cast_forward_inputs=False)
     units: dict[str, FSDPModule] = {}
     for stack in _stacks(anatomy):
         for n, layer in enumerate(module.get_submodule(stack)):  # type: ignore[arg-type]
-            precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduction, cast_forward_inputs=False)
             units[f"{stack}.{n}"] = fully_shard(
                 layer, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=options.reshard_after_forward
             )  # fmt: skip
-    rest = MixedPrecisionPolicy(reduce_dtype=reduction, cast_forward_inputs=False)
-    units[""] = fully_shard(module, mesh=mesh, mp_policy=rest, offload_policy=offload)
+    units[""] = fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
     for unit in units.values():  # none of these reaches further down by itself
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # a factor is a product in the reduction else, which gloo has not

@@ -15,8 +15,9 @@ def is_part(tensor: torch.Tensor) -> bool:
 
 def shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """Of the whole."""
-    found: tuple[int, ...] = tensor.cutting.shape if isinstance(tensor, Piece) else tuple(tensor.shape)
-    return found
+    if isinstance(tensor, Piece):
+        return tensor.cutting.shape
+    return tuple(tensor.shape)
 
 
 def part(tensor: torch.Tensor) -> torch.Tensor:
@@ -36,8 +37,8 @@ def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
     if not isinstance(tensor, DTensor):
         return (0,) * tensor.dim()
-    chunk = tensor.__create_chunk_list__()[0]
-    return tuple(chunk.offsets)
+    found: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
+    return found
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
