@@ -223,6 +223,7 @@ class Forward:
 def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
     autocast, unless weights' low-precision copies are not to be kept. Returns the kernel's name."""
+    product: Product
     if device.type != "cpu":
         if compute is None or keeps:
             return "default"

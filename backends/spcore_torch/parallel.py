@@ -6,6 +6,7 @@ Along "tensor" each process holds its pieces of the layers' matrices and of the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from spcore.errors import RefusalError
+from spcore.interfaces.runtime import Decodes
 from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng, state
@@ -36,6 +38,8 @@ AXES = ("data", "pipeline", "context", "tensor")
 
 class Parallel(ParallelStrategy):
     """Any number of processes that the axes' sizes divide."""
+
+    decodes = True
 
     def __init__(self, options: ParallelOptions) -> None:
         self.options = options
@@ -190,6 +194,13 @@ class ParallelEngine(DataParallelEngine):
         if self.region is not None:
             self.region.draws.on = self.drops and (backward if training is None else training)
         return super().sweep(microbatches, fn, backward, training=training)
+
+    @contextlib.contextmanager
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
+        """See `LendsDecoder.decoding`. Ranks of the axis "tensor" make the same text."""
+        generating = self.region.generating() if self.region is not None else contextlib.nullcontext()
+        with generating, super().decoding(slots, length, encoder_length) as decoder:
+            yield decoder
 
     # -- gradients -------------------------------------------------------------------------------------------------
 

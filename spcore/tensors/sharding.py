@@ -35,10 +35,8 @@ def blocks(tensor: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
 
 def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
-    if not isinstance(tensor, DTensor):
-        return (0,) * tensor.dim()
-    found: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
-    return found
+    begins = tensor.__create_chunk_list__()[0].offsets if isinstance(tensor, DTensor) else [0] * tensor.dim()
+    return tuple(int(at) for at in begins)
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
