@@ -78,9 +78,14 @@ def same_rows(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None
     assert [row["feature_id"] for row in found] == [row["feature_id"] for row in wanted]
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.keys() == theirs.keys()
-        assert all(
-            ours[n] == (pytest.approx(v, rel=1e-3, abs=1e-4) if isinstance(v, float) else v) for n, v in theirs.items()
-        )
+        assert all(_equal(ours[name], value) for name, value in theirs.items())
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    """Numbers with a point, and lists of such, but for rounding."""
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(_equal, found, wanted))
+    return bool(found == (pytest.approx(wanted, rel=1e-3, abs=1e-4) if isinstance(wanted, float) else wanted))
 
 
 def cases() -> list[tuple[str, str, int, int]]:
