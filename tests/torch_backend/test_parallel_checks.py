@@ -64,7 +64,7 @@ def refused(plan: Plan, **options: Any) -> list[str]:
 
 def test_query_groups_are_refused_only_where_neither_number_divides_the_other(tmp_path: Path) -> None:
     llama = {**LLAMA, "num_attention_heads": 12}
-    six = model_of(tmp_path / "six", "llama", **{**llama, "num_key_value_heads": 6})
+    six = model_of(tmp_path / "six", "llama", **{**llama, "num_key_value_heads": 6, "intermediate_size": 48})
     assert refused(plan_for(six, size=2)) == refused(plan_for(six, size=12)) == []
     assert refused(plan_for(six, size=4)) == [
         "strategy.tensor_parallel 4: the model has 6 heads of keys and values; of the two numbers one must divide the other"
