@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from spcore.interfaces.model import Head
-from spcore_transformers import segments
+from spcore.interfaces.model import Anatomy, Head
+from spcore_transformers import segments, stages
 from spcore_transformers.families import Family
 
 _READ: contextvars.ContextVar[torch.Tensor | None] = contextvars.ContextVar("rows that the head reads", default=None)
@@ -54,6 +54,8 @@ class Assembled(nn.Module):  # type: ignore[misc]
         self.config = whole.config
         self._kind, self._base, self._family, self._names = head.kind, base, family, tuple(head.outputs)
         self._whole, self._tail = [whole], [copy.copy(whole)]
+        self._received: stages.Received | None = None
+        self._ends = True
         self._prunes = bool(
             head.kind == "sequence" and family is not None and family.joins
             and getattr(whole.config, "classifier_pooling", "cls") != "mean"
@@ -89,8 +91,19 @@ class Assembled(nn.Module):  # type: ignore[misc]
         }
         return whole
 
-    def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """See the class."""
+    def cut(self, anatomy: Anatomy, layers: range) -> None:
+        """Become one stage of a pipeline, see `spcore.interfaces.model.Stages`."""
+        self._received = stages.cut(self, anatomy, layers)
+        assert anatomy.layers is not None, "a list of layers was cut"
+        self._ends = layers.stop == len(self.get_submodule(self._base).get_submodule(anatomy.layers))
+        self._prunes = self._prunes and self._ends
+
+    def forward(
+        self, states: Mapping[str, torch.Tensor] | None = None, **inputs: torch.Tensor
+    ) -> Mapping[str, torch.Tensor]:
+        """See the class. states: of a stage, what the one before gave."""
+        if self._received is not None:
+            self._received.hidden = states["hidden"] if states else None
         segment_ids = inputs.pop("segment_ids", None)
         assert segment_ids is None or (self._family is not None and self._family.packs), (
             "an engine's check refuses such packs"
@@ -137,7 +150,9 @@ class Assembled(nn.Module):  # type: ignore[misc]
         mask: torch.Tensor | None,
         layout: segments.Layout | None,
     ) -> Mapping[str, torch.Tensor]:
-        """The head on hidden states [S, L, H]."""
+        """The head on hidden states [S, L, H]; on a stage that has none, the states."""
+        if not self._ends:
+            return {"hidden": hidden}
         if self._kind == "custom":
             every = (
                 torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()

@@ -322,6 +322,25 @@ class TransformersLanguageModel(LanguageModel):
         headed = {self._base(whole) for kind, whole in self._skeletons.items() if kind != "custom"}
         return {f"{base}." if base else "" for base in headed or {str(backbone_class(self.config).base_model_prefix)}}
 
+    def depth(self, head: Head) -> int:
+        """See `Stages.depth`."""
+        known = self._known_under(head)
+        if known is not None and known.encoder_layers:
+            raise RefusalError(f"family {self.family!r} has an encoder and a decoder: it is not cut into stages")
+        if known is None or not known.staged:
+            staged = ", ".join(name for name, family in FAMILIES.items() if family.staged)
+            raise RefusalError(f"family {self.family!r} is not cut into stages; these are: {staged}")
+        return int(self.config.num_hidden_layers)
+
+    def stage(self, module: torch.nn.Module, head: Head, layers: range) -> None:
+        """See `Stages.stage`."""
+        assert isinstance(module, Assembled), "a module that `build` made"
+        module.cut(self.anatomy(head), layers)
+
+    def states(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        """See `Stages.states`."""
+        return {"hidden": (*inputs["input_ids"].shape, int(self.config.hidden_size))}
+
     def decoder(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int = 0) -> Decodes:
         """See `Steps.decoder`."""
         decoding.check(self.family, self.source or self.family)

@@ -174,6 +174,27 @@ class Steps(Protocol):
         "decoder_start", the token that an encoder-decoder's answer begins with."""
 
 
+@runtime_checkable
+class Stages(Protocol):
+    """Ability of a LanguageModel whose modules can be cut between layers into the stages of a pipeline."""
+
+    def depth(self, head: Head) -> int:
+        """Layers that a module with this head has, between any two of which it can be cut: those of `Anatomy.layers`. Raises
+        RefusalError that says why it cannot be cut. Called by `ParallelStrategy.check`: configuration only."""
+
+    def stage(self, module: torch.nn.Module, head: Head, layers: range) -> None:
+        """Leave of a module that `build(head)` made, still without values, what the stage with these layers needs; names stay. The first
+        stage keeps the embeddings, the last one what follows the layers, the head too; a tied tensor stays under its owner's name on
+        every stage that has an alias of it.
+
+        Then forward(states, **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
+        the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.
+        """
+
+    def states(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype."""
+
+
 class LanguageModel(ABC):
     """An opened model: configuration and processor are read, weights are not.
 

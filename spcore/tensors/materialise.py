@@ -158,10 +158,12 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
 
 
 def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
-    """Make each alias the owner's very parameter."""
+    """Make each alias the owner's very parameter; one that a stage of a pipeline has not is left out."""
+    held = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for alias, owner in anatomy.tied.items():
-        path, _, leaf = alias.rpartition(".")
-        setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
+        if alias in held:
+            path, _, leaf = alias.rpartition(".")
+            setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
 
 
 def named_parameters(module: torch.nn.Module, tied: Mapping[str, str]) -> dict[str, torch.nn.Parameter]:
