@@ -24,6 +24,19 @@ class SingleOptions(_Closed):
     threads: int | None = Field(None, ge=1, lt=2**16, description="CPU threads of the run; null: as torch has it")
 
 
+class ParallelOptions(_Closed):
+    """Strategy `parallel`."""
+
+    pipeline_parallel: int = Field(1, ge=1, lt=2**16, description="stages that the layers are divided into, one a process")
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = Field(
+        "1f1b",
+        description="order of a pipeline's work: all forward, then all backward (gpipe), alternating, which needs less memory (1f1b), or "
+        "alternating over several stages a process, which waits less (interleaved); results are the same",
+    )
+    chunks: int = Field(1, ge=1, lt=2**16, description="stages of each process; more than 1 under schedule interleaved alone")
+    threads: int | None = Field(None, ge=1, lt=2**16, description="CPU threads of each process; null: as torch has it")
+
+
 class InlineOptions(_Closed):
     """Launcher `inline`."""
 

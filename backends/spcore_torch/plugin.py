@@ -30,6 +30,13 @@ def spcore_components() -> list[Component]:
             options="spcore_torch.options:SingleOptions",
         ),
         Component(
+            "strategy",
+            "parallel",
+            "spcore_torch.parallel:Parallel",
+            "The model itself divided: pipeline stages, beside data parallelism",
+            options="spcore_torch.options:ParallelOptions",
+        ),
+        Component(
             "launcher",
             "inline",
             "spcore_torch.inline:Inline",

@@ -121,13 +121,17 @@ class SingleEngine(TorchEngine):
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module = plan.model.build(plan.head, plan.precision.parameter)
         self.report = materialise(module, plan.model, plan.head, plan.seed, device)
+        self._ready(module, plan, device)
+        if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
+            embedding.install(module)
+
+    def _ready(self, module: torch.nn.Module, plan: Plan, device: torch.device) -> None:
+        """Take a module that has its values, with the quickest kernels."""
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         self.kernel = kernels.install(module, self.compute, device)
         self.products = kernels.installed(module)
         if device.type == "cpu":
             dropout.install(module)
-        if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
-            embedding.install(module)
         self.module = module
 
     def sweep(
