@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -81,9 +82,13 @@ class DataParallelEngine(SingleEngine):
         device = device_of(plan, place)
         self._held = contextlib.ExitStack()
         self._held.enter_context(group_of(place, device))
-        group = dist.group.WORLD if place.world_size > 1 else None
+        group = self._groups(plan, place, device)
         super().__init__(plan, place, options, device=device, data_group=group)
         self.reducer = Reducer(self.own_parameters().values(), group) if group is not None else None
+
+    def _groups(self, plan: Plan, place: Place, device: str) -> Any:
+        """The group of the ranks that share a step's rows, None where one has all of them."""
+        return dist.group.WORLD if place.world_size > 1 else None
 
     @contextlib.contextmanager
     def synchronising(self, last: bool) -> Iterator[None]:

@@ -12,7 +12,7 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Strategies `single` and `ddp`, launchers `inline`, `local` and `env`, runtime `torch`."""
+    """Strategies `single`, `ddp` and `parallel`, launchers `inline`, `local` and `env`, runtime `torch`."""
     return [
         Component(
             "strategy",
@@ -33,7 +33,7 @@ def spcore_components() -> list[Component]:
             "strategy",
             "parallel",
             "spcore_torch.parallel:Parallel",
-            "The model itself divided: pipeline stages, beside data parallelism",
+            "The model itself shared: tensor, context and pipeline parallel, beside data parallel",
             options="spcore_torch.options:ParallelOptions",
         ),
         Component(

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from spcore.interfaces.model import Stages
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng
 from spcore_torch.stages import Chunks
@@ -21,6 +20,7 @@ from spcore_torch.stages import Chunks
 Name = Literal["gpipe", "1f1b", "interleaved"]
 Run = Callable[[torch.nn.Module, Mapping[str, torch.Tensor] | None, Batch], Mapping[str, torch.Tensor]]
 Finish = Callable[[Mapping[str, torch.Tensor], Batch], tuple[torch.Tensor | None, Any]]
+States = Callable[[Batch], Mapping[str, tuple[int, ...]]]
 KEPT = 4
 """Schedules that are kept: each has a buffer for every microbatch's states."""
 
@@ -68,22 +68,26 @@ class _Stage(torch.nn.Module):  # type: ignore[misc]
 
 
 class Pipeline:
-    """The stages of a rank, of `count` in all, over the ranks of `group`."""
+    """The stages of a rank, of `count` in all, over the ranks of `group`. states: name -> shape of what passes between stages for a
+    prepared batch, dtype: theirs."""
 
     def __init__(
-        self, chunks: Chunks, model: Stages, schedule: Name, count: int, group: Any, device: torch.device, dtype: torch.dtype
+        self,
+        chunks: Chunks,
+        states: States,
+        schedule: Name,
+        count: int,
+        group: Any,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.model, self.schedule, self.count, self.group = model, schedule, count, group
+        self.states, self.schedule, self.count, self.group = states, schedule, count, group
         self.device, self.dtype, self.size = device, dtype, torch.distributed.get_world_size(group)
         self.stages = {
             number: _Stage(self, number, part) for number, part in zip(chunks.numbers, chunks.parts, strict=True)
         }
         self.sweep: Sweep | None = None
         self._ready: OrderedDict[Any, Any] = OrderedDict()
-
-    def states(self, batch: Batch) -> Mapping[str, tuple[int, ...]]:
-        """See `Stages.states`."""
-        return self.model.states(batch.inputs)
 
     def run(self, sweep: Sweep, backward: bool) -> list[Any]:
         """Carry out a sweep; its records, on the last stage's rank, else nothing. Microbatches of one shape go together."""

@@ -1,22 +1,26 @@
-"""The stages of a pipeline that lie on one rank: which layers they have, their modules, their names and values."""
+"""The stages of a pipeline: which layers they have, what is refused, and the modules, names and values of those that lie on one rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from spcore.errors import RefusalError
 from spcore.interfaces.model import Stages
-from spcore.interfaces.strategy import Plan
+from spcore.interfaces.strategy import Plan, Refusal
+from spcore.tensors.materialise import LoadReport
+from spcore_torch.options import ParallelOptions
 
 
 def spans(depth: int, stages: int) -> list[range]:
     """Layers of each stage: as equal as can be, the first stages longer, for the last has the head."""
     size, longer = divmod(depth, stages)
     ends = [n * size + min(n, longer) for n in range(stages + 1)]
-    return [range(first, end) for first, end in zip(ends, ends[1:], strict=False)]
+    return [range(first, end) for first, end in itertools.pairwise(ends)]
 
 
 class Chunks(torch.nn.Module):  # type: ignore[misc]
@@ -45,14 +49,53 @@ class Chunks(torch.nn.Module):  # type: ignore[misc]
         return found
 
 
-def build(plan: Plan, numbers: Sequence[int], stages: int) -> Chunks:
-    """The modules of these stages, of so many, without values."""
+def build(plan: Plan, numbers: Sequence[int], stages: int) -> dict[int, torch.nn.Module]:
+    """Stage -> its module, without storage, of these of so many stages."""
     assert isinstance(plan.model, Stages), "`check` refuses others"
     layers, parts = spans(plan.model.depth(plan.head), stages), {}
     for number in numbers:
         parts[number] = plan.model.build(plan.head, plan.precision.parameter)
         plan.model.stage(parts[number], plan.head, layers[number])
-    return Chunks(parts)
+    return parts
+
+
+def refusals(plan: Plan, options: ParallelOptions) -> list[Refusal]:
+    """What a pipeline cannot honour of a plan."""
+    size, chunks, found = options.pipeline_parallel, options.chunks, []
+    if options.schedule == "interleaved" and (chunks == 1 or size == 1):
+        hint = "make strategy.chunks 2 or more" if size > 1 else "set strategy.pipeline_parallel, or leave it out"
+        found.append(
+            Refusal("strategy.schedule interleaved", "each of several processes has several stages under it", hint)
+        )
+    elif options.schedule != "interleaved" and chunks > 1:
+        why = f"under schedule {options.schedule!r} a process has one stage"
+        found.append(Refusal(f"strategy.chunks {chunks}", why, "use strategy.schedule=interleaved"))
+    if size == 1:
+        return found
+    subject, instead = f"strategy.pipeline_parallel {size}", "use strategy=ddp or fsdp"
+    if not isinstance(plan.model, Stages):
+        why = f"model family {plan.model.family!r} cannot be cut into stages: its plugin has not the ability"
+        return [*found, Refusal(subject, why, instead)]
+    try:
+        depth = plan.model.depth(plan.head)
+    except RefusalError as error:
+        return [*found, Refusal(subject, error.message, instead)]
+    if size * chunks > depth:
+        each = f" of {chunks} stages each" if chunks > 1 else ""
+        most = depth // chunks
+        hint = f"make it {most} or less" if most > 1 else instead
+        found.append(Refusal(subject, f"that many processes{each}, and the model has {depth} layers", hint))
+    return found
+
+
+def report_of_all(mine: Sequence[LoadReport], group: Any) -> LoadReport:
+    """What all stages together took from the model's weights. Collective over a pipeline."""
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, [vars(report) for report in mine], group=group)
+    found = [report for rank in every for report in rank]
+    loaded, made = (dict.fromkeys(n for report in found for n in report[key]) for key in ("loaded", "initialised"))
+    unused = set.intersection(*(set(report["unused"]) for report in found))
+    return LoadReport(list(loaded), [name for name in made if name not in loaded], sorted(unused))
 
 
 class Held:
@@ -74,7 +117,7 @@ class Held:
         self.copies = {name: holders[name] for name in parameters if len(holders[name]) > 1}
 
     def _peer(self, rank: int) -> int:
-        return dist.get_global_rank(self.group, rank)
+        return int(dist.get_global_rank(self.group, rank))
 
     def sum_gradients(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Add the copies' gradients to that of the rank that answers; copies have none afterwards."""
@@ -101,25 +144,22 @@ class Held:
                     dist.recv(parameters[name].detach(), self._peer(first), group=self.group)
 
     def gathered(
-        self, tensors: Mapping[str, torch.Tensor], device: torch.device, change: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        told: Sequence[tuple[str, tuple[int, ...], torch.dtype]],
+        found: Iterator[tuple[str, torch.Tensor]],
+        device: torch.device,
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, CPU tensor) of every rank's tensors, on the pipeline's first rank; each once, stage after stage. Collective over the
-        pipeline: all drain it. change: what is done to a tensor before it is sent."""
-        mine = {name: change(tensor.detach()).contiguous() for name, tensor in tensors.items() if self.answers(name)}
-        shapes: list[Any] = [None] * self.size
-        told = {name: (tensor.shape, tensor.dtype) for name, tensor in mine.items()}
-        dist.all_gather_object(shapes, told, group=self.group)
-        if self.rank == 0:
-            yield from ((name, tensor.cpu()) for name, tensor in mine.items())
-        for holder in range(1, self.size):
-            for name, (shape, dtype) in shapes[holder].items():
-                if self.rank == holder:
-                    dist.send(mine[name], self._peer(0), group=self.group)
-                elif self.rank == 0:
-                    tensor = torch.empty(shape, dtype=dtype, device=device)
-                    dist.recv(tensor, self._peer(holder), group=self.group)
-                    yield name, tensor.cpu()
-
-    def answers(self, name: str) -> bool:
-        """Whether this rank speaks for a tensor."""
-        return name in self.own
+        """What every rank found, on the pipeline's first, stage after stage. Collective over the pipeline: all drain it. told: name, shape
+        and dtype of what `found` will give."""
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, list(told), group=self.group)
+        for name, tensor in found:
+            if self.rank == 0:
+                yield name, tensor
+            else:
+                dist.send(tensor.contiguous(), self._peer(0), group=self.group)
+        for holder in range(1, self.size) if self.rank == 0 else ():
+            for name, shape, dtype in every[holder]:
+                tensor = torch.empty(shape, dtype=dtype, device=device)
+                dist.recv(tensor, self._peer(holder), group=self.group)
+                yield name, tensor

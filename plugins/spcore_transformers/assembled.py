@@ -161,9 +161,13 @@ class Assembled(nn.Module):  # type: ignore[misc]
         dense = segments.dense_masks(parts, self.config, next(self.parameters()).dtype, self._family.causal)
         given: dict[str, Any] = {name: shared.own(x, 1) for name, x in inputs.items() if name != "attention_mask"}
         given["position_ids"] = shared.own(places, 1) + self._family.first_position(self.config)
-        rows = {kind: shared.own(m, 2) for kind, m in dense.items()} if isinstance(dense, dict) else shared.own(dense, 2)
+        rows = (
+            {kind: shared.own(m, 2) for kind, m in dense.items()} if isinstance(dense, dict) else shared.own(dense, 2)
+        )
         with shared.apart():
-            hidden = self.get_submodule(self._base)(**given, attention_mask=rows, shared_positions=shared).last_hidden_state
+            hidden = self.get_submodule(self._base)(
+                **given, attention_mask=rows, shared_positions=shared
+            ).last_hidden_state
         if not self._ends or self._kind in ("vocabulary", "token"):
             return self._headed(hidden, inputs, mask, None)
         layout = None if segment_ids is None else segments.Layout(segment_ids)

@@ -350,7 +350,11 @@ class TransformersLanguageModel(LanguageModel):
             shared = ", ".join(name for name, family in FAMILIES.items() if family.packs)
             raise RefusalError(f"family {self.family!r} does not take its positions in parts; these do: {shared}")
         if self._attention() != segments.NAME:
-            why = "model.attention is given" if self.options.attention != "auto" else f"family {self.family!r} bounds its scores"
+            why = (
+                "model.attention is given"
+                if self.options.attention != "auto"
+                else f"family {self.family!r} bounds its scores"
+            )
             raise RefusalError(f"{why}: attention that gathers keys and values is the automatic one")
 
     def share(self, module: torch.nn.Module, head: Head, positions: Positions) -> None:

@@ -117,10 +117,12 @@ def _hollow(base: nn.Module, path: str, forward: Any, kept: Collection[str]) -> 
     if not mine:
         part = nn.Module()
         _put(base, path, part)
-    for below, module in part.named_modules():
-        names = {name: f"{below}.{name}" if below else name for name in module._parameters}
-        if not mine.intersection(names.values()):
+    for below, module in list(part.named_modules()):
+        names = {name: f"{below}.{name}" if below else name for name in [*module._parameters, *module._modules]}
+        for name, full in names.items():
+            if any(wanted == full or wanted.startswith(f"{full}.") for wanted in mine):
+                continue
+            delattr(module, name)
+        if not module._parameters:
             module._buffers.clear()
-        for name in [name for name, full in names.items() if full not in mine]:
-            module._parameters[name] = None
     part.forward = forward

@@ -35,11 +35,14 @@ class GroupKey:
 
 class Optimizer(ABC):
     """family: what engines with optimizers of their own ask for ("adam", "sgd"), None = only `build` will do.
-    lr: base learning rate, per step, before schedule. hyper: the family's numbers under torch's names (betas, eps)."""
+    lr: base learning rate, per step, before schedule. hyper: the family's numbers under torch's names (betas, eps).
+    elementwise: whether each element is updated from its own gradient and state alone: then pieces of a matrix are updated as the whole
+    is, and engines whose ranks hold pieces take it; they refuse others by name."""
 
     family: str | None
     lr: float
     hyper: Mapping[str, Any]
+    elementwise: bool = False
 
     @abstractmethod
     def groups(self, name: str, full_shape: tuple[int, ...]) -> GroupKey:

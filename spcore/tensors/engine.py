@@ -221,14 +221,17 @@ class TorchEngine(Engine):
 
     def gradient_norm(self) -> float:
         """Norm of all gradients together, of the whole model."""
-        grads = [p.grad for p in self.held if p.grad is not None]
+        return math.sqrt(self.squares([p.grad for p in self.held if p.grad is not None]))
+
+    def squares(self, grads: Sequence[torch.Tensor]) -> float:
+        """The sum of the squares of all entries."""
         if not grads:
             return 0.0
         if self.device.type == "cpu" and all(g.is_contiguous() for g in grads):
             # A product with itself goes by all threads; torch's norm of a large tensor by one.
-            return math.sqrt(math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist()))
-        norms = torch._foreach_norm(grads)
-        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms])))
+            return math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist())
+        norms = torch._foreach_norm(list(grads))
+        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))) ** 2
 
     def _update(self, lr: float, norm: float) -> None:
         assert self.optimizer is not None, "an engine that trains has an optimizer"
