@@ -205,20 +205,19 @@ class _Cutter:
         """Embedding and output layer: what has as many rows as the vocabulary has entries."""
         size = getattr(self.plan.model.config, "vocab_size", None)
         base = f"{self.anatomy.base}." if self.anatomy.base else ""
-        tied = {**self.anatomy.tied}
+        logits = self.plan.head.kind == "vocabulary"
         for path, found in self.module.named_modules():
             inside = self.anatomy.base and path.startswith(base)
             if isinstance(found, nn.Embedding) and found.num_embeddings == size and self._is_input(path, base):
                 self._cut_module(path, found, "vocabulary", Cut("column"))
             elif (
-                isinstance(found, nn.Linear)
-                and found.out_features == size
+                logits
                 and not inside
                 and path.startswith(self.anatomy.head)
+                and getattr(found, "out_features", 0) == size
             ):
-                if self.plan.head.kind == "vocabulary":
-                    self._cut_module(path, found, "logits", Cut("column"))
-        for alias, owner in tied.items():
+                self._cut_module(path, found, "logits", Cut("column"))
+        for alias, owner in self.anatomy.tied.items():
             cutting = self.cuts.tensors.pop(alias, None)
             if cutting is not None:
                 self.cuts.tensors.setdefault(owner, cutting)

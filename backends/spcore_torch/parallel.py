@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,10 +21,11 @@ from spcore.errors import RefusalError
 from spcore.interfaces.model import SharesPositions
 from spcore.interfaces.strategy import BatchRule, Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
-from spcore.tensors import rng
+from spcore.tensors import rng, state
 from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
+from spcore.tensors.pieces import Piece
 from spcore_torch import positions, stages, styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine, device_of
@@ -144,12 +147,10 @@ class ParallelEngine(DataParallelEngine):
         if self.shared is not None:
             self.flat = False
             self.ops = self.shared.lend(self.ops, plan.head)
-            self.sums_positions = Reducer(self.own_parameters().values(), self.shared.group)
+            self.sums_positions = Reducer(self.own.values(), self.shared.group)
         # Ranks that hold the same activations drop the same of them.
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.data_rank), self.device)
-        self.reads_parts = [
-            p for name, p in self.own_parameters().items() if name in self.cuts.partial or self._copied(name)
-        ]
+        self.parted = [(n, p) for n, p in self.own.items() if n in self.cuts.partial or self._copied(n)]
 
     @staticmethod
     def _first(*parts: Region | positions.Shared | None) -> bool:
@@ -244,29 +245,22 @@ class ParallelEngine(DataParallelEngine):
             self.sums_positions.finish()
         if self.region is None:
             return
-        names = {p: name for name, p in self.own_parameters().items()}
-        parts = [(names[p], p) for p in self.reads_parts if p.grad is not None]
-        sent = [self._outspread(name, p) for name, p in parts]
+        rank, found = self.region.rank, [(name, p) for name, p in self.parted if p.grad is not None]
+        sent = [self._spread(name, p.grad, rank) for name, p in found]
         if not sent:
             return
         flat = torch.cat([x.reshape(-1) for x in sent])
         dist.all_reduce(flat, group=self.region.group)
-        for (name, p), x, total in zip(parts, sent, flat.split([x.numel() for x in sent]), strict=True):
-            total = total.view_as(x)
-            p.grad = (
-                total[self.cuts.tensors[name].span(self.region.rank)[0] // self.cuts.tensors[name].unit]
-                if self._copied(name)
-                else total
-            )
+        for (name, p), x, total in zip(found, sent, flat.split([x.numel() for x in sent]), strict=True):
+            whole = total.view_as(x)
+            p.grad = self.cuts.tensors[name].take(whole, rank) if self._copied(name) else whole
 
-    def _outspread(self, name: str, p: torch.nn.Parameter) -> torch.Tensor:
-        """A gradient to be summed: that of a copied piece among zeros, [units, ...]."""
-        assert p.grad is not None and self.region is not None
+    def _spread(self, name: str, gradient: torch.Tensor, rank: int) -> torch.Tensor:
+        """A gradient to be summed over ranks: that of a piece of which others hold copies, among zeros."""
         if not self._copied(name):
-            return p.grad
-        cutting = self.cuts.tensors[name]
-        spread = p.grad.new_zeros(cutting.units, *p.grad.shape)
-        spread[cutting.span(self.region.rank)[0] // cutting.unit] = p.grad
+            return gradient
+        spread = gradient.new_zeros(self.cuts.tensors[name].shape)
+        self.cuts.tensors[name].take(spread, rank).copy_(gradient)
         return spread
 
     def gradient_norm(self) -> float:
@@ -274,21 +268,12 @@ class ParallelEngine(DataParallelEngine):
         if self.region is None:
             return super().gradient_norm()
         mine, cuttings, rank = [], self.cuts.tensors, self.region.rank
-        for name, p in self.own_parameters().items():
+        for name, p in self.own.items():
             if p.grad is not None and (cuttings[name].counts(rank) if name in cuttings else rank == 0):
                 mine.append(p.grad)
         total = torch.tensor([self.squares(mine)], dtype=torch.float64, device=self.device)
         dist.all_reduce(total, group=self.region.group)
         return math.sqrt(float(total))
-
-    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `spcore.interfaces.strategy.Gradients`."""
-        with self.owned():
-            self._swept(microbatches, self._totals(microbatches)[0])
-        found = {n: p.grad.detach().float() for n, p in self.own_parameters().items() if p.grad is not None}
-        for name, gradient in self._delivered(found):
-            yield name, gradient.cpu() / self.scaler.scale
-        self.zero_gradients()
 
     # -- whole tensors ---------------------------------------------------------------------------------------------
 
@@ -299,24 +284,17 @@ class ParallelEngine(DataParallelEngine):
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""
-        sizes = [(math.prod(self.full_shape(name, p)), p.requires_grad) for name, p in self.own_parameters().items()]
+        sizes = [(math.prod(self.full_shape(name, p)), p.requires_grad) for name, p in self.own.items()]
         return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
-    def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
-        """See `Engine.weights`."""
-        trainable = {name for name, p in self.own_parameters().items() if p.requires_grad}
-        every = {n: t.detach() for n, t in self.module.state_dict().items() if n not in self.tied}
-        for name, tensor in self._delivered({n: t for n, t in every.items() if which == "model" or n in trainable}):
-            yield name, tensor.cpu().contiguous()
-
-    def _delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Whole tensors from this rank's pieces, on the writer; all ranks drain it."""
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TorchEngine.delivered`."""
         for name, tensor in tensors.items():
-            whole = self._whole(name, tensor)
+            whole = self._joined(name, tensor)
             if whole is not None:
                 yield name, whole
 
-    def _whole(self, name: str, mine: torch.Tensor) -> torch.Tensor | None:
+    def _joined(self, name: str, mine: torch.Tensor) -> torch.Tensor | None:
         """A whole tensor from the pieces of the tensor axis, on its first rank; of ranks that have the same, on the first alone."""
         cutting = self.cuts.tensors.get(name)
         if self.place.data_rank or not self._first(self.shared):
@@ -333,11 +311,33 @@ class ParallelEngine(DataParallelEngine):
         axis = cutting.axis
         return cutting.join([piece.narrow(axis, 0, cutting.local(rank)[axis]) for rank, piece in enumerate(every)])
 
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`. Ranks that hold the same activations go on alike, whatever the layout that was saved."""
+        super().load(folder)
+        groups = [part.group for part in (self.region, self.shared) if part is not None]
+        for group in groups:
+            for name, generator in self.random.items():
+                moved = generator.to(self.device)
+                dist.broadcast(moved, group=group, group_src=0)
+                self.random[name] = moved.cpu()
+
+    def _state(self) -> state.Held:
+        held, region = super()._state(), self.region
+        if region is None:
+            return held
+        speaks = self.place.data_rank == 0 and self._first(self.shared)
+        pieces = {
+            name: Piece.of(held.tensors[name], cutting, region.rank, speaks=speaks and cutting.counts(region.rank))
+            for name, cutting in self.cuts.tensors.items()
+            if name in held.tensors
+        }
+        return replace(held, tensors={**held.tensors, **pieces})
+
     def close(self) -> None:
         """See `Engine.close`."""
         if self.shared is not None:
             self.sums_positions.close()
-        self.reads_parts, self.region, self.shared = [], None, None
+        self.parted, self.region, self.shared = [], None, None
         if self.mesh is not None:
             groups = [self.mesh.get_group(axis) for axis in AXES]
             self.mesh = None

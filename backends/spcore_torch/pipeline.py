@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from spcore.interfaces.model import Stages
 from spcore.interfaces.strategy import Place, Plan
 from spcore.interfaces.task import Batch
+from spcore.tensors import state
 from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport
 from spcore_torch import kernels, stages
@@ -131,13 +133,13 @@ class PipelineEngine(ParallelEngine):
 
     # -- what is asked of the whole model --------------------------------------------------------------------------
 
-    def _delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         if self.place.data_rank:  # all pipelines have the same
             return
         mine = {name: tensor for name, tensor in tensors.items() if name in self.stored.own}
         speaks = self._first(self.region, self.shared)
         told = [(name, self.full_shape(name, tensor), tensor.dtype) for name, tensor in mine.items() if speaks]
-        yield from self.stored.gathered(told, super()._delivered(mine), self.device)
+        yield from self.stored.gathered(told, super().delivered(mine), self.device)
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""
@@ -154,6 +156,15 @@ class PipelineEngine(ParallelEngine):
             **super().facts(),
             "pipeline": f"{self.options.schedule}, layers {' + '.join(str(len(span)) for span in layers)}",
         }
+
+    @property
+    def writes(self) -> bool:
+        """Of each stage one rank."""
+        return self.place.data_rank == 0 and self._first(self.region, self.shared)
+
+    def _state(self) -> state.Held:
+        held = super()._state()
+        return replace(held, tensors={name: tensor for name, tensor in held.tensors.items() if name in self.stored.own})
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""

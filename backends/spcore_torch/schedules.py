@@ -60,7 +60,7 @@ class _Stage(torch.nn.Module):  # type: ignore[misc]
         with rng.drawing(rng.address(sweep.seed, self.number, n), pipeline.device):
             found = sweep.run(self.module, states, batch)
             if self.number < pipeline.count - 1:
-                return tuple(found[name].to(pipeline.dtype) for name in names)
+                return tuple(found[name].to(pipeline.dtype).contiguous() for name in names)
             scalar, sweep.records[n] = sweep.finish(found, batch)
         # A scalar that depends on nothing, for there is nothing to learn, still ends the pipeline.
         end = given[0].flatten()[:0].sum() if self.number else torch.zeros((), device=pipeline.device)

@@ -158,15 +158,21 @@ class SingleEngine(TorchEngine):
     @contextlib.contextmanager
     def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
         """See `LendsDecoder.decoding`."""
-        assert isinstance(self.plan.model, Steps), "`assemble` refuses models that do not step"
         kernels.refresh(self.products)
-        training = self.module.training
+        with self.decoding_with(self.module, slots, length, encoder_length) as decoder:
+            yield decoder
+
+    @contextlib.contextmanager
+    def decoding_with(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int) -> Iterator[Decodes]:
+        """`decoding` over a module whose weights are whole."""
+        assert isinstance(self.plan.model, Steps), "`assemble` refuses models that do not step"
+        training = module.training
         with self.owned():
-            self.module.eval()
+            module.eval()
             try:
                 # Not inference_mode: what is kept for training beside the weights (their 16-bit copies) may be made here.
                 with torch.no_grad(), self.casting():
-                    yield self.plan.model.decoder(self.module, slots, length, encoder_length)
+                    yield self.plan.model.decoder(module, slots, length, encoder_length)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -175,11 +181,11 @@ class SingleEngine(TorchEngine):
                 )
                 raise RunError(said, hint="Try a smaller eval.batch_tokens") from error
             finally:
-                self.module.train(training)
+                module.train(training)
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
-        parameters = self.own_parameters()
+        parameters = self.own
         new = sorted({name.rpartition(".")[0] for name in self.report.initialised if name in parameters})
         return {
             "device": str(self.device), "threads": str(self.threads or torch.get_num_threads()),

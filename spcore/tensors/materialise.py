@@ -16,6 +16,7 @@ from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel
 from spcore.tensors import rng
 from spcore.tensors.pieces import Cutting
+from spcore.tensors.sharding import put
 
 
 @dataclass
@@ -37,9 +38,10 @@ def materialise(
     cuttings: Mapping[str, Cutting] | None = None,
     rank: int = 0,
 ) -> LoadReport:
-    """Give a meta module storage on `device` and values; ties and dtypes are kept. cuttings: by name, of tensors of which the module
-    has the shapes of `rank`'s pieces alone: it gets these, and never holds the whole. Raises ArtifactError where the model has
-    weights and a parameter of its backbone is missing or has another shape."""
+    """Give a meta module storage on `device` and values; ties and dtypes are kept. Of a parameter that is sharded already, this rank's
+    part alone is stored: one whole tensor at a time passes through. cuttings: by name, of plain tensors of which the module has the
+    shapes of `rank`'s pieces. Raises ArtifactError where the model has weights and a parameter of its backbone is missing or has another
+    shape."""
     pieces = Pieces(cuttings or {}, rank)
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
@@ -52,7 +54,7 @@ def materialise(
         missing = set(own).difference(report.loaded)
         whole = model.build(head) if cuttings else module  # what is cut is drawn whole, from a module of whole shapes
         for name, tensor in _leaves(whole, model, seed, missing.__contains__):
-            own[name].copy_(pieces.of(name, tensor))
+            put(own[name], pieces.of(name, tensor))
             report.initialised.append(name)
     parameters = named_parameters(module, anatomy.tied)
     # What is not trained is computed (Marian's positions), and a family need not store it.
@@ -117,7 +119,7 @@ def _take(
     wanted = None if mine is None else pieces.whole(owner, mine)
     if mine is not None and wanted == tuple(tensor.shape):
         if owner == name or owner not in report.loaded:
-            mine.copy_(pieces.of(owner, tensor))
+            put(mine, pieces.of(owner, tensor))
         if owner not in report.loaded:
             report.loaded.append(owner)
     elif mine is None or may_be_new(owner, anatomy):
@@ -186,12 +188,18 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
 
 
 def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
-    """Make each alias the owner's very parameter; one that a stage of a pipeline has not is left out."""
-    held = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    """Make an owner and its aliases one parameter: of those they have, the first in the module's order, which a module that is sharded
+    keeps as its own. One that a stage of a pipeline has not is left out."""
+    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
+    groups: dict[str, list[str]] = {}
     for alias, owner in anatomy.tied.items():
-        if alias in held:
-            path, _, leaf = alias.rpartition(".")
-            setattr(module.get_submodule(path), leaf, module.get_parameter(owner))
+        if alias in order:
+            groups.setdefault(owner, [owner]).append(alias)
+    for names in groups.values():
+        first = module.get_parameter(min(names, key=order.__getitem__))
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(path), leaf, first)
 
 
 def named_parameters(module: torch.nn.Module, tied: Mapping[str, str]) -> dict[str, torch.nn.Parameter]:
