@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.bars import shows_progress, silent
@@ -373,16 +374,18 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
     registry = spec.live.registry if spec.live is not None else Registry.from_spec(spec.registry)
     with silent(not place.is_writer or not shows_progress(recipe, registry)):
         session = spec.live or assemble(recipe, registry, world_size=spec.layout.world_size)
-        return _run_rank(session, place, emit, control)
+        return _run_rank(session, place, emit, control, spec.probe)
 
 
-def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
+def _run_rank(session: Session, place: Place, emit: Emit, control: Control, probe: str | None) -> RunResult:
+    from spcore.probing import probed
     from spcore.trainer import Trainer
 
     data, evaluation = session.training(), session.evaluation()
     engine = session.strategy.engine(session.plan, place)
     try:
-        return Trainer(session, engine, data, evaluation, emit, control).fit()
+        trainer = Trainer(session, engine, data, evaluation, emit, control)
+        return trainer.fit() if probe is None else probed(trainer, Path(probe))
     finally:
         engine.close()
 

@@ -24,6 +24,7 @@ def spec_to_json(spec: RunSpec) -> dict[str, Any]:
     """A run as JSON; what is alive in the parent stays there."""
     return {
         "recipe": dict(spec.recipe), "registry": asdict(spec.registry), "axes": list(spec.layout.axes.items()), "inline": spec.inline,
+        "probe": spec.probe,
     }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def spec_from_json(content: dict[str, Any]) -> RunSpec:
         tuple(registry["blocked"]),
         parts=tuple(Component(**part) for part in parts),
     )
-    return RunSpec(content["recipe"], spec, Layout(dict(content["axes"])), content["inline"])
+    return RunSpec(content["recipe"], spec, Layout(dict(content["axes"])), content["inline"], probe=content["probe"])
 
 
 def failure(error: BaseException) -> dict[str, Any]:

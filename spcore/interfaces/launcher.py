@@ -31,7 +31,8 @@ class RunSpec:
     """A run as data, the same for every rank.
 
     recipe: resolved, JSON. registry: how a child builds the same registry. layout: of processes. inline: the strategy may
-    run in the caller's process. live: the caller's own session, for launchers that stay in its process.
+    run in the caller's process. probe: a folder on the writer's machine that takes what the run computes, see `spcore.probing`; None: an
+    ordinary run. live: the caller's own session, for launchers that stay in its process.
     """
 
     recipe: Mapping[str, Any]
@@ -39,6 +40,7 @@ class RunSpec:
     layout: Layout
     inline: bool
     options: Any = None
+    probe: str | None = None
     live: Session | None = field(default=None, compare=False)
 
 

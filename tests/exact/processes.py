@@ -53,7 +53,7 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     trainer = Trainer(session, engine, session.training(), shown, events.append, threading.Event())
     steps = list(trainer.loader.steps(0, trainer.total))
     if not stream:
-        trainer._annotate()
+        trainer.annotate()
     found = dict(engine.gradients(steps[0].microbatches)) if gradients else {}  # type: ignore[attr-defined]
     if gradients and place.is_writer:
         np.savez(gradients, **{name: tensor.numpy() for name, tensor in found.items()})
