@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spcore.probing import FINAL, GRADIENTS, INITIAL, fed_to
+from spcore.probing import AGAIN, FINAL, GRADIENTS, INITIAL, MASKS, fed_to
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,8 @@ _SHORTER = {
     "evaluation": 10.0,
 }
 """Of formats with fewer bits, in units of their rounding."""
+DIFFERENT = "different"
+"""What masks of data ranks should be."""
 _MOST = 0.1
 """Of any tolerance: a gradient that counts twice is off by 1, one that is averaged over two by 0.5."""
 _FLOOR = 1e-3
@@ -144,6 +147,21 @@ def tensors(folder: Path, wanted: Path, *, absent: float | None = None) -> Diffe
             Difference(math.inf if absent is None else _apart(other.new_full(other.shape, absent), other, floor), name)
         )
     return _largest(found)
+
+
+def masks_apart(folder: Path) -> tuple[float, float]:
+    """Of what dropout draws (`spcore.probing`): the least difference between two data ranks' gradients, and between two draws of one."""
+    found = folder / MASKS
+    ranks = sorted(path for path in found.iterdir() if path.name != AGAIN)
+    between = min(tensors(one, other, absent=0.0).size for one, other in itertools.combinations(ranks, 2))
+    return between, tensors(found / AGAIN, found / "0", absent=0.0).size
+
+
+def said_of_masks(between: float, drawn: float, limit: Tolerance) -> str:
+    """What `masks_apart` found, in a word. limit: what rounding may make of gradients."""
+    if drawn <= limit.value:
+        return "none drawn"
+    return "equal" if between <= limit.value else DIFFERENT
 
 
 def _most(tensor: torch.Tensor) -> float:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.bars import shows_progress, silent
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
-from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
 from spcore.interfaces.model import Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
@@ -377,7 +376,7 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
         return _run_rank(session, place, emit, control, spec.probe)
 
 
-def _run_rank(session: Session, place: Place, emit: Emit, control: Control, probe: str | None) -> RunResult:
+def _run_rank(session: Session, place: Place, emit: Emit, control: Control, probe: Probe | None) -> RunResult:
     from spcore.probing import probed
     from spcore.trainer import Trainer
 
@@ -385,7 +384,7 @@ def _run_rank(session: Session, place: Place, emit: Emit, control: Control, prob
     engine = session.strategy.engine(session.plan, place)
     try:
         trainer = Trainer(session, engine, data, evaluation, emit, control)
-        return trainer.fit() if probe is None else probed(trainer, Path(probe))
+        return trainer.fit() if probe is None else probed(trainer, probe)
     finally:
         engine.close()
 
