@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import spcore.parity
@@ -65,11 +66,11 @@ def test_refusals_come_first(words: list[str], line: str, monkeypatch: pytest.Mo
 
 def test_masks_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spcore.parity, "_measure", None)
-    mixture = (
-        "data={sources: {one: {source: builtin/reviews, weight: 1.0}, two: {source: builtin/reviews, weight: 2.0}}}"
-    )
+    tree = yaml.safe_load(Path(GPT2).read_text())
+    reviews = {"source": "builtin/reviews", "weight": 1.0}
+    tree |= {"data": {"sources": {"one": reviews, "two": reviews}, "max_length": 32}, "eval": {}}
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: rows of streams and mixtures come as they are read"):
-        spcore.parity.parity(GPT2, ["dp=2"], default_registry(), dropout=0.1, overrides=[mixture, "eval.data=null"])
+        spcore.parity.parity(tree, ["dp=2"], default_registry(), dropout=0.1)
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: model 'fake' has no option dropout"):
         spcore.parity.parity(fake("fake-two-terms"), ["dp=2"], registry_of(), dropout=0.1)
 
