@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spcore.bars import shows_progress, silent
-from spcore.components import Registry
+from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
 from spcore.interfaces.model import Steps
@@ -166,6 +166,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         max_length=limits.max_length, pack=limits.pack, clip_norm=settings.clip_norm, seed=settings.seed,
         deterministic=settings.deterministic, nonfinite=settings.nonfinite, layout=layout, device=recipe.device,
         options=part_options(recipe.strategy, "strategy", registry),
+        bridges=RegistryBridges(registry),
     )  # fmt: skip
     schedule: Schedule = create(registry, "schedule", recipe.schedule)
     session = Session(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from spcore.interfaces.bridge import Bridges, NoBridges
 from spcore.interfaces.task import Batch, EvalPart
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Place:
 class Plan:
     """Everything an engine needs, resolved and checked. micro_batch_size None: cut by `micro_batch_tokens`.
     max_length: tokens of the longest feature possible. deterministic: kernels that have no deterministic form are refused.
-    nonfinite: what a step with a loss or gradient that is not finite does. options: the strategy's own."""
+    nonfinite: what a step with a loss or gradient that is not finite does. options: the strategy's own. bridges: the registry's."""
 
     model: LanguageModel
     head: Head
@@ -110,6 +111,7 @@ class Plan:
     layout: Layout
     device: str = "auto"
     options: Any = None
+    bridges: Bridges = field(default_factory=NoBridges)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from objectives import language_tools
 from torch_backend import tiny_bert
 
-LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
+LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4)]
 """Strategy and processes; each is compared with `single` in one."""
 CUTS = [32, 16, 8]
 """Features of a microbatch, of 32 in a step."""
