@@ -28,23 +28,11 @@ FIGURES = {
 }
 """What is compared, and what it is."""
 _FP32 = {
-    "initial": 0.0,
-    "loss": 2e-6,
-    "grad_norm": 1e-5,
-    "gradient": 2e-5,
-    "losses": 5e-5,
-    "weights": 1e-3,
-    "evaluation": 5e-4,
-}
+    "initial": 0.0, "loss": 2e-6, "grad_norm": 1e-5, "gradient": 2e-5, "losses": 5e-5, "weights": 1e-4, "evaluation": 5e-4,
+}  # fmt: skip
 _SHORTER = {
-    "initial": 0.0,
-    "loss": 1.0,
-    "grad_norm": 10.0,
-    "gradient": 25.0,
-    "losses": 5.0,
-    "weights": 25.0,
-    "evaluation": 10.0,
-}
+    "initial": 0.0, "loss": 0.5, "grad_norm": 5.0, "gradient": 12.5, "losses": 2.5, "weights": 12.5, "evaluation": 5.0,
+}  # fmt: skip
 """Of formats with fewer bits, in units of their rounding."""
 DIFFERENT = "different"
 """What masks of data ranks should be."""
@@ -88,8 +76,8 @@ def _format(plan: Plan) -> tuple[str, int]:
     if precision.fp8 is not None:
         return "float8", 4
     if precision.compute != "float32":
-        return precision.compute, {"bfloat16": 9, "float16": 12}.get(precision.compute, 9)
-    return ("tf32", 12) if precision.matmul == "tf32" else ("float32", 24)
+        return precision.compute, {"bfloat16": 8, "float16": 11}[precision.compute]
+    return ("tf32", 11) if precision.matmul == "tf32" else ("float32", 24)
 
 
 def _reason(figure: str, name: str, unit: float, tokens: int) -> str:
