@@ -63,6 +63,13 @@ class Parallel(ParallelStrategy):
             )
         return Layout({"data": data, **inner})
 
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        known = {"dp": "data", "pp": "pipeline", "cp": "context", "tp": "tensor"}
+        if not axes or not axes.keys() <= known.keys():
+            return None
+        return {f"{name}_parallel": axes.get(axis, 1) for axis, name in known.items()}
+
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
         found = [*refusals(plan), *flatten_refusals(plan, self.options), *self._axes()]
