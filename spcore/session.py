@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spcore.bars import shows_progress, silent
 from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
-from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
 from spcore.interfaces.model import Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
@@ -374,16 +374,18 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
     registry = spec.live.registry if spec.live is not None else Registry.from_spec(spec.registry)
     with silent(not place.is_writer or not shows_progress(recipe, registry)):
         session = spec.live or assemble(recipe, registry, world_size=spec.layout.world_size)
-        return _run_rank(session, place, emit, control)
+        return _run_rank(session, place, emit, control, spec.probe)
 
 
-def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
+def _run_rank(session: Session, place: Place, emit: Emit, control: Control, probe: Probe | None) -> RunResult:
+    from spcore.probing import probed
     from spcore.trainer import Trainer
 
     data, evaluation = session.training(), session.evaluation()
     engine = session.strategy.engine(session.plan, place)
     try:
-        return Trainer(session, engine, data, evaluation, emit, control).fit()
+        trainer = Trainer(session, engine, data, evaluation, emit, control)
+        return trainer.fit() if probe is None else probed(trainer, probe)
     finally:
         engine.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ class DataParallel(ParallelStrategy):
     def layout(self, world_size: int) -> Layout:
         """All processes along the data axis."""
         return Layout({"data": world_size})
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return {} if axes.keys() == {"dp"} else None
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""

@@ -40,6 +40,10 @@ class Single(ParallelStrategy):
             )
         return Layout({"data": 1})
 
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return None if axes else {}
+
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
         return [*refusals(plan), *flatten_refusals(plan, self.options)]

@@ -17,6 +17,7 @@ from spcore.cli import (
     finetune,
     generate,
     inspect,
+    parity,
     plugins,
     predict,
     pretrain,
@@ -100,6 +101,7 @@ app.command("predict")(predict.predict)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
+app.command("parity")(parity.parity)
 app.command("export")(export.export)
 app.add_typer(inspect.app, name="data")
 app.add_typer(plugins.app, name="plugins")

@@ -27,9 +27,17 @@ if TYPE_CHECKING:
     from spcore.interfaces.task import BoundTask
 
 
+AXES = {
+    "dp": "data parallel", "fsdp": "data parallel, sharded", "tp": "tensor parallel",
+    "pp": "pipeline parallel", "cp": "context parallel", "ep": "expert parallel",
+}  # fmt: skip
+"""What a layout is written with, "tp=2,pp=2"."""
+
+
 @dataclass(frozen=True)
 class BatchRule:
-    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long.
+    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long
+    and of equally many features.
     length_multiple: lengths are rounded up to it. count_multiple: microbatches a rank and step are a multiple of it."""
 
     equal_length: Literal["none", "step"] = "none"
@@ -203,10 +211,11 @@ class Engine(ABC):
 
 @runtime_checkable
 class Gradients(Protocol):
-    """Ability of an Engine: gradients before clipping, without an update; drained like `weights`."""
+    """Ability of an Engine: gradients of a step summed over all ranks, before clipping, without an update; drained like `weights`."""
 
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, CPU float32 tensor)."""
+        """(Hugging Face name, CPU float32 tensor) of whole parameters, however they are sharded; of tied ones the owner's, all uses
+        summed. One that no rank has a gradient of may be missing or zero."""
 
 
 @runtime_checkable
@@ -265,6 +274,12 @@ class ParallelStrategy(ABC):
     @abstractmethod
     def layout(self, world_size: int) -> Layout:
         """The layout over that many processes. Raises RefusalError where they cannot be laid out."""
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """The options under which it lays processes out so, beside its defaults; None: never. Asked by `slimpajama parity` for each
+        `--layout`, before anything starts. axes: name -> size above 1, by the names of AXES and a plugin's own; {}: one process.
+        Whether sizes suit a model is for `check` to say. Engines of such a layout have the ability `Gradients`."""
+        return None
 
     @abstractmethod
     def check(self, plan: Plan) -> list[Refusal]:
