@@ -96,7 +96,7 @@ def save(file: Path, held: Held) -> Pending:
                 keep(f"{OPTIMIZER}{name}/{key}", value, (0,) * value.dim())
     for name, value in held.random.items():
         keep(RANDOM + name, value, (0,))
-    header = {"numbers": json.dumps(numbers), _PARTS: json.dumps(begins)}
+    header = {"numbers": json.dumps(numbers, sort_keys=True), _PARTS: json.dumps(begins, sort_keys=True)}
     if all(value.device.type == "cpu" for value in stored.values()):
         write_tensors(stored, file, header)
         return Done()
