@@ -16,8 +16,8 @@ def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
     if not isinstance(tensor, DTensor):
         return (0,) * tensor.dim()
-    chunk = tensor.__create_chunk_list__()[0]
-    return tuple(chunk.offsets)
+    begins: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
+    return begins
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:

@@ -39,6 +39,10 @@ class Done:
     def wait(self) -> None:
         """Return at once."""
 
+    def done(self) -> bool:
+        """It is."""
+        return True
+
 
 class Writing:
     """A `Pending` that goes on in a thread of its own."""
@@ -51,6 +55,10 @@ class Writing:
     def wait(self) -> None:
         """See `Pending.wait`."""
         self._written.result()
+
+    def done(self) -> bool:
+        """See `Pending.done`."""
+        return self._written.done()
 
 
 @dataclass(frozen=True)
