@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
@@ -16,8 +18,8 @@ def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
     if not isinstance(tensor, DTensor):
         return (0,) * tensor.dim()
-    begins: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
-    return begins
+    begins: list[int] = list(tensor.__create_chunk_list__()[0].offsets)
+    return tuple(begins)
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
@@ -34,8 +36,13 @@ def put(mine: torch.Tensor, value: torch.Tensor) -> None:
         mine.copy_(value)
         return
     own = part(mine)
-    begins = offsets(mine)
-    own.copy_(value[tuple(slice(at, at + n) for at, n in zip(begins, own.shape, strict=True))])
+    own.copy_(within(value, offsets(mine), own.shape))
+
+
+def within(value: torch.Tensor, begins: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    """The part of a whole tensor that begins there and has these sizes, in the same memory."""
+    part: torch.Tensor = value[tuple(slice(at, at + n) for at, n in zip(begins, sizes, strict=True))]
+    return part
 
 
 def alike(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
