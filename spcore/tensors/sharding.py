@@ -17,9 +17,9 @@ def part(tensor: torch.Tensor) -> torch.Tensor:
 def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
     if not isinstance(tensor, DTensor):
-        return (0,) * tensor.dim()
-    begins: list[int] = list(tensor.__create_chunk_list__()[0].offsets)
-    return tuple(begins)
+        return tuple(0 for _ in tensor.shape)
+    begins: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
+    return begins
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
