@@ -101,7 +101,7 @@ def test_a_step_that_does_not_fit_ends_the_run() -> None:
     assert not FullyShardedEngine.recovers
     said = r"^cpu: not enough memory for a batch of 8 features, .*\. Try train\.micro_batch_size=4$"
     with never_fits(1), pytest.raises(RunError, match=said):
-        measure(laid(fake("fake-preference"), "fsdp", 1, micro_batch_size=8))
+        measure(laid({**fake("fake-masked-words"), "eval": {}}, "fsdp", 1, micro_batch_size=8))
 
 
 @pytest.fixture(scope="module")
