@@ -65,18 +65,19 @@ def own_rate(self: Any, params: Any) -> Any:
     return Own(params, lr=0.01)
 
 
-class _Normalised(torch.optim.SGD):
-    """Steps along each parameter's gradient by a length that does not depend on it."""
-
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad.div_(p.grad.norm().clamp(min=1e-6))
-        super().step(closure)
-
-
 def normalised(self: Any, params: Any) -> Any:
-    return _Normalised(params, lr=0.01)
+    import torch
+
+    class Normalised(torch.optim.SGD):  # type: ignore[misc]
+        """Steps along each parameter's gradient by a length that does not depend on it."""
+
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad.div_(p.grad.norm().clamp(min=1e-6))
+            super().step(closure)
+
+    return Normalised(params, lr=0.01)
 
 
 def forgetful(self: Any, params: Any) -> Any:
