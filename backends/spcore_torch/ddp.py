@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from spcore.errors import RefusalError
-from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Pending, Place, Plan, Refusal
-from spcore.tensors import state
-from spcore.tensors.materialise import named_tensors
+from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore_torch.options import SingleOptions
 from spcore_torch.reducer import Reducer
 from spcore_torch.single import SingleEngine, flatten_refusals, refusals
@@ -29,6 +27,10 @@ class DataParallel(ParallelStrategy):
     def layout(self, world_size: int) -> Layout:
         """All processes along the data axis."""
         return Layout({"data": world_size})
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return {} if axes.keys() == {"dp"} else None
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
@@ -61,13 +63,14 @@ def device_of(plan: Plan, place: Place) -> str:
 
 @contextlib.contextmanager
 def group_of(place: Place, device: str) -> Iterator[None]:
-    """The default process group: the one that is there, else one made from the environment that launchers set. A process that is
-    alone needs none."""
-    if dist.is_initialized() or place.world_size == 1:
+    """The default process group: the one that is there, else one made from the environment that launchers set, or of a process that is
+    alone."""
+    if dist.is_initialized():
         yield
         return
     backend = "nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, rank=place.rank, world_size=place.world_size)
+    store = dist.HashStore() if place.world_size == 1 else None
+    dist.init_process_group(backend, rank=place.rank, world_size=place.world_size, store=store)
     try:
         yield
     finally:
@@ -80,10 +83,16 @@ class DataParallelEngine(SingleEngine):
     def __init__(self, plan: Plan, place: Place, options: SingleOptions) -> None:
         device = device_of(plan, place)
         self._held = contextlib.ExitStack()
-        self._held.enter_context(group_of(place, device))
-        group = dist.group.WORLD if place.world_size > 1 else None
+        group = None
+        if place.world_size > 1:  # a process that is alone needs none
+            self._held.enter_context(group_of(place, device))
+            group = self._groups(plan, place, device)
         super().__init__(plan, place, options, device=device, data_group=group)
-        self.reducer = Reducer(self.own_parameters().values(), group) if group is not None else None
+        self.reducer = Reducer(self.own.values(), group) if group is not None else None
+
+    def _groups(self, plan: Plan, place: Place, device: str) -> Any:
+        """Of several processes: the group of those that share a step's rows, None where one has all of them."""
+        return dist.group.WORLD
 
     @contextlib.contextmanager
     def synchronising(self, last: bool) -> Iterator[None]:
@@ -96,22 +105,6 @@ class DataParallelEngine(SingleEngine):
         """See `TorchEngine.reduce_gradients`."""
         if self.reducer is not None:
             self.reducer.finish()
-
-    def save(self, folder: Path) -> Pending:
-        """Model and optimizer once, by the writer; random generators of every rank."""
-        if self.place.is_writer:
-            return super().save(folder)
-        return state.save(self._state_file(folder), {}, None, self.scaler, self.random)
-
-    def load(self, folder: Path) -> None:
-        """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""
-        own = self._state_file(folder)
-        tensors, fresh = named_tensors(self.module, self.tied), dict(self.random)
-        state.load(folder / "rank-00000.safetensors", tensors, self.optimizer, self.scaler, self.random)
-        if own.is_file():
-            state.load(own, {}, None, self.scaler, self.random)
-        else:
-            self.random.update(fresh)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -209,7 +209,8 @@ def _forward(x: torch.Tensor, used: torch.Tensor, bias: torch.Tensor | None, pro
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
-    """x @ weight.T + bias by a chosen product. low: the weight in the compute format, None: the weight itself."""
+    """x @ weight.T + bias by a chosen product, in `used`'s format: the weight, or a copy of it. kept: which of the two is held until the
+    backward pass, where the weight is cast again."""
 
     @staticmethod
     def forward(
@@ -217,63 +218,83 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        low: torch.Tensor | None,
+        used: torch.Tensor,
+        kept: torch.Tensor,
         product: Product,
     ) -> torch.Tensor:
-        used = weight if low is None else low
         rows = x.reshape(-1, x.shape[-1]).to(used.dtype)
-        ctx.save_for_backward(rows, used)
+        ctx.save_for_backward(rows, kept)
         ctx.rest = (x.shape, x.dtype, weight.dtype, product)
         return _forward(rows, used, bias, product).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        rows, used = ctx.saved_tensors
+        rows, kept = ctx.saved_tensors
         shape, x_dtype, dtype, product = ctx.rest
+        used = kept.to(rows.dtype)
         grad = grads[0].reshape(-1, grads[0].shape[-1]).to(used.dtype)
         needs = ctx.needs_input_grad
         of_x = product(grad, used.t(), None).to(x_dtype).view(shape) if needs[0] else None
         of_weight = product(grad.t(), rows.t(), None).to(dtype) if needs[1] else None
         # Torch adds 16-bit numbers in float32 by itself, and rounds once, as the products are rounded.
         of_bias = grad.sum(0).to(dtype) if needs[2] else None
-        return of_x, of_weight, of_bias, None, None
+        return of_x, of_weight, of_bias, None, None, None
 
 
-class _Forward:
+class Forward:
     """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
-    optimizers change it without a trace in its version, so `refresh` says so too."""
+    optimizers change it without a trace in its version, so `refresh` says so too. keeps: whether the copy outlives the call; not where
+    the weight itself does not, but is gathered from shards for each pass: it would defeat that."""
 
     def __init__(
-        self, linear: nn.Linear, product: Product, dtype: torch.dtype | None, few: Sequence[Product] = ()
+        self,
+        linear: nn.Linear,
+        product: Product,
+        dtype: torch.dtype | None,
+        keeps: bool = True,
+        few: Sequence[Product] = (),
     ) -> None:
-        self.linear, self.product, self.dtype = linear, product, dtype
+        self.linear, self.product, self.dtype, self.keeps = linear, product, dtype, keeps
         self.few = few  # by number of rows, from none on
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """As `nn.Linear.forward`."""
-        weight = self.linear.weight
-        if self.dtype is not None and self.version != weight._version:
+    def __call__(self, x: torch.Tensor, *, biased: bool = True) -> torch.Tensor:
+        """As `nn.Linear.forward`. biased: False for the product alone, whose bias another adds."""
+        weight, bias = self.linear.weight, self.linear.bias if biased else None
+        used = self._used(weight)
+        if not torch.is_grad_enabled():
+            rows = x.numel() // x.shape[-1]
+            return _forward(x, used, bias, self.few[rows] if rows < len(self.few) else self.product)
+        kept = used if self.keeps else weight.detach()
+        result: torch.Tensor = _Linear.apply(x, weight, bias, used, kept, self.product)
+        return result
+
+    def _used(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight in the format of products, without history."""
+        if self.dtype is None or not self.keeps:
+            return weight.detach() if self.dtype is None else weight.detach().to(self.dtype)
+        if self.low is None or self.version != weight._version:
             # Never a tensor of inference_mode, which training could not save or write to.
             with torch.inference_mode(False), torch.no_grad():
                 self.low = weight.to(self.dtype) if self.low is None else self.low.copy_(weight)
             self.version = weight._version
-        if not torch.is_grad_enabled():
-            rows = x.numel() // x.shape[-1]
-            product = self.few[rows] if rows < len(self.few) else self.product
-            return _forward(x, weight if self.low is None else self.low, self.linear.bias, product)
-        result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, self.low, self.product)
-        return result
+        return self.low
 
 
-def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, steps: bool = False) -> str:
+def install(
+    module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True, steps: bool = False
+) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
-    autocast. steps: the module also generates, a row or a few at a time. Returns the kernel's name."""
-    if device.type != "cpu":
-        return "default"
+    autocast, unless weights' low-precision copies are not to be kept. steps: the module also generates, a row or a few at a time. Returns
+    the kernel's name."""
+    product: Product = _default
     few: list[Product] = []
-    if compute is None:
+    if device.type != "cpu":
+        if compute is None or keeps:
+            return "default"
+        name = "default"  # by our own function, as autocast keeps the copies that it makes
+    elif compute is None:
         name = fp32_kernel()[0]
         product = candidates()[name]
         chosen = {rows: row_kernel(rows)[0] for rows in FEW} if steps else {}
@@ -286,17 +307,17 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
         name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = _Forward(linear, product, compute, few)
+            linear.forward = Forward(linear, product, compute, keeps, few)
     return name
 
 
-def installed(module: nn.Module) -> tuple[_Forward, ...]:
+def installed(module: nn.Module) -> tuple[Forward, ...]:
     """What `install` gave."""
     given = (linear.__dict__.get("forward") for linear in module.modules())
-    return tuple(forward for forward in given if isinstance(forward, _Forward))
+    return tuple(forward for forward in given if isinstance(forward, Forward))
 
 
-def refresh(forwards: Iterable[_Forward]) -> None:
+def refresh(forwards: Iterable[Forward]) -> None:
     """Have the low-precision copies of weights made anew when they are next needed."""
     for forward in forwards:
         forward.version = -1
@@ -305,5 +326,5 @@ def refresh(forwards: Iterable[_Forward]) -> None:
 def uninstall(module: nn.Module) -> None:
     """Take back what `install` gave."""
     for linear in module.modules():
-        if isinstance(linear.__dict__.get("forward"), _Forward):
+        if isinstance(linear.__dict__.get("forward"), Forward):
             del linear.forward

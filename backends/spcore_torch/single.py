@@ -18,7 +18,7 @@ from spcore.tensors import dropout, embedding, process
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
-from spcore.tensors.materialise import materialise
+from spcore.tensors.materialise import LoadReport, materialise
 from spcore_torch import kernels
 from spcore_torch.options import SingleOptions
 
@@ -39,6 +39,10 @@ class Single(ParallelStrategy):
                 f"strategy 'single' runs one process, asked for {world_size}; use strategy=ddp, or launch.processes=1"
             )
         return Layout({"data": 1})
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return None if axes else {}
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
@@ -119,8 +123,7 @@ class SingleEngine(TorchEngine):
         self.flat = wanted and flattens(plan.model, plan.head)
 
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
-        module = plan.model.build(plan.head, plan.precision.parameter)
-        self.report = materialise(module, plan.model, plan.head, plan.seed, device)
+        module, self.report = self._made(plan, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         self.kernel = kernels.install(module, self.compute, device)
         self.products = kernels.installed(module)
@@ -129,6 +132,11 @@ class SingleEngine(TorchEngine):
         if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
             embedding.install(module)
         self.module = module
+
+    def _made(self, plan: Plan, device: torch.device) -> tuple[torch.nn.Module, LoadReport]:
+        """The module, or this rank's part of it, with its values."""
+        module = plan.model.build(plan.head, plan.precision.parameter)
+        return module, materialise(module, plan.model, plan.head, plan.seed, device)
 
     def sweep(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
@@ -154,15 +162,21 @@ class SingleEngine(TorchEngine):
     @contextlib.contextmanager
     def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
         """See `LendsDecoder.decoding`."""
-        assert isinstance(self.plan.model, Steps), "`assemble` refuses models that do not step"
         kernels.refresh(self.products)
-        training = self.module.training
+        with self.decoding_with(self.module, slots, length, encoder_length) as decoder:
+            yield decoder
+
+    @contextlib.contextmanager
+    def decoding_with(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int) -> Iterator[Decodes]:
+        """`decoding` over a module whose weights are whole."""
+        assert isinstance(self.plan.model, Steps), "`assemble` refuses models that do not step"
+        training = module.training
         with self.owned():
-            self.module.eval()
+            module.eval()
             try:
                 # Not inference_mode: what is kept for training beside the weights (their 16-bit copies) may be made here.
                 with torch.no_grad(), self.casting():
-                    yield self.plan.model.decoder(self.module, slots, length, encoder_length)
+                    yield self.plan.model.decoder(module, slots, length, encoder_length)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -171,11 +185,11 @@ class SingleEngine(TorchEngine):
                 )
                 raise RunError(said, hint="Try a smaller eval.batch_tokens") from error
             finally:
-                self.module.train(training)
+                module.train(training)
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
-        parameters = self.own_parameters()
+        parameters = self.own
         new = sorted({name.rpartition(".")[0] for name in self.report.initialised if name in parameters})
         return {
             "device": str(self.device), "threads": str(self.threads or torch.get_num_threads()),

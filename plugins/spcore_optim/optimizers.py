@@ -50,6 +50,7 @@ class AdamW(Decaying):
     """torch.optim.AdamW, fused where torch has it."""
 
     family = "adam"
+    elementwise = True
 
     def __init__(self, options: AdamWOptions) -> None:
         super().__init__(options)
@@ -82,6 +83,7 @@ class Sgd(Decaying):
     """torch.optim.SGD, fused where torch has it; its weight decay is coupled: part of the gradient, so of the momentum."""
 
     family = "sgd"
+    elementwise = True
 
     def __init__(self, options: SgdOptions) -> None:
         super().__init__(options)
@@ -98,6 +100,7 @@ class Lion(Decaying):
     """The sign of an interpolation between momentum and gradient; half of AdamW's state."""
 
     family = None
+    elementwise = True
 
     def __init__(self, options: LionOptions) -> None:
         super().__init__(options)

@@ -11,12 +11,14 @@ from spcore import __version__
 from spcore.cli import (
     bench,
     chat,
+    convert,
     doctor,
     evaluate,
     export,
     finetune,
     generate,
     inspect,
+    parity,
     plugins,
     predict,
     pretrain,
@@ -100,7 +102,9 @@ app.command("predict")(predict.predict)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
+app.command("parity")(parity.parity)
 app.command("export")(export.export)
+app.command("convert")(convert.convert)
 app.add_typer(inspect.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.command("doctor")(doctor.doctor)

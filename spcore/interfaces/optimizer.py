@@ -35,9 +35,12 @@ class GroupKey:
 
 class Optimizer(ABC):
     """family: what engines with optimizers of their own ask for ("adam", "sgd"), None = only `build` will do.
-    lr: base learning rate, per step, before schedule. hyper: the family's numbers under torch's names (betas, eps)."""
+    lr: base learning rate, per step, before schedule. hyper: the family's numbers under torch's names (betas, eps).
+    elementwise: whether what becomes of an element depends on nothing but that element's own values and gradients, so that a shard of
+    a parameter may be updated as if it were one; engines that shard parameters refuse what is not."""
 
     family: str | None
+    elementwise: bool = False
     lr: float
     hyper: Mapping[str, Any]
 

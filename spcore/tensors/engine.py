@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from spcore.errors import OutOfMemory
 from spcore.interfaces.strategy import Engine, Pending, Place, Plan, StepReport
 from spcore.interfaces.task import Annotates, Batch, EvalPart, LossTerm, WholeBatchLoss
-from spcore.tensors import process, rng, state
+from spcore.tensors import process, rng, sharding, state
 from spcore.tensors.exhaustion import out_of_memory, too_large
-from spcore.tensors.materialise import named_parameters, named_tensors
+from spcore.tensors.materialise import named_parameters
 from spcore.tensors.ops import WholeOps, as_tensors
 from spcore.tensors.stepping import Scaler, scaled_step
 from spcore.tensors.wholebatch import backward_whole
@@ -38,10 +39,12 @@ SweepFn = Callable[[Outputs, Batch], tuple[torch.Tensor | None, Any]]
 
 
 class TorchEngine(Engine):
-    """One process, or one of several that each hold the whole model.
+    """One process, or one of several that each hold the whole model, or a part of each parameter (a DTensor).
 
     module: built and with values. data_group: the process group of data-parallel ranks, None for one process.
     threads: CPU threads while it computes, None: as the process has them.
+    own: this rank's parameters by Hugging Face name, each once, as the module has them between steps. shards: by the same names, what
+    the optimizer updates and norms are taken of, with gradients once `reduce_gradients` is through; parts share the parameter's memory.
     """
 
     speaks = True
@@ -54,11 +57,12 @@ class TorchEngine(Engine):
     ) -> None:
         self.plan, self.place, self.module, self.data_group, self.threads = plan, place, module, data_group, threads
         self.device = torch.device(place.device)
-        self.held = tuple(
-            module.parameters()
-        )  # walking a module's tree at each step costs more than what is done to it
         self.task, self.ops = plan.task, WholeOps(data_group)
         self.tied = plan.model.anatomy(plan.head).tied
+        # Walking a module's tree at each step costs more than what is done to it.
+        self.own = self.own_parameters()
+        self.shards = {name: self.shard(p) for name, p in self.own.items()}
+        self.held = tuple(self.shards.values())
         self.optimizer = self.build_optimizer() if plan.optimizer is not None else None
         self.scaler = Scaler.of(plan.precision.loss_scaling)
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.rank), self.device)
@@ -79,14 +83,16 @@ class TorchEngine(Engine):
             with torch.set_grad_enabled(backward), self.synchronising(backward and last):
                 ready = self.prepared(batch)
                 with self.casting():
-                    scalar, record = fn(self.forward(ready), ready)
+                    outputs = self.forward(ready)
+                    scalar, record = fn(outputs, ready)
                 if backward:
-                    self._backpropagate(scalar)
+                    assert scalar is not None, "a backward sweep needs a scalar"
+                    self.backpropagate(scalar, outputs)
             records.append(record)
         return records
 
-    def _backpropagate(self, scalar: torch.Tensor | None) -> None:
-        assert scalar is not None, "a backward sweep needs a scalar"
+    def backpropagate(self, scalar: torch.Tensor, outputs: Outputs) -> None:
+        """Backward from a microbatch's scalar. outputs: of its forward pass, for engines whose ranks meet in every backward pass."""
         if scalar.requires_grad:  # nothing to learn where no term has weight
             (scalar * self.scaler.scale if self.scaler.scale != 1 else scalar).backward()
 
@@ -108,8 +114,22 @@ class TorchEngine(Engine):
         """Round each microbatch; `last` on the last of a backward sweep."""
         return contextlib.nullcontext()
 
+    def shard(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        """What the optimizer updates of a parameter: the parameter, or this rank's part of a DTensor as a plain tensor: elementwise
+        optimizers need no more, and run their quickest kernels."""
+        if not isinstance(parameter, DTensor):
+            return parameter
+        return torch.nn.Parameter(sharding.part(parameter), parameter.requires_grad)
+
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, whole tensor) on the writer, of tensors that are laid out as the parameters of their names are; all ranks drain it."""
+        for name, tensor in tensors.items():
+            whole = sharding.whole(sharding.alike(self.own[name], tensor) if name in self.own else tensor)
+            if self.place.is_writer:
+                yield name, whole
+
     def reduce_gradients(self) -> None:
-        """Sum gradients over data-parallel ranks."""
+        """Sum gradients over data-parallel ranks, into `shards`."""
 
     def all_reduce(self, vector: torch.Tensor) -> torch.Tensor:
         """Sum of a float64 CPU vector over all ranks."""
@@ -221,14 +241,17 @@ class TorchEngine(Engine):
 
     def gradient_norm(self) -> float:
         """Norm of all gradients together, of the whole model."""
-        grads = [p.grad for p in self.held if p.grad is not None]
+        return math.sqrt(self.squares([p.grad for p in self.held if p.grad is not None]))
+
+    def squares(self, grads: Sequence[torch.Tensor]) -> float:
+        """The sum of the squares of all entries."""
         if not grads:
             return 0.0
         if self.device.type == "cpu" and all(g.is_contiguous() for g in grads):
             # A product with itself goes by all threads; torch's norm of a large tensor by one.
-            return math.sqrt(math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist()))
-        norms = torch._foreach_norm(grads)
-        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms])))
+            return math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist())
+        norms = torch._foreach_norm(list(grads))
+        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))) ** 2
 
     def _update(self, lr: float, norm: float) -> None:
         assert self.optimizer is not None, "an engine that trains has an optimizer"
@@ -241,7 +264,7 @@ class TorchEngine(Engine):
     def _nonfinite(self, terms: Mapping[str, float]) -> tuple[str, ...]:
         """What was not finite, over all ranks."""
         named = [f"loss {name!r}" for name, value in terms.items() if not math.isfinite(value)]
-        for name, p in self.own_parameters().items():
+        for name, p in self.shards.items():
             if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
                 named.append(f"gradient of {name}")
         every = [name for rank in self.collect(named, everywhere=True) or [] for name in rank]
@@ -251,9 +274,9 @@ class TorchEngine(Engine):
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self._swept(microbatches, self._totals(microbatches)[0])
-        for name, p in self.own_parameters().items():
-            if p.grad is not None and self.place.is_writer:
-                yield name, p.grad.detach().float().cpu() / self.scaler.scale
+        found = {name: p.grad.detach() for name, p in self.shards.items() if p.grad is not None}
+        for name, gradient in self.delivered(found):
+            yield name, gradient.float().cpu() / self.scaler.scale
         self.zero_gradients()
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -318,40 +341,51 @@ class TorchEngine(Engine):
         """The optimizer over this rank's trainable parameters, grouped by name and whole shape."""
         assert self.plan.optimizer is not None
         groups: dict[Any, list[torch.nn.Parameter]] = {}
-        for name, parameter in self.own_parameters().items():
+        for name, parameter in self.own.items():
             if parameter.requires_grad:
                 key = self.plan.optimizer.groups(name, self.full_shape(name, parameter))
-                groups.setdefault(key, []).append(parameter)
+                groups.setdefault(key, []).append(self.shards[name])
         lr = self.plan.optimizer.lr
         return self.plan.optimizer.build([key.group(ps, lr) for key, ps in groups.items()])
 
     def full_shape(self, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
-        """The whole parameter's shape, where this rank holds a shard."""
+        """The whole parameter's shape, which a DTensor says too."""
         return tuple(parameter.shape)
 
     def _state_file(self, folder: Path) -> Path:
         return folder / f"rank-{self.place.rank:05d}.safetensors"
 
+    def _state(self) -> state.Held:
+        kept = self.module.state_dict()
+        buffers = {
+            name: b for name, b in self.module.named_buffers() if name in kept
+        }  # others are computed, not learned
+        tensors = {**self.own, **buffers}
+        return state.Held(tensors, self.shards, self.optimizer, self.scaler, self.random, self.writes)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank stores what it holds whole, of those that hold the same."""
+        return self.place.is_writer
+
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
-        tensors = named_tensors(self.module, self.tied)
-        return state.save(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
+        return state.save(self._state_file(folder), self._state())
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        tensors = named_tensors(self.module, self.tied)
-        state.load(self._state_file(folder), tensors, self.optimizer, self.scaler, self.random)
+        """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""
+        state.load(folder, self._state_file(folder), self._state())
 
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
-        trainable = {name for name, p in self.own_parameters().items() if p.requires_grad}
-        for name, tensor in self.module.state_dict().items():
-            if name not in self.tied and (which == "model" or name in trainable) and self.place.is_writer:
-                yield name, tensor.detach().cpu().contiguous()
+        trainable = {name for name, p in self.own.items() if p.requires_grad}
+        every = {name: sharding.part(t) for name, t in self.module.state_dict().items() if name not in self.tied}
+        for name, tensor in self.delivered({n: t for n, t in every.items() if which == "model" or n in trainable}):
+            yield name, tensor.cpu().contiguous()
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""
-        every = self.own_parameters().values()
+        every = self.own.values()
         return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)
 
     def peak_memory(self) -> int:
@@ -370,5 +404,5 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """See `Engine.close`."""
         self.optimizer = None
-        self.held = ()
+        self.held, self.own, self.shards = (), {}, {}
         self.module = torch.nn.Module()

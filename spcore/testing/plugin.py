@@ -48,6 +48,9 @@ def spcore_components() -> list[Component]:
         Component("logger", "fake", f"{_FAKES}.around:FakeLogger", "Keeps what it is told"),
         Component("constraint", "fake", f"{_FAKES}.constraint:FakeConstraint", "One to three tokens of even ids"),
         Component(
+            "bridge", "tensor-parallel.fake", f"{_FAKES}.language:TENSOR_PLAN", "How tensor parallelism cuts the fake model"
+        ),
+        Component(
             "adapter", "fake", f"{_FAKES}.adapter:FakeAdapter", "A low-rank product on the mixing layers",
             options=f"{_OPTIONS}:FakeAdapterOptions",
         ),

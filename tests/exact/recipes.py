@@ -10,7 +10,7 @@ from typing import Any
 from objectives import language_tools
 from torch_backend import tiny_bert
 
-LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4)]
+LAYOUTS: list[tuple[str, int]] = [("ddp", 1), ("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4)]
 """Strategy and processes; each is compared with `single` in one."""
 CUTS = [32, 16, 8]
 """Features of a microbatch, of 32 in a step."""
@@ -100,7 +100,7 @@ def fake(task: str, data: str = "map") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def laid(tree: dict[str, Any], strategy: str, processes: int, **train: Any) -> dict[str, Any]:
+def laid(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, **train: Any) -> dict[str, Any]:
     """A run on a layout. The processes are there already, so the launcher is asked for nothing."""
     launch = {"use": "local", "processes": processes}
     settings = {"epochs": None, "steps": 4, "global_batch_size": 32, "seed": 5, **train}

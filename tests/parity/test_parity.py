@@ -1,0 +1,93 @@
+"""Layouts compared with one process: what computes the same is said to, and faults planted into an engine are found, each where it shows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parity.faulty
+import parity.warm
+import spcore.loading
+from exact.processes import registry_of
+from spcore.parity import Parity
+from spcore.parity import parity as compare
+
+RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes" / "parity"
+FAMILIES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+FAULTS = {
+    "none": set(),
+    "loss": {"loss", "losses", "gradient"},
+    "microbatches": {"grad_norm", "gradient"},
+    "unreduced": {"gradient"},
+    "rows": {"rows", "loss", "gradient"},
+    "drawn": {"initial", "gradient"},
+    "drawn elsewhere": {"gradient"},
+    "clipping": {"losses", "weights"},
+    "evaluation": {"evaluation"},
+}
+"""A fault of `FaultyEngine` -> figures that show it, among others."""
+FIRST = {"loss", "grad_norm", "gradient", "initial"}
+
+
+def registry() -> Any:
+    found = registry_of()
+    found.register(parity.warm, name="warm")
+    found.register(parity.faulty, name="faulty")
+    return found
+
+
+def compared(family: str, layouts: list[str], *overrides: str, **how: Any) -> Parity:
+    return compare(RECIPES / f"{family}.yaml", layouts, registry(), overrides=["launch=warm", *overrides], **how)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_data_parallel(family: str, two: int) -> None:
+    found = compared(family, ["dp=2"])
+    assert found.same, found.to_json()
+    (verdict,) = found.verdicts
+    assert (verdict.strategy, verdict.processes, verdict.tokens[0]) == ("ddp", 2, verdict.tokens[1])
+    assert set(verdict.differences) == set(found.tolerances)
+    assert verdict.differences["initial"].size == 0
+    assert 0 < verdict.differences["gradient"].size < 2e-5, "sums over ranks are taken in another order"
+    assert found.settings == {"model.dropout": 0.0, "optimizer.eps": 1e-5}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults(fault: str, two: int) -> None:
+    # Evaluated, the same rows on every rank would end the run; every rank has some of short batches.
+    more = {"rows": ["eval.data=null"], "evaluation": ["eval.batch_tokens=64"]}.get(fault, [])
+    found = compared("bert", ["dp=2"], f"strategy={{use: faulty, fault: {fault}}}", *more)
+    failed = set(found.verdicts[0].failed)
+    assert failed >= FAULTS[fault], found.to_json()
+    if fault in ("clipping", "evaluation"):
+        assert not failed & FIRST, "before the first update nothing is wrong"
+    assert found.same == (fault == "none")
+    if fault == "unreduced":
+        assert found.verdicts[0].differences["gradient"].at == "bert.embeddings.LayerNorm.weight"
+
+
+@contextlib.contextmanager
+def another_order(rank: int) -> Iterator[None]:
+    """Of rows, on every rank."""
+    plain = spcore.loading.order
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spcore.loading.order", lambda count, seed, epoch: plain(count, seed + 1, epoch))
+        yield
+
+
+def test_another_order_of_rows(two: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity.warm, "AROUND", ["parity.test_parity:another_order"])
+    (verdict,) = compared("gpt2", ["dp=2"]).verdicts
+    assert {"rows", "loss", "gradient"} <= set(verdict.failed)
+    assert verdict.rows.startswith("step 1: features too many: ")
+
+
+@pytest.mark.parametrize(("fault", "said"), [("none", "different"), ("masks", "equal")])
+def test_masks(fault: str, said: str, two: int) -> None:
+    found = compared("bert", ["dp=2"], f"strategy={{use: faulty, fault: {fault}}}", dropout=0.1)
+    assert found.verdicts[0].masks == said
+    assert found.verdicts[0].failed == ([] if said == "different" else ["masks"])
