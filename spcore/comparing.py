@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ _SHORTER = {
     "initial": 0.0, "loss": 0.5, "grad_norm": 5.0, "gradient": 12.5, "losses": 2.5, "weights": 12.5, "evaluation": 5.0,
 }  # fmt: skip
 """Of formats with fewer bits, in units of their rounding."""
+_BITS = {"float32": 24, "float16": 11, "tf32": 11, "bfloat16": 8, "float8": 4}
 DIFFERENT = "different"
 """What masks of data ranks should be."""
 _MOST = 0.1
@@ -71,13 +73,12 @@ def tolerances(plan: Plan, tokens: int) -> dict[str, Tolerance]:
 
 
 def _format(plan: Plan) -> tuple[str, int]:
-    """The coarsest format of the products, and its rounding: half of the last bit is 2^-bits."""
+    """The coarsest format of the policy, and its rounding: half of the last bit is 2^-bits."""
     precision = plan.precision
-    if precision.fp8 is not None:
-        return "float8", 4
-    if precision.compute != "float32":
-        return precision.compute, {"bfloat16": 8, "float16": 11}[precision.compute]
-    return ("tf32", 11) if precision.matmul == "tf32" else ("float32", 24)
+    names: list[str] = [precision.parameter, precision.compute, precision.reduction]
+    names += ["tf32"] if precision.matmul == "tf32" else []
+    names += ["float8"] if precision.fp8 is not None else []
+    return min(((name, _BITS[name]) for name in names), key=lambda found: found[1])
 
 
 def _reason(figure: str, name: str, unit: float, tokens: int) -> str:
@@ -178,7 +179,8 @@ def _largest(found: Iterable[Difference]) -> Difference:
 
 def rows_apart(folder: Path, wanted: Path) -> str:
     """What is wrong about the features that ranks were fed, "" for nothing."""
-    for step, (ours, theirs) in enumerate(zip(fed_to(folder), fed_to(wanted), strict=False), 1):
+    both = itertools.zip_longest(fed_to(folder), fed_to(wanted), fillvalue=Counter[int]())
+    for step, (ours, theirs) in enumerate(both, 1):
         more, less = sorted((ours - theirs).elements()), sorted((theirs - ours).elements())
         if more or less:
             said = [

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import parity.faulty
+import parity.twice
 import parity.warm
 import spcore.loading
 from exact.processes import registry_of
@@ -37,6 +38,7 @@ def registry() -> Any:
     found = registry_of()
     found.register(parity.warm, name="warm")
     found.register(parity.faulty, name="faulty")
+    found.register(parity.twice, name="twice")
     return found
 
 
@@ -68,6 +70,16 @@ def test_planted_faults(fault: str, two: int) -> None:
     assert found.same == (fault == "none")
     if fault == "unreduced":
         assert found.verdicts[0].differences["gradient"].at == "bert.embeddings.LayerNorm.weight"
+
+
+@pytest.mark.parametrize(("strategy", "same"), [("parallel", True), ("twice", False)])
+def test_a_bias_counted_twice_under_tensor_parallelism(strategy: str, same: bool, two: int) -> None:
+    # Biases begin as zeros: the first step's loss cannot show it, their gradients do.
+    (verdict,) = compared("gpt2", ["tp=2"], strategy=strategy).verdicts
+    assert (verdict.strategy, not verdict.failed) == (strategy, same), verdict.to_json()
+    if not same:
+        assert {"gradient", "losses", "weights"} <= set(verdict.failed)
+        assert verdict.differences["gradient"].at.endswith("bias")
 
 
 @contextlib.contextmanager
