@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _SHORTER = {
 }  # fmt: skip
 """Of formats with fewer bits, in units of their rounding."""
 _BITS = {"float32": 24, "float16": 11, "tf32": 11, "bfloat16": 8, "float8": 4}
+_CHANCE = 1e-3
 DIFFERENT = "different"
 """What masks of data ranks should be."""
 _MOST = 0.1
@@ -51,6 +53,20 @@ class Difference:
 
     size: float = 0.0
     at: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean relative difference of losses over seeds; in standard errors, and how many are allowed."""
+
+    difference: float
+    errors: float
+    allowed: float
+
+    @property
+    def same(self) -> bool:
+        """Within the spread over seeds."""
+        return self.errors <= self.allowed
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,18 @@ def said_of_masks(between: float, drawn: float, limit: Tolerance) -> str:
     if drawn <= limit.value:
         return "none drawn"
     return "equal" if between <= limit.value else DIFFERENT
+
+
+def curves_apart(curve: Sequence[float], wanted: Sequence[float]) -> Curve:
+    """Losses of runs against those of others with the same seeds, so on the same rows: Student's paired test, two-sided, which finds
+    one pair in a thousand apart that is not."""
+    from scipy import stats
+
+    differences = [a - b for a, b in zip(curve, wanted, strict=True)]
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    allowed = float(stats.t.ppf(1 - _CHANCE / 2, len(differences) - 1))
+    errors = abs(mean) / (spread / math.sqrt(len(differences))) if spread else 0.0 if not mean else math.inf
+    return Curve(mean / statistics.fmean(wanted), errors, allowed)
 
 
 def _most(tensor: torch.Tensor) -> float:

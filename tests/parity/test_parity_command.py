@@ -49,6 +49,7 @@ def test_processes_of_their_own() -> None:
         (["--layout", "ep=2"], "--layout ep=2: no strategy lays processes out so; installed: ddp"),
         (["--layout", "dp=2", "--strategy", "single"], "--layout dp=2: strategy 'single' does not lay processes out so"),
         (["--layout", "dp=2", "--strategy", "dpp"], "--layout dp=2: unknown strategy 'dpp'; did you mean 'ddp'?"),
+        (["--layout", "dp=2", "--seeds", "4"], "--seeds 4: runs with dropout are compared over two seeds or more; give --dropout"),
         (["--layout", "dp=2", "launch=env"], "launch 'env': processes are started here for each layout, and it starts none"),
         (
             ["--layout", "dp=2", "--layout", "dp=20"],
