@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -39,6 +39,17 @@ class Cuts:
     def vocabulary(size: int, ranks: int) -> Cutting:
         """How the entries of a vocabulary are dealt."""
         return Cutting((size,), 0, ranks)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Cuts]) -> Cuts:
+        """Of several modules that hold different layers of one model."""
+        every = cls()
+        for part in parts:
+            every.modules.update(part.modules)
+            every.tensors.update(part.tensors)
+            every.partial.update(part.partial)
+            every.divided.update(part.divided)
+        return every
 
     def attentions(self) -> list[str]:
         """Paths of the modules that hold the cut layers which whole heads come out of."""

@@ -1,7 +1,8 @@
 """Strategy `parallel`: processes along the axes data, pipeline, context and tensor, in that order, the last innermost.
 
 Along "tensor" each process holds its pieces of the layers' matrices and of the vocabulary (`spcore_torch.cutting` says which,
-`spcore_torch.styles` makes them work together); along "data" each works on its part of a step, and gradients are summed.
+`spcore_torch.styles` makes them work together); along "context" its part of each text's positions (`spcore_torch.positions`); along
+"pipeline" its layers (`spcore_torch.pipeline`); along "data" each works on its part of a step, and gradients are summed.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from spcore.errors import RefusalError
-from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, Plan, Refusal
+from spcore.interfaces.model import SharesPositions
+from spcore.interfaces.strategy import BatchRule, Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng, state
 from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
 from spcore.tensors.pieces import Piece
-from spcore_torch import styles
+from spcore_torch import positions, stages, styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine, device_of
 from spcore_torch.options import ParallelOptions
+from spcore_torch.reducer import Reducer
 from spcore_torch.shards import Region
 from spcore_torch.single import flatten_refusals, refusals
 
@@ -70,6 +73,7 @@ class Parallel(ParallelStrategy):
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
         found = [*refusals(plan), *flatten_refusals(plan, self.options), *self._axes()]
+        found += [*stages.refusals(plan, self.options), *positions.refusals(plan, self.options.context_parallel)]
         if plan.device not in ("auto", "cpu", "cuda"):
             found.append(Refusal(f"device {plan.device!r}", "each process has a device of its own", "use device=cuda"))
         data = plan.layout.data_size
@@ -85,8 +89,9 @@ class Parallel(ParallelStrategy):
         found = []
         for name in ("pipeline", "context"):
             size = getattr(self.options, f"{name}_parallel")
-            if size > 1:
-                found.append(Refusal(f"strategy.{name}_parallel {size}", "this version has none", "leave it at 1"))
+            if size > 1 and self.options.flatten == "always":
+                why = f"microbatches are fed as they are under strategy.{name}_parallel {size}"
+                found.append(Refusal("strategy.flatten always", why, "use strategy.flatten=auto"))
         if self.options.sequence_parallel and self.options.tensor_parallel == 1:
             why = "it shares positions among the processes of tensor_parallel, which is 1"
             found.append(Refusal("strategy.sequence_parallel", why, "set strategy.tensor_parallel"))
@@ -116,28 +121,47 @@ class Parallel(ParallelStrategy):
             found.append(Refusal(f"optimizer {name!r}", why, "use adamw, sgd or lion, or strategy=ddp"))
         return found
 
+    def batch_rule(self, plan: Plan) -> BatchRule:
+        """Positions divide by the context axis; through a pipeline go microbatches of one shape, as many at a time as it has stages, or
+        some would stand idle."""
+        size = self.options.pipeline_parallel
+        return BatchRule("step" if size > 1 else "none", self.options.context_parallel, size)
+
     def engine(self, plan: Plan, place: Place) -> Engine:
         """See `ParallelStrategy.engine`."""
-        return ParallelEngine(plan, place, self.options)
+        from spcore_torch.pipeline import PipelineEngine
+
+        kind = PipelineEngine if self.options.pipeline_parallel > 1 else ParallelEngine
+        return kind(plan, place, self.options)
 
 
 class ParallelEngine(DataParallelEngine):
-    """The engine of `parallel`. mesh: of all processes, None for one. region: the cut layers, None where nothing is cut."""
+    """The engine of `parallel`. mesh: of all processes, None for one. region: the cut layers, None where nothing is cut. shared: the
+    positions of this rank, None where it has all."""
 
     options: ParallelOptions
     mesh: DeviceMesh | None = None
     region: Region | None = None
+    shared: positions.Shared | None = None
 
     def __init__(self, plan: Plan, place: Place, options: ParallelOptions) -> None:
         self.options, self.cuts, self.drops = options, Cuts(), False
         super().__init__(plan, place, options)
+        self.speaks = self._first(self.region, self.shared)
         if self.region is not None:
-            self.speaks = self.region.rank == 0
             self.flat = self.flat and not _reads_early(plan, self.region.sequence)
             self._lend_vocabulary(self.region)
+        if self.shared is not None:
+            self.flat = False
+            self.ops = self.shared.lend(self.ops, plan.head)
+            self.sums_positions = Reducer(self.own.values(), self.shared.group)
         # Ranks that hold the same activations drop the same of them.
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.data_rank), self.device)
         self.parted = [(n, p) for n, p in self.own.items() if n in self.cuts.partial or self._copied(n)]
+
+    @staticmethod
+    def _first(*parts: Region | positions.Shared | None) -> bool:
+        return all(part is None or part.rank == 0 for part in parts)
 
     def _groups(self, plan: Plan, place: Place, device: str) -> Any:
         sizes = [plan.layout.axes.get(axis, 1) for axis in AXES]
@@ -150,28 +174,41 @@ class ParallelEngine(DataParallelEngine):
                 torch.device(device_of(plan, place)),
                 sequence=self.options.sequence_parallel,
             )
+        if plan.layout.axes["context"] > 1:
+            self.shared = positions.Shared(self.mesh.get_group("context"), torch.device(device_of(plan, place)))
         return self.mesh.get_group("data") if plan.layout.data_size > 1 else None
 
     def _made(self, plan: Plan, device: torch.device) -> tuple[torch.nn.Module, LoadReport]:
+        module = plan.model.build(plan.head, plan.precision.parameter)
+        report, self.cuts = self._filled(plan, module, device)
+        return module, report
+
+    def _filled(self, plan: Plan, module: torch.nn.Module, device: torch.device) -> tuple[LoadReport, Cuts]:
+        """Cut a module without storage, and give it this rank's values."""
         region = self.region
         if region is None:
-            return super()._made(plan, device)
-        module = plan.model.build(plan.head, plan.precision.parameter)
-        self.cuts = cut(plan, module, region.size, sequence=region.sequence)
-        shrink(module, self.cuts, region.rank)
-        cuttings = self.cuts.tensors
-        return module, materialise(
-            module, plan.model, plan.head, plan.seed, device, cuttings=cuttings, rank=region.rank
-        )
+            return materialise(module, plan.model, plan.head, plan.seed, device), Cuts()
+        cuts = cut(plan, module, region.size, sequence=region.sequence)
+        shrink(module, cuts, region.rank)
+        how: Any = {"cuttings": cuts.tensors, "rank": region.rank}
+        return materialise(module, plan.model, plan.head, plan.seed, device, **how), cuts
 
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
-        super()._build(plan, device, alone)
-        if self.region is None or self.mesh is None:
-            return
-        styles.parallelise(self.module, self.mesh["tensor"], self.cuts, self.region)
-        if self.region.sequence:
-            styles.divide_positions(self.module, plan.model.anatomy(plan.head), self.cuts, self.region)
+        within = self.shared is None and self.options.pipeline_parallel == 1
+        super()._build(plan, device, alone and within)
+        for part, cuts in self._parts():
+            if self.region is not None and self.mesh is not None:
+                styles.parallelise(part, self.mesh["tensor"], cuts, self.region)
+                if self.region.sequence:
+                    styles.divide_positions(part, plan.model.anatomy(plan.head), cuts, self.region)
+            if self.shared is not None:
+                assert isinstance(plan.model, SharesPositions), "`check` refuses others"
+                plan.model.share(part, plan.head, self.shared)
         self.drops = drops(self.module)
+
+    def _parts(self) -> list[tuple[torch.nn.Module, Cuts]]:
+        """The modules that `LanguageModel.build` made, and what of each is cut."""
+        return [(self.module, self.cuts)]
 
     def _lend_vocabulary(self, region: Region) -> None:
         """Outputs over the vocabulary are this rank's columns of them."""
@@ -187,22 +224,32 @@ class ParallelEngine(DataParallelEngine):
 
     @property
     def recovers(self) -> bool:
-        """See `TorchEngine.recovers`: layers that are cut meet in every microbatch."""
-        return self.region is None and super().recovers
+        """See `TorchEngine.recovers`: layers that are cut, or see parts of a text, meet in every microbatch."""
+        return self.region is None and self.shared is None and super().recovers
 
     def sweep(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
     ) -> list[Any]:
         """See `TorchEngine.sweep`."""
-        if self.region is not None:
-            self.region.draws.on = self.drops and (backward if training is None else training)
+        for part in (self.region, self.shared):
+            if part is not None:
+                part.draws.on = self.drops and (backward if training is None else training)
+        shared = fn if self.shared is None else self.shared.of_all(fn)
+        return self.through(microbatches, shared, backward, training=training)
+
+    def through(
+        self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
+    ) -> list[Any]:
+        """A sweep through the layers, once random draws and the loss's share are settled."""
         return super().sweep(microbatches, fn, backward, training=training)
 
     # -- gradients -------------------------------------------------------------------------------------------------
 
     def reduce_gradients(self) -> None:
-        """Over the data axis; then what each rank of the tensor axis has a part of."""
+        """Over the data axis and the context axis; then what each rank of the tensor axis has a part of."""
         super().reduce_gradients()
+        if self.shared is not None:
+            self.sums_positions.finish()
         if self.region is None:
             return
         rank, found = self.region.rank, [(name, p) for name, p in self.parted if p.grad is not None]
@@ -247,53 +294,57 @@ class ParallelEngine(DataParallelEngine):
         sizes = [(math.prod(self.full_shape(name, p)), p.requires_grad) for name, p in self.own.items()]
         return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
-    def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
-        """See `Engine.weights`."""
-        trainable = {name for name, p in self.own.items() if p.requires_grad}
-        for name, tensor in self.module.state_dict().items():
-            if name not in self.tied and (which == "model" or name in trainable):
-                whole = self.whole(name, tensor.detach())
-                if self.place.is_writer:
-                    yield name, whole.cpu().contiguous()
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TorchEngine.delivered`."""
+        for name, tensor in tensors.items():
+            whole = self._joined(name, tensor)
+            if whole is not None:
+                yield name, whole
 
-    def whole(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """See `TorchEngine.whole`; on the writer alone, elsewhere what was given."""
-        cutting, mine = self.cuts.tensors.get(name), tensor
-        if cutting is None or self.region is None or self.place.data_rank:
-            return mine
+    def _joined(self, name: str, mine: torch.Tensor) -> torch.Tensor | None:
+        """A whole tensor from the pieces of the tensor axis, on its first rank; of ranks that have the same, on the first alone."""
+        cutting = self.cuts.tensors.get(name)
+        if self.place.data_rank or not self._first(self.shared):
+            return None
+        if cutting is None or self.region is None:
+            return mine if self._first(self.region) else None
         padded = mine.new_zeros(cutting.local(0))
         padded.narrow(cutting.axis, 0, mine.shape[cutting.axis]).copy_(mine)
         first = self.region.rank == 0
         every = [torch.empty_like(padded) for _ in range(self.region.size)] if first else None
         dist.gather(padded, every, group=self.region.group, group_dst=0)
         if every is None:
-            return mine
+            return None
         axis = cutting.axis
         return cutting.join([piece.narrow(axis, 0, cutting.local(rank)[axis]) for rank, piece in enumerate(every)])
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. Ranks that hold the same activations go on alike, whatever the layout that was saved."""
         super().load(folder)
-        if self.region is not None:
+        groups = [part.group for part in (self.region, self.shared) if part is not None]
+        for group in groups:
             for name, generator in self.random.items():
                 moved = generator.to(self.device)
-                dist.broadcast(moved, group=self.region.group, group_src=0)
+                dist.broadcast(moved, group=group, group_src=0)
                 self.random[name] = moved.cpu()
 
     def _state(self) -> state.Held:
         held, region = super()._state(), self.region
         if region is None:
             return held
-        speaks = self.place.data_rank == 0
+        speaks = self.place.data_rank == 0 and self._first(self.shared)
         pieces = {
             name: Piece.of(held.tensors[name], cutting, region.rank, speaks=speaks and cutting.counts(region.rank))
             for name, cutting in self.cuts.tensors.items()
+            if name in held.tensors
         }
         return replace(held, tensors={**held.tensors, **pieces})
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self.parted, self.region = [], None
+        if self.shared is not None:
+            self.sums_positions.close()
+        self.parted, self.region, self.shared = [], None, None
         if self.mesh is not None:
             groups = [self.mesh.get_group(axis) for axis in AXES]
             self.mesh = None

@@ -40,7 +40,7 @@ def spcore_components() -> list[Component]:
             "strategy",
             "parallel",
             "spcore_torch.parallel:Parallel",
-            "Tensor and data parallel, combined: processes share each layer's matrices, and each step's rows",
+            "The model itself shared: tensor, context and pipeline parallel, beside data parallel",
             options="spcore_torch.options:ParallelOptions",
         ),
         Component(

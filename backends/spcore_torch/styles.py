@@ -154,6 +154,7 @@ def divide_positions(module: nn.Module, anatomy: Anatomy, cuts: Cuts, region: Re
     base = f"{anatomy.base}." if anatomy.base else ""
     for path in filter(None, (anatomy.layers, anatomy.encoder_layers)):
         layers: Any = module.get_submodule(f"{base}{path}")
+        layers = [layer for layer in layers if next(layer.parameters(), None) is not None]  # a stage has some of them
         layers[0].register_forward_pre_hook(_Replaces(region.divide), with_kwargs=True)
         layers[-1].register_forward_hook(_Unites(region))
     for path in cuts.attentions():

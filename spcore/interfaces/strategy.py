@@ -36,7 +36,8 @@ AXES = {
 
 @dataclass(frozen=True)
 class BatchRule:
-    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long.
+    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long
+    and of equally many features.
     length_multiple: lengths are rounded up to it. count_multiple: microbatches a rank and step are a multiple of it."""
 
     equal_length: Literal["none", "step"] = "none"

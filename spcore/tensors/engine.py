@@ -121,9 +121,12 @@ class TorchEngine(Engine):
             return parameter
         return torch.nn.Parameter(sharding.part(parameter), parameter.requires_grad)
 
-    def whole(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The whole of a tensor that is laid out as the parameter `name` is; every rank asks for the same one."""
-        return sharding.whole(sharding.alike(self.own[name], tensor))
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, whole tensor) on the writer, of tensors that are laid out as the parameters of their names are; all ranks drain it."""
+        for name, tensor in tensors.items():
+            whole = sharding.whole(sharding.alike(self.own[name], tensor) if name in self.own else tensor)
+            if self.place.is_writer:
+                yield name, whole
 
     def reduce_gradients(self) -> None:
         """Sum gradients over data-parallel ranks, into `shards`."""
@@ -271,10 +274,9 @@ class TorchEngine(Engine):
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self._swept(microbatches, self._totals(microbatches)[0])
-        for name, p in self.shards.items():
-            gradient = self.whole(name, p.grad.detach()) if p.grad is not None else None
-            if gradient is not None and self.place.is_writer:
-                yield name, gradient.float().cpu() / self.scaler.scale
+        found = {name: p.grad.detach() for name, p in self.shards.items() if p.grad is not None}
+        for name, gradient in self.delivered(found):
+            yield name, gradient.float().cpu() / self.scaler.scale
         self.zero_gradients()
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -373,11 +375,9 @@ class TorchEngine(Engine):
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
         trainable = {name for name, p in self.own.items() if p.requires_grad}
-        for name, tensor in self.module.state_dict().items():
-            if name not in self.tied and (which == "model" or name in trainable):
-                value = sharding.whole(tensor)
-                if self.place.is_writer:
-                    yield name, value.cpu().contiguous()
+        every = {name: sharding.part(t) for name, t in self.module.state_dict().items() if name not in self.tied}
+        for name, tensor in self.delivered({n: t for n, t in every.items() if which == "model" or n in trainable}):
+            yield name, tensor.cpu().contiguous()
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""

@@ -189,11 +189,12 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
 
 def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
     """Make an owner and its aliases one parameter: of those they have, the first in the module's order, which a module that is sharded
-    keeps as its own."""
+    keeps as its own. One that a stage of a pipeline has not is left out."""
+    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
     groups: dict[str, list[str]] = {}
     for alias, owner in anatomy.tied.items():
-        groups.setdefault(owner, [owner]).append(alias)
-    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
+        if alias in order:
+            groups.setdefault(owner, [owner]).append(alias)
     for names in groups.values():
         first = module.get_parameter(min(names, key=order.__getitem__))
         for name in names:
