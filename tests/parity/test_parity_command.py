@@ -65,6 +65,31 @@ def test_refusals_come_first(words: list[str], line: str, monkeypatch: pytest.Mo
     assert found.exception.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("family", "layout", "line"),
+    [
+        ("t5", "pp=2", "--layout pp=2: strategy.pipeline_parallel 2: family 't5' has an encoder and a decoder"),
+        (
+            "bert",
+            "tp=3",
+            "--layout tp=3: strategy.tensor_parallel 3: the model's 4 attention heads do not divide by it",
+        ),
+        (
+            "llama",
+            "pp=8",
+            "--layout pp=8: strategy.pipeline_parallel 8: that many processes, and the model has 4 layers",
+        ),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_first(
+    family: str, layout: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spcore.parity, "_measure", None)
+    found = invoke(str(RECIPES / f"{family}.yaml"), "--layout", "dp=2", "--layout", layout)
+    assert isinstance(found.exception, UserError), found.output
+    assert str(found.exception).startswith(line)
+
+
 def test_masks_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spcore.parity, "_measure", None)
     tree = yaml.safe_load(Path(GPT2).read_text())
