@@ -208,6 +208,8 @@ def _curve(
 def _dropping(laid: Laid, dropout: float, registry: Registry) -> Laid:
     """The run with dropout on. Raises RefusalError."""
     session = laid.session
+    if not dropout > 0:
+        raise RefusalError(f"--dropout {dropout:g}: nothing is drawn; give a probability above 0, or leave it out")
     if not _has(registry, "model", session.recipe.model.use, "dropout"):
         raise RefusalError(
             f"--dropout {dropout:g}: model {session.recipe.model.use!r} has no option dropout; leave it out"
@@ -260,4 +262,5 @@ def _measure(laid: Laid, folder: Path, cancel: Control | None, *, what: Literal[
     result = session.launcher.launch(spec, heard, cancel or threading.Event())
     if result.cancelled:
         raise RunCancelled(f"{laid.name}: stopped on request")
+    assert any(folder.iterdir()), f"launcher {session.recipe.launch.use!r} does not pass on `RunSpec.probe`"
     return Measured(folder, [steps[n] for n in sorted(steps)], metrics, time.monotonic() - began)

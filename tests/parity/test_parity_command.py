@@ -97,6 +97,8 @@ def test_masks_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch)
     tree |= {"data": {"sources": {"one": reviews, "two": reviews}, "max_length": 32}, "eval": {}}
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: rows of streams and mixtures come as they are read"):
         spcore.parity.parity(tree, ["dp=2"], default_registry(), dropout=0.1)
+    with pytest.raises(SlimPajamaError, match=r"--dropout 0: nothing is drawn; give a probability above 0"):
+        spcore.parity.parity(GPT2, ["dp=2"], default_registry(), dropout=0.0)
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: model 'fake' has no option dropout"):
         spcore.parity.parity(fake("fake-two-terms"), ["dp=2"], registry_of(), dropout=0.1)
 
