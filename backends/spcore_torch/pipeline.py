@@ -72,9 +72,7 @@ class PipelineEngine(ParallelEngine):
     def _states(self, batch: Batch) -> Mapping[str, tuple[int, ...]]:
         assert isinstance(self.plan.model, Stages), "`check` refuses others"
         inputs: Mapping[str, Any] = batch.inputs
-        if self.shared is not None:
-            inputs = {name: self.shared.own(x, 1) for name, x in inputs.items()}
-        return self.plan.model.states(inputs)
+        return self.plan.model.states(inputs, 1 if self.shared is None else self.shared.size)
 
     def through(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None

@@ -192,8 +192,9 @@ class Stages(Protocol):
         the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.
         """
 
-    def states(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, tuple[int, ...]]:
-        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype."""
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype. parts: ranks that share the
+        positions, see `SharesPositions`."""
 
 
 class Positions(Protocol):
