@@ -100,7 +100,7 @@ def fake(task: str, data: str = "map") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def laid(tree: dict[str, Any], strategy: str, processes: int, **train: Any) -> dict[str, Any]:
+def laid(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, **train: Any) -> dict[str, Any]:
     """A run on a layout. The processes are there already, so the launcher is asked for nothing."""
     launch = {"use": "local", "processes": processes}
     settings = {"epochs": None, "steps": 4, "global_batch_size": 32, "seed": 5, **train}
