@@ -11,13 +11,14 @@ import contextlib
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from spcore import __version__
-from spcore.errors import CheckpointError
+from spcore.errors import CheckpointError, OutputError
 from spcore.files import (
     WRITING,
     alone,
@@ -37,10 +38,32 @@ from spcore.files import (
     sync_folder,
     take_away,
 )
+from spcore.interfaces.strategy import Pending
 
-FORMAT = 1
+FORMAT = 2
+"""2: files of several ranks may each hold a part of a tensor. 1, where one held everything, is read too."""
 MANIFEST = "manifest.json"
 log = logging.getLogger("slimpajama.checkpoint")
+
+
+class Shared:
+    """A save that all ranks make. Each asks for its own part; that all are through, they find out together (`Trainer`), and then the
+    writer's thread, which makes the checkpoint whole, hears of it."""
+
+    def __init__(self, own: Pending) -> None:
+        self.own = own
+        self._known, self._whole = threading.Event(), False
+
+    def told(self, whole: bool) -> None:
+        """Every rank has written; or the run ends before that is known."""
+        self._whole = whole
+        self._known.set()
+
+    def wait(self) -> None:
+        """Return when every rank has written. Raises OutputError where that will not be known."""
+        self._known.wait()
+        if not self._whole:
+            raise OutputError("a checkpoint was not finished: the run ended while processes were writing it")
 
 
 class CheckpointStore:

@@ -42,10 +42,10 @@ FORMAT = 1
 SAVED = "recipe.yaml"
 _PRINTS = {"data": "the data", "eval.data": "the evaluation data", "tokenizer": "the model's tokenizer"}
 FREE = {
-    "output", "loggers", "launch", "device", "eval.batch_tokens", "train.micro_batch_size", "train.micro_batch_tokens",
+    "output", "loggers", "launch", "device", "strategy", "eval.batch_tokens", "train.micro_batch_size", "train.micro_batch_tokens",
     "train.save_every", "train.keep", "train.nonfinite", "train.workers",
 }  # fmt: skip
-"""What may differ when a run goes on, beside the strategy's options: it does not change what is learned. So may where data lies,
+"""What may differ when a run goes on: it does not change what is learned. So may where data lies,
 as long as it is the same data, and evaluation, where it does not choose the step that is saved."""
 log = logging.getLogger("slimpajama.running")
 
@@ -214,7 +214,7 @@ def _changed(old: Recipe, new: Recipe, known: Mapping[str, Any], changed: list[s
 
 def _difference(old: Any, new: Any, free: Set[str], path: str = "") -> str | None:
     """The first place where two recipes differ in what is not free."""
-    if path in free or (path.startswith("strategy.") and path != "strategy.use"):
+    if path in free:
         return None
     if isinstance(old, dict) and isinstance(new, dict):
         found = (_difference(old.get(k), new.get(k), free, f"{path}.{k}" if path else k) for k in {**old, **new})

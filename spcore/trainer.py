@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.artifact import copy_model, is_artifact, read_manifest, write_artifact
-from spcore.checkpoint import CheckpointStore
+from spcore.checkpoint import CheckpointStore, Shared
 from spcore.errors import ArtifactError, DataError, OutOfMemory, RunError
 from spcore.evaluating import WHOLE, Evaluator, annotate_store
 from spcore.files import put_text
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from spcore.session import Session
 
 log = logging.getLogger("slimpajama.trainer")
-STOP = 1
+WRITING, STOP = 1, 2
+"""What a rank says before each step: that its part of a checkpoint is still being written, that it was told to stop."""
 
 
 @dataclass
@@ -89,6 +90,8 @@ class Trainer:
         self._warned: set[str] = set()
         self.unsettled: tuple[int, float] | None = None
         """(step, seconds) of a checkpoint that is being made whole."""
+        self.shared: Shared | None = None
+        """A checkpoint of several ranks, until they know that all have written."""
 
     def fit(self) -> RunResult:
         """Train from where the last checkpoint is, evaluate, save the model."""
@@ -100,8 +103,12 @@ class Trainer:
         self._started()
         try:
             cancelled = self._steps()
+            self._written()
         finally:
-            self._settle(wait=True)
+            if self.shared is not None:  # an error: the others cannot be asked any more
+                self.shared.told(False)
+            else:
+                self._settle(wait=True)
         if (
             self.evaluation is not None
             and not cancelled
@@ -111,6 +118,7 @@ class Trainer:
         if cancelled:
             if self.progress.step != self.saved:
                 self._checkpoint()
+                self._written()
         else:
             if isinstance(self.loader, StreamLoader):
                 self._warn(self.loader.remarks())  # which a stream gives as it is read
@@ -128,9 +136,13 @@ class Trainer:
         first = self.progress.step
         steps = self.loader.steps(first, self.total)
         while (data := next(steps, None)) is not None:
-            self._settle(wait=False)
-            if self.engine.agree(STOP if self.control.is_set() else 0) >= STOP:
+            writing = self.shared is not None and not self.shared.own.done()
+            told = self.engine.agree(STOP if self.control.is_set() else WRITING if writing else 0)
+            if told >= STOP:
                 return True
+            if told < WRITING:
+                self._written(known=True)
+            self._settle(wait=False)
             at = time.monotonic()
             lr = base * self.session.schedule.factor(self.progress.step, self.total)
             try:
@@ -268,22 +280,33 @@ class Trainer:
             return
         at = time.monotonic()
         writer = self.engine.place.is_writer
+        self._written()
         self._settle(wait=True)
         later: list[Callable[[], None]] = []
         with self.checkpoints.writing(self.progress.step, writer, later=later) as folder:
             self.engine.agree(0)  # the folder is there before any rank writes into it
             saving = self.engine.save(folder)
-            if self.engine.place.world_size == 1:
-                later.append(saving.wait)
-            else:
-                saving.wait()
-                self.engine.agree(0)  # every rank has written before the manifest is
+            later.append(saving.wait)
+            if self.engine.place.world_size > 1:
+                self.shared = Shared(saving)
+                later.append(self.shared.wait)  # every rank has written before the manifest is
             if writer:
                 put_text(folder / "progress.json", json.dumps(vars(self.progress)))
                 if isinstance(self.loader, StreamLoader):
                     self.loader.position.save(folder)
         self.saved = self.progress.step
         self.unsettled = self.saved, time.monotonic() - at
+
+    def _written(self, *, known: bool = False) -> None:
+        """Every rank's part of the last checkpoint is on disk; raises what this rank's writing met. Called on all ranks together. known:
+        all have said that they are through."""
+        if self.shared is None:
+            return
+        self.shared.own.wait()
+        if not known:
+            self.engine.agree(0)
+        self.shared.told(True)
+        self.shared = None
 
     def _settle(self, *, wait: bool) -> None:
         """Tell of a checkpoint that has become whole meanwhile; raises what its writing met. On the writer, which alone waits."""

@@ -69,11 +69,11 @@ class Heads:
     groups: int
 
     @classmethod
-    def of(cls, config: Any) -> Heads:
-        """Raises RefusalError where it does not say."""
+    def of(cls, config: Any) -> Heads | None:
+        """None where it does not say."""
         heads = getattr(config, "num_attention_heads", None)
         if not isinstance(heads, int) or heads < 1:
-            raise RefusalError(f"family {config.model_type!r} does not say how many attention heads it has")
+            return None
         return cls(heads, getattr(config, "num_key_value_heads", None) or heads)
 
 
@@ -107,7 +107,8 @@ class _Cutter:
         self.plan, self.module, self.ranks = plan, module, ranks
         self.anatomy: Anatomy = plan.model.anatomy(plan.head)
         self.heads = Heads.of(plan.model.config)
-        self._check_heads()
+        if self.heads is not None:
+            self._check_heads(self.heads)
         self.cuts = Cuts()
         known = declared(plan)
         if isinstance(known, TensorPlan):
@@ -119,8 +120,8 @@ class _Cutter:
             self._inside_layers()
         self._groups()
 
-    def _check_heads(self) -> None:
-        heads, groups, ranks = self.heads.heads, self.heads.groups, self.ranks
+    def _check_heads(self, own: Heads) -> None:
+        heads, groups, ranks = own.heads, own.groups, self.ranks
         if heads % ranks:
             raise RefusalError(f"the model's {heads} attention heads do not divide by it")
         if groups % ranks and ranks % groups:
@@ -183,15 +184,20 @@ class _Cutter:
         weight = getattr(found, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.dim() != 2:
             raise RefusalError(f"{path} is a {type(found).__name__}, which cannot be cut as {cut.how!r}")
-        axis = {"column": 1 if cut.transposed else 0, "row": 0 if cut.transposed else 1, "table": 1}[cut.how]
+        axis = {"column": 1 if cut.transposed else 0, "row": 0 if cut.transposed else 1, "table": 1}[
+            "column" if cut.how == "gathered" else cut.how
+        ]
         self.cuts.modules[path] = (how, cut)
         self.cuts.tensors[f"{path}.weight"] = self._cutting(path, tuple(weight.shape), axis, cut)
         bias = getattr(found, "bias", None)
-        if bias is not None and cut.how == "column":
+        if bias is not None and cut.how in ("column", "gathered"):
             self.cuts.tensors[f"{path}.bias"] = self._cutting(path, tuple(bias.shape), 0, cut)
 
     def _cutting(self, path: str, shape: tuple[int, ...], axis: int, cut: Cut) -> Cutting:
-        count = {"head": self.heads.heads, "group": self.heads.groups, "element": shape[axis] // cut.parts}[cut.unit]
+        if cut.unit != "element" and self.heads is None:
+            raise RefusalError(f"family {self.plan.model.family!r} does not say how many attention heads it has")
+        heads = self.heads or Heads(1, 1)
+        count = {"head": heads.heads, "group": heads.groups, "element": shape[axis] // cut.parts}[cut.unit]
         if shape[axis] % (count * cut.parts):
             raise RefusalError(f"{path} has {shape[axis]} entries, which are no {cut.parts} times {count} {cut.unit}s")
         made = Cutting(shape, axis, self.ranks, shape[axis] // cut.parts // count, cut.parts)
@@ -240,7 +246,7 @@ class _Cutter:
     def _groups(self) -> None:
         """Attention that repeats keys and values by a number it keeps: the number on a rank."""
         for path, found in self.module.named_modules():
-            if isinstance(getattr(found, "num_key_value_groups", None), int):
+            if self.heads is not None and isinstance(getattr(found, "num_key_value_groups", None), int):
                 local = self.heads.heads // self.ranks // max(1, self.heads.groups // self.ranks)
                 self.cuts.divided.setdefault(path, {})["num_key_value_groups"] = local
 

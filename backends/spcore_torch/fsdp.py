@@ -51,7 +51,9 @@ class FullySharded(DataParallel):
         if size is not None and world % size:
             sizes = ", ".join(str(n) for n in range(2, world + 1) if world % n == 0)
             hint = f"use one of {sizes}, or leave it out" if sizes else "leave it out"
-            found.append(Refusal(f"strategy.shard_size {size}", f"does not divide {world} processes", hint))
+            found.append(
+                Refusal(f"strategy.shard_size {size}", f"does not divide {world} process{'es' * (world > 1)}", hint)
+            )
         if self.options.offload and not resolve_device(plan.device).startswith("cuda"):
             why = "the device is the CPU, whose memory holds everything already"
             found.append(Refusal("strategy.offload true", why, "leave it out"))

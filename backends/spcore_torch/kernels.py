@@ -223,10 +223,11 @@ class Forward:
 def install(module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True) -> str:
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
     autocast, unless weights' low-precision copies are not to be kept. Returns the kernel's name."""
+    product: Product = _default
     if device.type != "cpu":
         if compute is None or keeps:
             return "default"
-        name, product = "default", _default  # autocast keeps the copies that it makes
+        name = "default"  # by our own function, as autocast keeps the copies that it makes
     elif compute is None:
         name = fp32_kernel()[0]
         if name == "default":

@@ -7,6 +7,7 @@ Along "tensor" each process holds its pieces of the layers' matrices and of the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from spcore.errors import RefusalError
 from spcore.interfaces.model import SharesPositions
+from spcore.interfaces.runtime import Decodes
 from spcore.interfaces.strategy import BatchRule, Engine, Layout, ParallelStrategy, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng, state
@@ -42,6 +44,7 @@ class Parallel(ParallelStrategy):
 
     def __init__(self, options: ParallelOptions) -> None:
         self.options = options
+        self.decodes = options.pipeline_parallel == options.context_parallel == 1
 
     def layout(self, world_size: int) -> Layout:
         """What the options say; "data" takes the processes that are left. Raises RefusalError where the sizes do not give their number."""
@@ -242,6 +245,13 @@ class ParallelEngine(DataParallelEngine):
     ) -> list[Any]:
         """A sweep through the layers, once random draws and the loss's share are settled."""
         return super().sweep(microbatches, fn, backward, training=training)
+
+    @contextlib.contextmanager
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
+        """See `LendsDecoder.decoding`. Ranks of the axis "tensor" make the same text."""
+        generating = self.region.generating() if self.region is not None else contextlib.nullcontext()
+        with generating, super().decoding(slots, length, encoder_length) as decoder:
+            yield decoder
 
     # -- gradients -------------------------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class PipelineEngine(ParallelEngine):
 
         def run(module: torch.nn.Module, states: Mapping[str, torch.Tensor] | None, batch: Batch) -> Any:
             with self.casting():
-                return module(states, **batch.inputs)
+                return module(states=states, **batch.inputs)
 
         def finish(outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor | None, Any]:
             with self.casting():

@@ -7,7 +7,9 @@ ranks in one direction of the pass (Shoeybi et al., 2019; for positions Korthika
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -53,15 +55,7 @@ def scattered(x: torch.Tensor, group: Any, axis: int) -> torch.Tensor:
     return piece[: max(0, min(each, size - rank * each))].movedim(0, axis)
 
 
-class _Function(torch.autograd.Function):  # type: ignore[misc]
-    """Forward by one of the functions above, backward by another."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        return ctx.back(grads[0]), None, None, None
-
-
-class Enter(_Function):
+class Enter(torch.autograd.Function):  # type: ignore[misc]
     """A replicated tensor into a region: every rank's columns have a part of its gradient."""
 
     @staticmethod
@@ -74,7 +68,7 @@ class Enter(_Function):
         return summed(grads[0], ctx.group), None
 
 
-class Leave(_Function):
+class Leave(torch.autograd.Function):  # type: ignore[misc]
     """Partial sums out of a region, summed: what follows is computed alike on all ranks."""
 
     @staticmethod
@@ -86,7 +80,7 @@ class Leave(_Function):
         return grads[0], None
 
 
-class Split(_Function):
+class Split(torch.autograd.Function):  # type: ignore[misc]
     """A replicated tensor to each rank's piece of it."""
 
     @staticmethod
@@ -100,7 +94,7 @@ class Split(_Function):
         return joined(grads[0], group, axis, size), None, None
 
 
-class Join(_Function):
+class Join(torch.autograd.Function):  # type: ignore[misc]
     """Pieces to a replicated tensor: what follows is computed alike on all ranks."""
 
     @staticmethod
@@ -114,7 +108,7 @@ class Join(_Function):
         return own(grads[0], group, axis).contiguous(), None, None, None
 
 
-class Gather(_Function):
+class Gather(torch.autograd.Function):  # type: ignore[misc]
     """Each rank's positions into a region: all positions, whose gradient is a part of theirs on every rank."""
 
     @staticmethod
@@ -128,7 +122,7 @@ class Gather(_Function):
         return scattered(grads[0], group, axis), None, None, None
 
 
-class Scatter(_Function):
+class Scatter(torch.autograd.Function):  # type: ignore[misc]
     """Partial sums of all positions out of a region: each rank's positions, summed."""
 
     @staticmethod
@@ -173,13 +167,15 @@ class Draws:
 
 class Region:
     """The cut layers of one module, as one rank of the group `group` sees them. positions: all that a forward pass has, where ranks hold
-    their parts between the layers; None where they hold all of them."""
+    their parts between the layers; None where they hold all of them. generates: text is made, token by token: positions stay together, and
+    every rank is given all logits."""
 
     def __init__(self, group: Any, device: torch.device, *, sequence: bool) -> None:
         self.group, self.sequence = group, sequence
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.draws = Draws(self.rank, device)
         self.positions: int | None = None
+        self.generates = False
         self._entered: dict[int, tuple[weakref.ref[torch.Tensor], weakref.ref[torch.Tensor]]] = {}
 
     def enter(self, x: torch.Tensor, *, whole: bool = False) -> torch.Tensor:
@@ -213,6 +209,8 @@ class Region:
 
     def divide(self, hidden: torch.Tensor) -> torch.Tensor:
         """Before the first layer: this rank's positions."""
+        if self.generates:
+            return hidden
         self.positions = hidden.shape[1]
         self.draws.apart()
         divided: torch.Tensor = Split.apply(hidden, self.group, 1)
@@ -220,8 +218,18 @@ class Region:
 
     def unite(self, hidden: torch.Tensor) -> torch.Tensor:
         """After the last layer: all positions."""
-        assert self.positions is not None, "what was divided before"
+        if self.positions is None:
+            return hidden
         united: torch.Tensor = Join.apply(hidden, self.group, 1, self.positions)
         self.positions = None
         self.draws.together()
         return united
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[None]:
+        """While text is made; nothing is dropped."""
+        self.generates, self.draws.on = True, False
+        try:
+            yield
+        finally:
+            self.generates = False

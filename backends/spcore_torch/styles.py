@@ -31,7 +31,9 @@ def parallelise(module: nn.Module, mesh: DeviceMesh, cuts: Cuts, region: Region)
             found = module.get_submodule(path)
             styles[path] = Vocabulary(region, cuts.vocabulary(found.num_embeddings, region.size))
         elif how in _STYLES:
-            styles[path] = _STYLES[how](region, cutting)
+            styles[path] = _STYLES[how](
+                region, cutting or cuts.vocabulary(module.get_submodule(path).out_features, region.size)
+            )
             if isinstance(styles[path], Column):
                 styles[path].whole = cut.unit != "element"
     parallelize_module(module, mesh, styles, src_data_rank=None)
@@ -74,14 +76,14 @@ class Column(_Style):
         return forward
 
 
-class Logits(Column):
-    """The output layer: nothing is drawn behind it."""
+class Gathered(Column):
+    """Outputs are cut, and put together at once: what follows is computed alike on all ranks."""
 
     apart = False
 
-
-class Gathered(Logits):
-    """Outputs are cut, and put together at once: what follows is computed alike on all ranks."""
+    def joins(self) -> bool:
+        """Whether outputs are put together."""
+        return True
 
     def around(self, module: nn.Module, inner: Any) -> Any:
         """See `_Style.around`."""
@@ -89,11 +91,18 @@ class Gathered(Logits):
         cut, region, width = super().around(module, inner), self.region, self.cutting.shape[self.cutting.axis]
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            y = cut(x)
-            whole: torch.Tensor = Join.apply(y, region.group, y.dim() - 1, width)
-            return whole
+            y: torch.Tensor = cut(x)
+            return Join.apply(y, region.group, y.dim() - 1, width) if self.joins() else y
 
         return forward
+
+
+class Logits(Gathered):
+    """The output layer; `VocabularyOps` takes its outputs as they are."""
+
+    def joins(self) -> bool:
+        """See `Gathered.joins`."""
+        return self.region.generates
 
 
 class Row(_Style):

@@ -11,6 +11,7 @@ from spcore import __version__
 from spcore.cli import (
     bench,
     chat,
+    convert,
     doctor,
     evaluate,
     export,
@@ -103,6 +104,7 @@ app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
 app.command("parity")(parity.parity)
 app.command("export")(export.export)
+app.command("convert")(convert.convert)
 app.add_typer(inspect.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.command("doctor")(doctor.doctor)

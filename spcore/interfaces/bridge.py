@@ -37,13 +37,14 @@ class Cut:
     """How tensor parallelism cuts one module of a layer.
 
     how: "column": outputs are cut, every rank feeds the whole input; "row": inputs are cut, the ranks' products are summed and the bias is
-        added once; "table": an embedding whose outputs are cut (a bias for each head).
+        added once; "table": an embedding whose outputs are cut (a bias for each head); "gathered": as "column", and the outputs are put
+        together at once, for what follows works on all of them.
     unit: what may not be cut through: "head" (of queries), "group" (a head of keys and values), "element".
     parts: blocks that lie side by side in the cut axis and are each cut (3 for a fused query, key and value).
     transposed: the weight is [in, out] (GPT-2's Conv1D), not torch's [out, in].
     """
 
-    how: Literal["column", "row", "table"]
+    how: Literal["column", "row", "table", "gathered"]
     unit: Literal["head", "group", "element"] = "element"
     parts: int = 1
     transposed: bool = False

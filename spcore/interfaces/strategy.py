@@ -145,10 +145,13 @@ class StepReport:
 
 
 class Pending(Protocol):
-    """A save under way."""
+    """A save under way, of one rank."""
 
     def wait(self) -> None:
         """Return once everything is on disk; raises what the save raised."""
+
+    def done(self) -> bool:
+        """Whether `wait` would return, or raise, at once."""
 
 
 class Engine(ABC):
@@ -185,7 +188,8 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, from any layout of the same strategy. Never unpickles."""
+        """Read what `save` wrote, at any layout of any strategy that writes the same format; the engines on torch write one. Never
+        unpickles. Raises CheckpointError where it is of another model, or of another format."""
 
     @abstractmethod
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:

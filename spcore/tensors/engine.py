@@ -356,7 +356,11 @@ class TorchEngine(Engine):
         return folder / f"rank-{self.place.rank:05d}.safetensors"
 
     def _state(self) -> state.Held:
-        tensors = {**self.own, **dict(self.module.named_buffers())}
+        kept = self.module.state_dict()
+        buffers = {
+            name: b for name, b in self.module.named_buffers() if name in kept
+        }  # others are computed, not learned
+        tensors = {**self.own, **buffers}
         return state.Held(tensors, self.shards, self.optimizer, self.scaler, self.random, self.writes)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
@@ -36,9 +38,9 @@ def blocks(tensor: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
 def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
     """Where this rank's part begins in the whole tensor, by dimension."""
     if not isinstance(tensor, DTensor):
-        return (0,) * tensor.dim()
-    found: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
-    return found
+        return tuple(0 for _ in tensor.shape)
+    begins: tuple[int, ...] = tuple(tensor.__create_chunk_list__()[0].offsets)
+    return begins
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
@@ -57,8 +59,13 @@ def put(mine: torch.Tensor, value: torch.Tensor) -> None:
         mine.copy_(value)
         return
     own = part(mine)
-    begins = offsets(mine)
-    own.copy_(value[tuple(slice(at, at + n) for at, n in zip(begins, own.shape, strict=True))])
+    own.copy_(within(value, offsets(mine), own.shape))
+
+
+def within(value: torch.Tensor, begins: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    """The part of a whole tensor that begins there and has these sizes, in the same memory."""
+    part: torch.Tensor = value[tuple(slice(at, at + n) for at, n in zip(begins, sizes, strict=True))]
+    return part
 
 
 def alike(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

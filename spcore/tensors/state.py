@@ -7,9 +7,10 @@ Every rank writes one safetensors file of what it alone, or it for others, holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from spcore.errors import CheckpointError
 from spcore.interfaces.strategy import Pending
 from spcore.tensors import sharding
-from spcore.tensors.files import write_tensors
+from spcore.tensors.files import SHARD_BYTES, write_tensors
 from spcore.tensors.rng import State
 from spcore.tensors.stepping import Scaler
 
@@ -38,6 +39,10 @@ class Done:
     def wait(self) -> None:
         """Return at once."""
 
+    def done(self) -> bool:
+        """It is."""
+        return True
+
 
 class Writing:
     """A `Pending` that goes on in a thread of its own."""
@@ -50,6 +55,10 @@ class Writing:
     def wait(self) -> None:
         """See `Pending.wait`."""
         self._written.result()
+
+    def done(self) -> bool:
+        """See `Pending.done`."""
+        return self._written.done()
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def save(file: Path, held: Held) -> Pending:
                 keep(f"{OPTIMIZER}{name}/{key}", [(value, (0,) * value.dim())])
     for name, value in held.random.items():
         keep(RANDOM + name, [(value, (0,))])
-    return _written(file, files, json.dumps(numbers))
+    return _written(file, files, json.dumps(numbers, sort_keys=True))
 
 
 def _written(file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str) -> Pending:
@@ -105,7 +114,7 @@ def _written(file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[
     def write(files: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for n, tensors in enumerate(files):
             path = file.with_name(f"{file.stem}-{n}{file.suffix}") if n else file
-            write_tensors(tensors, path, {"numbers": numbers, _PARTS: json.dumps(begins[n])})
+            write_tensors(tensors, path, {"numbers": numbers, _PARTS: json.dumps(begins[n], sort_keys=True)})
 
     begins = [{name: {_BEGINS: list(at)} for name, (_, at) in stored.items()} for stored in files]
     tensors = [{name: value for name, (value, _) in stored.items()} for stored in files]
@@ -142,11 +151,12 @@ def load(folder: Path, own: Path, held: Held) -> None:
     if held.optimizer is not None:
         held.optimizer.state.clear()
         held.optimizer.state.update({held.shards[name]: state for name, state in states.items()})
-    held.scaler.scale, held.scaler.good = numbers["scaler"]["scale"], numbers["scaler"]["good"]
+    if numbers["scaler"] is not None:  # else of weights that were never trained
+        held.scaler.scale, held.scaler.good = numbers["scaler"]["scale"], numbers["scaler"]["good"]
 
 
 def _numbers(folder: Path) -> dict[str, Any]:
-    """The headers' numbers of all ranks: {"scaler", "optimizer": {"NAME/KEY": number}}."""
+    """The headers' numbers of all ranks: {"scaler": None where there is none, "optimizer": {"NAME/KEY": number}}."""
     every: dict[str, Any] = {"optimizer": {}}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
@@ -154,7 +164,7 @@ def _numbers(folder: Path) -> dict[str, Any]:
         if found is None:
             raise CheckpointError(f"{file}: is no training state of this engine")
         every["optimizer"] |= found["optimizer"]
-        every.setdefault("scaler", found["scaler"])
+        every["scaler"] = every.get("scaler") or found.get("scaler")
     if "scaler" not in every:
         raise CheckpointError(f"{folder}: cannot be read: no file of a training state is there")
     return every
@@ -221,3 +231,48 @@ def _read(folder: Path, wanted: dict[str, torch.Tensor]) -> None:
         except dcp.CheckpointException as error:
             cause = next(iter(error.failures.values()))[0]
             raise CheckpointError(f"{folder}: cannot be read: {cause}") from error
+
+
+def weights(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Stream (name, whole CPU tensor) of what ranks of any layout wrote of the model. Raises CheckpointError where one is missing."""
+    try:
+        with contextlib.ExitStack() as stack:
+            where: dict[str, list[tuple[Any, list[int] | None]]] = {}
+            for file in sorted(folder.glob("*.safetensors")):
+                opened = stack.enter_context(safe_open(file, framework="pt"))
+                begins = json.loads((opened.metadata() or {}).get(_PARTS, "{}"))
+                for key in opened.keys():  # noqa: SIM118 -- no mapping
+                    where.setdefault(key, []).append((opened, begins.get(key, {}).get(_BEGINS)))
+            stored = _stored(folder)
+            for name in names:
+                entry = stored.get(MODEL + name)
+                if entry is None:
+                    raise CheckpointError(f"{folder}: has no {name!r}: it is another model's")
+                value = torch.empty(entry.size, dtype=entry.properties.dtype)
+                for opened, at in where[MODEL + name]:
+                    part = opened.get_tensor(MODEL + name)
+                    sharding.within(value, at or [0] * part.dim(), part.shape).copy_(part)
+                yield name, value
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from error
+
+
+def write_weights(items: Iterable[tuple[str, torch.Tensor]], folder: Path, *, file_bytes: int = SHARD_BYTES) -> None:
+    """Write a model's weights as a state that was never trained, for any layout to begin from. Streams: one file is held at a time. Raises
+    OutputError."""
+    held: dict[str, torch.Tensor] = {}
+    number = 0
+
+    def flush() -> None:
+        header = {
+            "numbers": json.dumps({"optimizer": {}}),
+            _PARTS: json.dumps({n: {_BEGINS: [0] * t.dim()} for n, t in held.items()}),
+        }
+        write_tensors(held, folder / f"weights-{number:05d}.safetensors", header)
+
+    for name, tensor in items:
+        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > file_bytes:
+            flush()
+            held, number = {}, number + 1
+        held[MODEL + name] = tensor
+    flush()

@@ -42,7 +42,7 @@ def test_a_checkpoint_and_its_manifest(store: CheckpointStore) -> None:
     folder = write(store, 500)
     assert (folder.name, store.latest()) == ("step-00000500", folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["format"], manifest["step"]) == (1, 500)
+    assert (manifest["format"], manifest["step"]) == (2, 500)
     assert sorted(manifest["files"]) == ["progress.json", "shards/0.safetensors"]
     assert manifest["files"]["shards/0.safetensors"]["bytes"] == len("weights 500")
     assert names(store) == ["step-00000500"]

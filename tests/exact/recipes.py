@@ -113,9 +113,9 @@ NAMED: dict[str, dict[str, Any]] = {
 """Options of strategy `parallel` by what a test calls them; processes that are over make the data axis."""
 
 
-def laid(tree: dict[str, Any], strategy: str, processes: int, **train: Any) -> dict[str, Any]:
+def laid(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, **train: Any) -> dict[str, Any]:
     """A run on a layout. The processes are there already, so the launcher is asked for nothing."""
     launch = {"use": "local", "processes": processes}
     settings = {"epochs": None, "steps": 4, "global_batch_size": 32, "seed": 5, **train}
-    chosen = {"use": "parallel", **NAMED[strategy]} if strategy in NAMED else strategy
+    chosen = {"use": "parallel", **NAMED[strategy]} if isinstance(strategy, str) and strategy in NAMED else strategy
     return {**tree, "strategy": chosen, "launch": launch, "train": settings, "device": "cpu", "loggers": []}

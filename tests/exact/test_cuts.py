@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from exact.processes import Processes, measure
 from exact.recipes import CUTS, LAYOUTS, classification, fake, laid, language, minilm, seq2seq
-from spcore_torch.single import SingleEngine
+from spcore.testing.fakes.language import FakeLanguageModel
 
 LANGUAGE = ["causal-lm", "masked-lm", "denoising", "packed"]
 ANSWERS = {"seq2seq": "t5", "seq2seq of a decoder": "llama"}
@@ -78,9 +79,14 @@ def same_rows(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None
     assert [row["feature_id"] for row in found] == [row["feature_id"] for row in wanted]
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            near = isinstance(value, float) or (isinstance(value, list) and all(isinstance(v, float) for v in value))
-            assert ours[name] == (pytest.approx(value, rel=1e-3, abs=1e-4) if near else value), name
+        assert all(_equal(ours[name], value) for name, value in theirs.items())
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    """Numbers with a point, and lists of such, but for rounding."""
+    if isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(_equal, found, wanted))
+    return bool(found == (pytest.approx(wanted, rel=1e-3, abs=1e-4) if isinstance(wanted, float) else wanted))
 
 
 def cases() -> list[tuple[str, str, int, int]]:
@@ -119,25 +125,36 @@ def test_a_cut_changes_nothing(
 @contextlib.contextmanager
 def spare(rank: int) -> Iterator[None]:
     """Every module has a parameter that nothing uses, as a backbone's pooler is under many heads: it never gets a gradient."""
-    plain = SingleEngine._build
+    plain, begin = FakeLanguageModel.build, FakeLanguageModel.initialise
 
-    def build(self: SingleEngine, *given: Any, **named: Any) -> None:
-        plain(self, *given, **named)
-        self.module.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
+    def build(self: FakeLanguageModel, *given: Any, **named: Any) -> torch.nn.Module:
+        module = plain(self, *given, **named)
+        module.spare = torch.nn.Linear(3, 2, bias=False, device="meta")
+        return module
+
+    def initialise(self: FakeLanguageModel, module: torch.nn.Module, path: str) -> None:
+        torch.nn.init.ones_(module.weight) if path == "spare" else begin(self, module, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SingleEngine, "_build", build)
+        patch.setattr(FakeLanguageModel, "build", build)
+        patch.setattr(FakeLanguageModel, "initialise", initialise)
         yield
 
 
-def test_a_parameter_that_nothing_uses(folder: Path, tmp_path: Path, two: Processes) -> None:
-    tree, files = classification(folder), [tmp_path / "one.npz", tmp_path / "two.npz"]
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_parameter_that_nothing_uses(strategy: str, tmp_path: Path, two: Processes) -> None:
+    """Its weight does not even decay, as it would with a gradient of zeros."""
+    tree, files = {**fake("fake-masked-words"), "eval": {}}, [tmp_path / "one.npz", tmp_path / "two.npz"]
     with spare(0):
         wanted = measure(laid(tree, "single", 1), gradients=str(files[0]))
-    found = two.measure(laid(tree, "ddp", 2), str(files[1]), around="exact.test_cuts:spare")
+        how = {**laid(tree, strategy, 2), "output": str(tmp_path / "run")}
+        found = two.measure(how, str(files[1]), around="exact.test_cuts:spare")
     same_gradients(dict(np.load(files[1])), dict(np.load(files[0])))
+    assert not [name for name in np.load(files[1]) if "spare" in name]
     ours, theirs = ([step["loss"] for step in run["steps"]] for run in (found, wanted))
     assert ours == pytest.approx(theirs, rel=2e-5)
+    with safe_open(tmp_path / "run" / "model.safetensors", framework="np") as saved:
+        assert saved.get_tensor("spare.weight").tolist() == [[1.0] * 3] * 2
 
 
 def test_an_evaluation_of_fewer_rows_than_processes(folder: Path, four: Processes) -> None:

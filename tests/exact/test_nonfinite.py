@@ -25,10 +25,11 @@ def test_stop_names_the_step_and_the_lines(tmp_path: Path) -> None:
         measure(recipe)
 
 
-def test_skip_goes_on_and_counts(tmp_path: Path, two: Processes) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_skip_goes_on_and_counts(strategy: str, tmp_path: Path, two: Processes) -> None:
     settings: dict[str, Any] = {"nonfinite": "skip", "global_batch_size": 16}
     one = measure(laid(tree(tmp_path), "single", 1, **settings))
-    both = two.measure(laid(tree(tmp_path), "ddp", 2, **settings))
+    both = two.measure(laid(tree(tmp_path), strategy, 2, **settings))
     left_out = [[line for line in run["warned"] if "the step is left out" in line] for run in (one, both)]
     assert len(left_out[0]) == len(left_out[1]) == 2
     assert [line.split("; its rows")[0].split(":")[0] for line in left_out[0]] == ["step 3", "step 4"]

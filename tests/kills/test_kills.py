@@ -53,10 +53,19 @@ def losses(folder: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("kills")
+    return made(tmp_path_factory.mktemp("kills"), "ddp")
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return made(tmp_path_factory.mktemp("sharded"), "fsdp")
+
+
+def made(folder: Path, strategy: str) -> Undisturbed:
+    """A run that nobody kills."""
     tree: dict[str, Any] = classification(folder, rows=200)
     tree["model"]["dropout"] = 0.1
-    recipe = laid(tree, "ddp", 2, steps=STEPS, global_batch_size=16, micro_batch_size=4, save_every=5)
+    recipe = laid(tree, strategy, 2, steps=STEPS, global_batch_size=16, micro_batch_size=4, save_every=5)
     (folder / "recipe.json").write_text(json.dumps({**recipe, "loggers": ["jsonl"]}))
     began = time.monotonic()
     done = subprocess.run(command(folder, "whole"), capture_output=True, text=True, timeout=300)
@@ -112,6 +121,16 @@ def test_a_killed_run_ends_the_same(seed: int, undisturbed: Undisturbed, tmp_pat
 @pytest.mark.parametrize("seed", [seed for seed in ALL if seed not in SAMPLED])
 def test_twenty_killed_runs_end_the_same(seed: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
     check(seed, undisturbed, tmp_path)
+
+
+def test_a_killed_run_of_parts_ends_the_same(sharded: Undisturbed, tmp_path: Path) -> None:
+    check(14, sharded, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [seed for seed in ALL if seed != 14])
+def test_twenty_killed_runs_of_parts_end_the_same(seed: int, sharded: Undisturbed, tmp_path: Path) -> None:
+    check(seed, sharded, tmp_path)
 
 
 def test_the_draw_is_not_one_sided() -> None:

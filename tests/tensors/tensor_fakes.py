@@ -98,6 +98,7 @@ class Adam(Optimizer):
     """torch's AdamW; matrices decay."""
 
     family = "adam"
+    elementwise = True
     hyper: Mapping[str, Any] = {}
 
     def __init__(self, fused: bool = True, lr: float = 1e-2) -> None:

@@ -65,6 +65,21 @@ def own_rate(self: Any, params: Any) -> Any:
     return Own(params, lr=0.01)
 
 
+def normalised(self: Any, params: Any) -> Any:
+    import torch
+
+    class Normalised(torch.optim.SGD):  # type: ignore[misc]
+        """Steps along each parameter's gradient by a length that does not depend on it."""
+
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad.div_(p.grad.norm().clamp(min=1e-6))
+            super().step(closure)
+
+    return Normalised(params, lr=0.01)
+
+
 def forgetful(self: Any, params: Any) -> Any:
     import torch
 
@@ -122,6 +137,7 @@ plant("optimizer.builds", "no torch optimizer", check_optimizer, FakeOptimizer, 
 plant("optimizer.builds", "groups thrown together", check_optimizer, FakeOptimizer, build=ungrouped)
 plant("optimizer.learns", "an optimizer that climbs", check_optimizer, FakeOptimizer, build=torch_sgd(maximize=True))
 plant("optimizer.learns", "a rate of its own", check_optimizer, FakeOptimizer, build=own_rate)
+plant("optimizer.elementwise", "a norm of the whole", check_optimizer, FakeOptimizer, build=normalised)
 plant("optimizer.resumes", "state that is not saved", check_optimizer, FakeOptimizer, build=forgetful)
 
 for name, what, policy in (

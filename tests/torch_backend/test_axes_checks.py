@@ -42,7 +42,9 @@ def refused(options: dict[str, Any], model: Any = None, **changes: Any) -> list[
     strategy = Parallel(ParallelOptions(**options))
     sizes = [options.get(f"{axis}_parallel", 1) for axis in ("pipeline", "context")]
     layout = strategy.layout(sizes[0] * sizes[1])
-    plan = plan_of(Weighted(), model=model or FakeLanguageModel(FakeConfig(num_hidden_layers=4)), layout=layout, **changes)
+    plan = plan_of(
+        Weighted(), model=model or FakeLanguageModel(FakeConfig(num_hidden_layers=4)), layout=layout, **changes
+    )
     return [str(refusal) for refusal in strategy.check(plan)]
 
 
@@ -95,7 +97,11 @@ def test_it_honours_the_usual() -> None:
             without_abilities(),
             "strategy.context_parallel 2: model family 'plain' takes whole texts: its plugin has not the ability; leave it out",
         ),
-        ({"context_parallel": 2}, Uncut(), "strategy.context_parallel 2: family 'fake' takes whole texts; leave it out"),
+        (
+            {"context_parallel": 2},
+            Uncut(),
+            "strategy.context_parallel 2: family 'fake' takes whole texts; leave it out",
+        ),
         (
             {"pipeline_parallel": 2, "flatten": "always"},
             None,
@@ -115,7 +121,9 @@ def test_positions_that_rounding_would_exceed() -> None:
 
 
 def test_microbatches_are_asked_for_as_the_axes_need_them() -> None:
-    plan = plan_of(Weighted(), model=FakeLanguageModel(), layout=Layout({"data": 1, "pipeline": 2, "context": 4, "tensor": 1}))
+    plan = plan_of(
+        Weighted(), model=FakeLanguageModel(), layout=Layout({"data": 1, "pipeline": 2, "context": 4, "tensor": 1})
+    )
     rule = Parallel(ParallelOptions(pipeline_parallel=2, context_parallel=4)).batch_rule(plan)
     assert rule == BatchRule("step", length_multiple=4, count_multiple=2)
     assert Parallel(ParallelOptions()).batch_rule(plan) == BatchRule()

@@ -86,7 +86,9 @@ def test_two_stages(family: str, tmp_path: Path) -> None:
         same_as_whole(model, HEADS[head], [range(1), range(1, 2)], kind)
 
 
-@pytest.mark.parametrize(("family", "head"), [("bert", "vocabulary"), ("llama-tied", "vocabulary"), ("roberta", "token"), ("llama", "span")])
+@pytest.mark.parametrize(
+    ("family", "head"), [("bert", "vocabulary"), ("llama-tied", "vocabulary"), ("roberta", "token"), ("llama", "span")]
+)
 def test_stages_that_are_neither_first_nor_last(family: str, head: str, tmp_path: Path) -> None:
     model = tiny(tmp_path, family, num_hidden_layers=4)
     same_as_whole(model, HEADS[head], [range(1), range(1, 3), range(3, 4)], "packed")
@@ -139,7 +141,10 @@ def test_positions_in_two_parts(family: str, tmp_path: Path) -> None:
     model = tiny(tmp_path, family)
     for head, kind in (("vocabulary", "padded"), ("sequence", "packed")):
         inputs = inputs_of(model, kind)
-        inputs = {name: x[:, : x.shape[1] // 2 * 2] if kind == "packed" else _even(x, name, model) for name, x in inputs.items()}
+        inputs = {
+            name: x[:, : x.shape[1] // 2 * 2] if kind == "packed" else _even(x, name, model)
+            for name, x in inputs.items()
+        }
         whole = tiny_models.made(model, HEADS[head])
         with torch.no_grad():
             wanted = whole(**inputs)
@@ -153,15 +158,29 @@ def test_positions_in_two_parts(family: str, tmp_path: Path) -> None:
 
 def _even(x: torch.Tensor, name: str, model: LanguageModel) -> torch.Tensor:
     """One more column of padding, so that two parts are equal."""
-    return torch.nn.functional.pad(x, (0, x.shape[1] % 2), value=int(model.config.pad_token_id) if name == "input_ids" else 0)
+    return torch.nn.functional.pad(
+        x, (0, x.shape[1] % 2), value=int(model.config.pad_token_id) if name == "input_ids" else 0
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "stages", "positions"),
     [
-        ("t5", "family 't5' has an encoder and a decoder: it is not cut into stages", "family 't5' has an encoder and a decoder: their"),
-        ("deberta-v2", "family 'deberta-v2' is not cut into stages; these are: bert, ", "family 'deberta-v2' does not take its positions in"),
-        ("gemma2", None, "family 'gemma2' bounds its scores: attention that gathers keys and values is the automatic one"),
+        (
+            "t5",
+            "family 't5' has an encoder and a decoder: it is not cut into stages",
+            "family 't5' has an encoder and a decoder: their",
+        ),
+        (
+            "deberta-v2",
+            "family 'deberta-v2' is not cut into stages; these are: bert, ",
+            "family 'deberta-v2' does not take its positions in",
+        ),
+        (
+            "gemma2",
+            None,
+            "family 'gemma2' bounds its scores: attention that gathers keys and values is the automatic one",
+        ),
     ],
 )
 def test_what_does_not_go_says_so(family: str, stages: str | None, positions: str, tmp_path: Path) -> None:

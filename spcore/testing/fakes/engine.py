@@ -163,3 +163,7 @@ class _Done:
 
     def wait(self) -> None:
         """Nothing is left to wait for."""
+
+    def done(self) -> bool:
+        """It was."""
+        return True

@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from spcore.errors import RefusalError, SourceError
+from spcore.interfaces.bridge import Cut, TensorPlan
 from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model, Positions
 from spcore.testing.fakes.processor import FakeProcessor
 from spcore.testing.fakes.steps import HistoryDecoder
 from spcore.testing.options import FakeModelOptions
 
+TENSOR_PLAN = TensorPlan({"layers.*.mix": Cut("gathered")})
+"""Bridge "tensor-parallel.fake"."""
 _FIELDS = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings", "causal")
 
 

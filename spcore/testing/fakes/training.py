@@ -19,6 +19,7 @@ class FakeOptimizer(Optimizer):
     """Kind `optimizer`: plain gradient descent; matrices decay, vectors do not."""
 
     family = "sgd"
+    elementwise = True
 
     def __init__(self, options: FakeOptimizerOptions | None = None) -> None:
         self.options = options or FakeOptimizerOptions.model_validate({})

@@ -137,6 +137,30 @@ def optimizer_resumes(optimizer: Optimizer) -> Iterator[Wrong]:
         yield Wrong("other parameters after a restart from state_dict()", "the same ones, to the bit")
 
 
+@check(
+    "optimizer.elementwise",
+    "where it says that it is elementwise, parts of parameters become what the whole's parts do",
+)
+def optimizer_elementwise(optimizer: Optimizer) -> Iterator[Wrong]:
+    """What engines that shard parameters rely on: cut into their rows and each row a parameter, they end as uncut."""
+    import torch
+
+    if not optimizer.elementwise:
+        return
+    groups, parameters = _groups(optimizer)
+    rows = [[torch.nn.Parameter(row.detach().clone()) for row in p] for p in parameters]
+    of = {id(p): own for p, own in zip(parameters, rows, strict=True)}
+    cut = [{**group, "params": [row for p in group["params"] for row in of[id(p)]]} for group in groups]
+    _steps(optimizer.build(groups), parameters, 5, lr=0.01)
+    _steps(optimizer.build(cut), [row for own in rows for row in own], 5, lr=0.01)
+    for p, own in zip(parameters, rows, strict=True):
+        if not torch.allclose(torch.stack(list(own)), p, rtol=1e-5, atol=1e-7):
+            yield Wrong(
+                f"a parameter of {tuple(p.shape)} that ends otherwise when it is cut into rows", "elementwise = False"
+            )
+            return
+
+
 def _groups(optimizer: Optimizer) -> tuple[list[dict[str, Any]], list[Any]]:
     """Param groups as an engine makes them, over seeded parameters."""
     import torch
@@ -171,6 +195,7 @@ def _steps(built: Any, parameters: list[Any], count: int, lr: float) -> None:
 SCHEDULE_CHECKS: tuple[Check, ...] = (schedule_contract, schedule_finite, schedule_pure)
 OPTIMIZER_CHECKS: tuple[Check, ...] = (
     optimizer_contract, optimizer_groups, optimizer_builds, optimizer_learns, optimizer_resumes,
+    optimizer_elementwise,
 )  # fmt: skip
 
 
