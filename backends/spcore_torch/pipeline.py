@@ -96,9 +96,9 @@ class PipelineEngine(ParallelEngine):
         with torch.set_grad_enabled(backward):
             return self.pipeline.run(Sweep(ready, run, finish, seed), backward)
 
-    def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
+    def _swept(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
         """See `TorchEngine`."""
-        record = super()._backward(microbatches, totals)
+        record = super()._swept(microbatches, totals)
         if not any(totals.values()):  # zeros that only kept the pipeline going
             self.zero_gradients()
         return record

@@ -92,7 +92,7 @@ class FakeLanguageModel(LanguageModel):
 
     def depth(self, head: Head) -> int:
         """All layers."""
-        return self.config.num_hidden_layers
+        return int(self.config.num_hidden_layers)
 
     def stage(self, module: nn.Module, head: Head, layers: range) -> None:
         """Deletes the rest."""
