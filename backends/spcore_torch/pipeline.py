@@ -84,7 +84,7 @@ class PipelineEngine(ParallelEngine):
 
         def run(module: torch.nn.Module, states: Mapping[str, torch.Tensor] | None, batch: Batch) -> Any:
             with self.casting():
-                return module(states, **batch.inputs)
+                return module(states=states, **batch.inputs)
 
         def finish(outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor | None, Any]:
             with self.casting():
@@ -96,9 +96,9 @@ class PipelineEngine(ParallelEngine):
         with torch.set_grad_enabled(backward):
             return self.pipeline.run(Sweep(ready, run, finish, seed), backward)
 
-    def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
+    def _swept(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
         """See `TorchEngine`."""
-        record = super()._backward(microbatches, totals)
+        record = super()._swept(microbatches, totals)
         if not any(totals.values()):  # zeros that only kept the pipeline going
             self.zero_gradients()
         return record

@@ -188,7 +188,7 @@ class Stages(Protocol):
         stage keeps the embeddings, the last one what follows the layers, the head too; a tied tensor stays under its owner's name on
         every stage that has an alias of it.
 
-        Then forward(states, **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
+        Then forward(states=..., **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
         the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.
         """
 
