@@ -27,6 +27,7 @@ LAYOUTS = {
     "pp=2,cp=2": ("parallel", 4),
 }  # fmt: skip
 """Layout -> what lays it out, and over how many processes."""
+QUICK = ("fsdp=2", "dp=2", "cp=2", "tp=2", "pp=2", "tp=2,pp=2")
 FAULTS: dict[str, set[str]] = {
     "none": set(),
     "loss": {"loss", "losses", "gradient"},
@@ -60,10 +61,9 @@ def families(layout: str) -> list[str]:
 
 
 def cases() -> list[Any]:
-    """Every family at every layout; of a layout one family, in turn, is not slow, and `dp=2` is not of any."""
+    """Every family at every layout; of QUICK ones a family, in turn, is not slow."""
     every = [(family, layout) for layout in LAYOUTS for family in families(layout)]
-    quick = {(families(layout)[n % len(families(layout))], layout) for n, layout in enumerate(LAYOUTS)}
-    quick |= {(family, "dp=2") for family in FAMILIES}
+    quick = {(families(layout)[n % len(families(layout))], layout) for n, layout in enumerate(QUICK)}
     return [pytest.param(*case, id=" ".join(case), marks=[] if case in quick else [pytest.mark.slow]) for case in every]
 
 
