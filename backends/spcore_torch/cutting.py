@@ -214,7 +214,7 @@ class _Cutter:
         logits = self.plan.head.kind == "vocabulary"
         for path, found in self.module.named_modules():
             inside = self.anatomy.base and path.startswith(base)
-            if isinstance(found, nn.Embedding) and found.num_embeddings == size and self._is_input(path, base):
+            if isinstance(found, nn.Embedding) and found.num_embeddings == size and "position" not in path:
                 self._cut_module(path, found, "vocabulary", Cut("column"))
             elif (
                 logits
@@ -227,13 +227,16 @@ class _Cutter:
             cutting = self.cuts.tensors.pop(alias, None)
             if cutting is not None:
                 self.cuts.tensors.setdefault(owner, cutting)
+        self._both_cut()
 
-    def _is_input(self, path: str, base: str) -> bool:
-        """Whether a table lies under the embeddings, or is tied to one that does."""
-        embed = f"{base}{self.anatomy.embed}"
-        name = f"{path}.weight"
-        owner = self.anatomy.tied.get(name, name)
-        return owner.startswith(embed) or name.startswith(embed)
+    def _both_cut(self) -> None:
+        """A weight that two modules share is cut in both."""
+        cut = {id(self.module.get_submodule(path)) for path in self.cuts.modules}
+        for alias, owner in self.anatomy.tied.items():
+            for name in (alias, owner) if owner in self.cuts.tensors and owner.endswith(".weight") else ():
+                path = name.rpartition(".")[0]
+                if id(self.module.get_submodule(path)) not in cut:
+                    raise RefusalError(f"{path} shares a weight with what is cut, and is not known to be cut itself")
 
     def _inside_layers(self) -> None:
         """Norms and biases see a part of the positions each, so their gradients are parts."""

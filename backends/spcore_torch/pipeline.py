@@ -72,9 +72,7 @@ class PipelineEngine(ParallelEngine):
     def _states(self, batch: Batch) -> Mapping[str, tuple[int, ...]]:
         assert isinstance(self.plan.model, Stages), "`check` refuses others"
         inputs: Mapping[str, Any] = batch.inputs
-        if self.shared is not None:
-            inputs = {name: self.shared.own(x, 1) for name, x in inputs.items()}
-        return self.plan.model.states(inputs)
+        return self.plan.model.states(inputs, 1 if self.shared is None else self.shared.size)
 
     def through(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
@@ -86,7 +84,7 @@ class PipelineEngine(ParallelEngine):
 
         def run(module: torch.nn.Module, states: Mapping[str, torch.Tensor] | None, batch: Batch) -> Any:
             with self.casting():
-                return module(states, **batch.inputs)
+                return module(states=states, **batch.inputs)
 
         def finish(outputs: Mapping[str, torch.Tensor], batch: Batch) -> tuple[torch.Tensor | None, Any]:
             with self.casting():
@@ -98,9 +96,9 @@ class PipelineEngine(ParallelEngine):
         with torch.set_grad_enabled(backward):
             return self.pipeline.run(Sweep(ready, run, finish, seed), backward)
 
-    def _backward(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
+    def _swept(self, microbatches: Sequence[Batch], totals: Mapping[str, float]) -> torch.Tensor:
         """See `TorchEngine`."""
-        record = super()._backward(microbatches, totals)
+        record = super()._swept(microbatches, totals)
         if not any(totals.values()):  # zeros that only kept the pipeline going
             self.zero_gradients()
         return record

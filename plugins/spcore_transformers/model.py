@@ -337,9 +337,10 @@ class TransformersLanguageModel(LanguageModel):
         assert isinstance(module, Assembled), "a module that `build` made"
         module.cut(self.anatomy(head), layers)
 
-    def states(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> dict[str, tuple[int, ...]]:
         """See `Stages.states`."""
-        return {"hidden": (*inputs["input_ids"].shape, int(self.config.hidden_size))}
+        rows, length = inputs["input_ids"].shape
+        return {"hidden": (rows, length // parts, int(self.config.hidden_size))}
 
     def shares(self, head: Head) -> None:
         """See `SharesPositions.shares`."""

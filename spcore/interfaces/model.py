@@ -188,12 +188,13 @@ class Stages(Protocol):
         stage keeps the embeddings, the last one what follows the layers, the head too; a tied tensor stays under its owner's name on
         every stage that has an alias of it.
 
-        Then forward(states, **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
+        Then forward(states=..., **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
         the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.
         """
 
-    def states(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, tuple[int, ...]]:
-        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype."""
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype. parts: ranks that share the
+        positions, see `SharesPositions`."""
 
 
 class Positions(Protocol):

@@ -26,6 +26,9 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("causal-lm", "mistral", _LLAMA),
     "qwen3": ("causal-lm", "qwen3", _LLAMA),
     "gemma2": ("causal-lm", "gemma2", _LLAMA),
+    "opt": ("causal-lm", "opt", {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0,
+    }),
     "one group": ("causal-lm", "llama", {**_LLAMA, "num_key_value_heads": 1}),
     "bart": ("denoising", "bart", {
         "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,

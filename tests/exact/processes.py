@@ -24,12 +24,14 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 def registry_of() -> Any:
-    """The installed plugins and the fakes."""
+    """The installed plugins, the fakes, and a plan of a family that is not known."""
+    import exact.opt_plugin
     import spcore.testing.plugin
     from spcore.components import Registry
 
     registry = Registry()
     registry.register(spcore.testing.plugin, name="fakes")
+    registry.register(exact.opt_plugin, name="opt")
     return registry
 
 

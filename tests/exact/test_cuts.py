@@ -64,14 +64,14 @@ def expected(task: str, folder: Path) -> dict[str, Any]:
     return EXPECTED[task]
 
 
-def same_gradients(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """To 1e-5 of a tensor's largest entry, or of a thousandth of the model's where that is larger: a BERT key's bias has a gradient of
+def same_gradients(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
+    """To `most` of a tensor's largest entry, or of a thousandth of the model's where that is larger: a BERT key's bias has a gradient of
     zero, and what is left of it is rounding."""
     assert found.keys() == wanted.keys()
     floor = 1e-3 * max(float(np.abs(g).max()) for g in wanted.values())
     for name, gradient in wanted.items():
         largest = max(float(np.abs(gradient).max()), floor)
-        assert float(np.abs(found[name] - gradient).max()) <= 1e-5 * largest, name
+        assert float(np.abs(found[name] - gradient).max()) <= most * largest, name
 
 
 def same_rows(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:

@@ -102,6 +102,9 @@ LAID_ANEW: list[tuple[tuple[str, int], tuple[str, int]]] = [
     (("single", 1), ("fsdp", 2)),
     (("fsdp", 2), ("ddp", 2)),
     (("ddp", 2), ("fsdp", 4)),
+    (("pp2", 2), ("ddp", 2)),
+    (("fsdp", 2), ("pp2", 4)),
+    (("tp2-pp2", 4), ("cp2", 2)),
 ]
 """Strategy and processes, before and after."""
 

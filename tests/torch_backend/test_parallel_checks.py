@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from spcore.components import Component, Registry, RegistryBridges
+from exact import opt_plugin
+from spcore.components import Registry, RegistryBridges
 from spcore.errors import RefusalError
-from spcore.interfaces.bridge import Cut, TensorPlan
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.strategy import Layout, Plan
 from spcore_torch.cutting import cut, shrink
@@ -112,15 +112,8 @@ def test_a_family_without_a_plan_is_named_and_a_plugin_adds_it(tmp_path: Path) -
     assert line.startswith("strategy.tensor_parallel 2: unknown family with a tensor-parallel plan 'opt'"), line
     assert "bert" in line, "those that are known"
     assert line.endswith("a plugin adds one as bridge 'tensor-parallel.opt'")
-    layer = "decoder.layers.*"
-    plan = TensorPlan(
-        {
-            **{f"{layer}.self_attn.{name}": Cut("column", "head") for name in ("q_proj", "k_proj", "v_proj")},
-            f"{layer}.self_attn.out_proj": Cut("row", "head"), f"{layer}.fc1": Cut("column"), f"{layer}.fc2": Cut("row"),
-        }
-    )  # fmt: skip
     registry = Registry()
-    registry.add(Component("bridge", "tensor-parallel.opt", "somewhere:PLAN", "OPT"), plan)
+    registry.register(opt_plugin)
     assert refused(plan_for(model, registry=registry)) == []
 
 
