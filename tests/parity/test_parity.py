@@ -27,6 +27,7 @@ LAYOUTS = {
     "pp=2,cp=2": ("parallel", 4),
 }  # fmt: skip
 """Layout -> what lays it out, and over how many processes."""
+QUICK = ("fsdp=2", "dp=2", "cp=2", "tp=2", "pp=2", "tp=2,pp=2")
 FAULTS: dict[str, set[str]] = {
     "none": set(),
     "loss": {"loss", "losses", "gradient"},
@@ -60,10 +61,9 @@ def families(layout: str) -> list[str]:
 
 
 def cases() -> list[Any]:
-    """Every family at every layout; of a layout one family, in turn, is not slow, and `dp=2` is not of any."""
+    """Every family at every layout; of QUICK ones a family, in turn, is not slow."""
     every = [(family, layout) for layout in LAYOUTS for family in families(layout)]
-    quick = {(families(layout)[n % len(families(layout))], layout) for n, layout in enumerate(LAYOUTS)}
-    quick |= {(family, "dp=2") for family in FAMILIES}
+    quick = {(families(layout)[n % len(families(layout))], layout) for n, layout in enumerate(QUICK)}
     return [pytest.param(*case, id=" ".join(case), marks=[] if case in quick else [pytest.mark.slow]) for case in every]
 
 
@@ -104,6 +104,15 @@ def test_a_bias_counted_twice_under_tensor_parallelism(strategy: str, same: bool
         assert verdict.differences["gradient"].at.endswith("bias")
 
 
+@pytest.mark.parametrize("fault", ["none", "loss"])
+def test_sixteen_bits(fault: str, two: int) -> None:
+    found = compared("bert", ["dp=2"], "precision=bf16", f"strategy={{use: faulty, fault: {fault}}}")
+    assert "bfloat16" in found.tolerances["loss"].reason
+    assert found.tolerances["loss"].value == pytest.approx(5e-4, rel=0.05)
+    assert set(found.verdicts[0].failed) >= ({"loss", "losses"} if fault == "loss" else set())
+    assert found.same == (fault == "none"), found.to_json()
+
+
 @contextlib.contextmanager
 def another_order(rank: int) -> Iterator[None]:
     """Of rows, on every rank."""
@@ -125,6 +134,12 @@ def test_masks(fault: str, said: str, two: int) -> None:
     found = compared("bert", ["dp=2"], f"strategy={{use: faulty, fault: {fault}}}", dropout=0.1)
     assert found.verdicts[0].masks == said
     assert found.verdicts[0].failed == ([] if said == "different" else ["masks"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["fsdp=2", "dp=2,tp=2", "dp=2,pp=2", "dp=2,cp=2"])
+def test_masks_of_layouts(layout: str, two: int, four: int) -> None:
+    assert compared("bert", [layout], dropout=0.1).verdicts[0].masks == "different"
 
 
 @pytest.mark.slow
