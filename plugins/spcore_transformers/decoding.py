@@ -50,7 +50,7 @@ def check(config: Any, name: str) -> None:
 
 def rotary_kinds(config: Any) -> set[str]:
     """Kinds of rotary positions of a decoder's layers; empty where it has none."""
-    stated = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    stated = getattr(config, "rope_parameters", None) or {}
     each = [part for part in stated.values() if isinstance(part, dict)] or [stated]
     return {part.get("rope_type", "default") for part in each if part}
 
@@ -61,7 +61,7 @@ class SlotDecoder(Decodes, Crops):
 
     def __init__(self, whole: Any, capacity: tuple[int, int, int]) -> None:
         self.capacity = slots, length, encoder_length = capacity
-        self.config = whole.config.get_text_config(decoder=True)
+        self.config = whole.config
         self.device = next(whole.parameters()).device
         self.vocabulary = int(whole.get_output_embeddings().weight.shape[0])
         self.lengths, self.widths = [0] * slots, [0] * slots

@@ -28,7 +28,7 @@ def _check_values(asked: GenerationRequest, slots: int) -> None:
         ("presence_penalty", asked.presence_penalty, math.isfinite(asked.presence_penalty), "a number; 0 is none"),
         ("frequency_penalty", asked.frequency_penalty, math.isfinite(asked.frequency_penalty), "a number; 0 is none"),
         ("beams", asked.beams, 1 <= asked.beams <= slots, f"1 (no search) to {slots}, the slots there are"),
-        ("length_penalty", asked.length_penalty, math.isfinite(asked.length_penalty), "a number; 0 is none"),
+        ("length_penalty", asked.length_penalty, -10 <= asked.length_penalty <= 10, "-10 to 10; 0 is none"),
         ("no_repeat_ngram", asked.no_repeat_ngram, asked.no_repeat_ngram >= 0, "0 (no limit) or more"),
         ("min_new_tokens", asked.min_new_tokens, 0 <= asked.min_new_tokens <= asked.max_new_tokens,
          f"0 to {asked.max_new_tokens}, max_new_tokens"),

@@ -18,6 +18,8 @@ from spcore.interfaces.runtime import GenerationRequest, Matcher
 
 _FIRST_RANKED = 256
 """Of the likeliest tokens, so many are sorted at first where top-p cuts; four times as many whenever they do not hold enough."""
+_COLDEST = 1e-30
+"""A temperature that is greedy in all but name, and still a number in float32."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def limited(scores: np.ndarray, asked: GenerationRequest) -> tuple[np.ndarray, n
     if 0 < asked.top_k < len(scores):
         ids = np.flatnonzero(scores >= np.partition(scores, -asked.top_k)[-asked.top_k])
         scores = scores[ids]
-    mass = np.exp((scores - scores.max()) / np.float32(asked.temperature))
+    mass = np.exp((scores - scores.max()) / np.float32(max(asked.temperature, _COLDEST)))
     if asked.top_p < 1:
         kept = _nucleus(mass, asked.top_p)
         ids, mass = ids[kept], mass[kept]

@@ -78,7 +78,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of both sides; 0: one a core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
-    """Compare, row by row of the table in docs/generation.md."""
+    """Compare, format by format."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     import torch

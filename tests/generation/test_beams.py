@@ -184,6 +184,7 @@ def test_only_beams_that_share_a_parent_are_copied() -> None:
         ({"beams": 5}, "beams is 5, expected 1 (no search) to 4, the slots there are"),
         ({"beams": 2, "n": 3}, "n 3 of 2 beams; ask for no more than there are beams"),
         ({"beams": 2, "temperature": 0.5}, "beams 2 with temperature 0.5; beam search draws nothing, leave one out"),
+        ({"beams": 2, "length_penalty": 99.0}, "length_penalty is 99.0, expected -10 to 10; 0 is none"),
         ({"length_penalty": 2.0}, "length_penalty 2 without beams, which alone it is for; set beams or leave it out"),
         ({"early_stopping": True}, "early_stopping without beams, which alone it is for; set beams or leave it out"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_family_is_tried() -> None:
     assert {family for family, _ in (*tiny.WRITERS.values(), *tiny.FURTHER.values())} == DECODED
+
+
+def test_the_documentation_lists_every_family() -> None:
+    text = Path("docs/generation.md").read_text()
+    listed = text.partition("## Families")[2].partition("Others are refused")[0].partition("any time:")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == DECODED
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,31 @@ def test_sixteen_bits_follow_transformers(folders: Any) -> None:
     found = logits(tiny.decoder(model, module), 0, ids, False)
     # As near to float32 as transformers' own bfloat16 is, within twice its distance.
     assert np.abs(found - exact).max() <= 2 * np.abs(expected - exact).max()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "gpt2", "bart", "t5"])
+def test_under_autocast_it_follows_transformers(folders: Any, name: str) -> None:
+    """As engines evaluate: float32 weights, products in bfloat16."""
+    folder = folders(name)
+    model, module = tiny.opened(folder)
+    seq2seq, ids = model.config.is_encoder_decoder, [5, 9, 33, 71, 20, 11]
+    given = (
+        {"input_ids": torch.tensor([[7, 8, 9, 10]]), "decoder_input_ids": torch.tensor([ids])}
+        if seq2seq
+        else {"input_ids": torch.tensor([ids])}
+    )
+    whole = tiny.reference(folder)
+    with torch.no_grad():
+        exact = whole(**given).logits[0, -1].numpy()
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = whole(**given).logits[0, -1].float().numpy()
+            decodes = tiny.decoder(model, module)
+            logits(decodes, 0, ids[:3], seq2seq)
+            found = logits(decodes, 0, ids[3:5], seq2seq, first=False)
+            found = decodes.decode(ids[5:], [0])[0]
+    # As near to float32 as transformers' own pass under autocast is, within twice its distance.
+    assert np.abs(found - exact).max() <= 2 * np.abs(expected - exact).max()
+    assert {layer.keys.dtype for layer in decodes.layers} == {torch.bfloat16}  # type: ignore[attr-defined]
 
 
 def test_llama_and_its_kin_take_the_short_way(folders: Any) -> None:

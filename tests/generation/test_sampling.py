@@ -151,6 +151,7 @@ def test_top_k_of_one_and_a_tiny_top_p_are_greedy() -> None:
     logits = np.random.default_rng(1).standard_normal(50).astype(np.float32)
     assert set(drawn(logits, 50, temperature=3.0, top_k=1)) == {logits.argmax()}
     assert set(drawn(logits, 50, temperature=3.0, top_p=1e-9)) == {logits.argmax()}
+    assert set(drawn(logits, 50, temperature=1e-300)) == {logits.argmax()}
 
 
 def test_limits_keep_equal_tokens_together_or_take_the_smallest_ids() -> None:

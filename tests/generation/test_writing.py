@@ -73,12 +73,14 @@ def decoded(kind: str, ids: Sequence[int]) -> tuple[str, list[str]]:
 
 
 def ids_of(kind: str) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(0, processor(kind).vocabulary_size - 1), max_size=40)
+    """With some that a model has beyond its tokenizer's, which decode to nothing."""
+    return st.lists(st.integers(0, processor(kind).vocabulary_size + 1), max_size=40)
 
 
 def broken(kind: str, ids: Sequence[int]) -> bool:
     """Whether a run of bytes that a tokenizer fell back to is no text."""
-    names = [processor(kind).tokenizer.id_to_token(i) for i in ids if i not in processor(kind).special_ids]
+    found = [processor(kind).tokenizer.id_to_token(i) for i in ids if i not in processor(kind).special_ids]
+    names = [name for name in found if name is not None]
     runs = "".join(name[3:5] if name.startswith("<0x") else "|" for name in names).split("|")
     with contextlib.suppress(UnicodeDecodeError):
         for run in runs:
@@ -95,6 +97,14 @@ def test_what_is_given_out_is_the_text_of_any_tokens(kind: str) -> None:
         assert decoded(kind, ids)[0] == processor(kind).decode(ids)
 
     check()
+
+
+def test_tokens_that_decode_to_nothing_are_no_context_for_the_next() -> None:
+    metaspace = processor("metaspace")
+    hello = [int(i) for i in metaspace.encode("hello").arrays["input_ids"]]
+    ids = [*hello, *([metaspace.vocabulary_size] * 3), *hello]
+    assert metaspace.decode(ids) == "hello hello"
+    assert decoded("metaspace", ids)[0] == "hello hello"
 
 
 @QUICK
@@ -138,7 +148,8 @@ def test_a_long_answer_costs_no_more_a_token_than_a_short_one(kind: str, token: 
             Counting.fed += len(ids)
             return processor(kind).decode(ids)
 
-    number = processor(kind).tokenizer.token_to_id(token) or 4
+    found = processor(kind).tokenizer.token_to_id(token)
+    number = 4 if found is None else found
     decoding = Decoding(Counting())  # type: ignore[arg-type]
     for _ in range(2000):
         decoding.put(number)
@@ -188,6 +199,15 @@ def test_ids_of_a_stopped_text_end_with_the_token_that_completed_the_string() ->
     assert found.logprob == -0.5 * len(found.ids)
     assert found.prompt_tokens == 3
     assert len(generator.told) == len(found.ids) + 1, "the rest was cancelled"
+
+
+@pytest.mark.parametrize(("stops", "text"), [(["v", "ive"], "negati"), (["ve", "ive"], "negat"), (["iv", "at"], "neg")])
+def test_of_stop_strings_in_one_token_the_first_that_is_complete_counts(stops: list[str], text: str) -> None:
+    byte_level = processor("byte-level")
+    ids = [int(i) for i in byte_level.encode("negative").arrays["input_ids"]]
+    assert "ive" in [byte_level.decode([token]) for token in ids]
+    assert by_definition("negative", stops) == (text, True)
+    assert write(Scripted([ids]), byte_level, [asked()], stop_strings=stops)[0][0].text == text
 
 
 def test_a_stopped_sample_ends_alone() -> None:

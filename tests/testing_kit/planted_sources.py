@@ -151,10 +151,26 @@ def marked(
     return FakeProcessor.encode(self, text, pair, max_length=max_length)
 
 
+def two_begin(self: Any, messages: Any, *, answer: bool = True) -> Any:
+    return (self.special["bos"], *FakeProcessor.chat(self, messages, answer=answer))
+
+
+def last_alone(self: Any, messages: Any, *, answer: bool = True) -> Any:
+    return FakeProcessor.chat(self, messages[-1:], answer=answer)
+
+
+def answered_in_front(self: Any, messages: Any, *, answer: bool = True) -> Any:
+    return FakeProcessor.chat(self, messages, answer=answer)[:: 1 if answer else -1]
+
+
 processor("processor.encodes", "texts that are not cut", encode=uncut)
 processor("processor.encodes", "ids drawn by lot", encode=random_ids)
 processor("processor.offsets", "characters past the end", encode=shifted)
 processor("processor.special", "special tokens that were not asked for", encode=marked)
+processor("processor.chats", "two tokens that begin a text", chat=two_begin)
+processor("processor.chats", "the last message alone", chat=last_alone)
+processor("processor.chats", "an answer that begins elsewhere", chat=answered_in_front)
+processor("processor.chats", "an end that is no token", turn_stop=(999,))
 
 
 def forwards(self: Any, ids: Any) -> Any:

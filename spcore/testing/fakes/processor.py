@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ _NUMBERED = re.compile(r"w(\d+)")
 
 
 class FakeProcessor(Processor):
-    """Words (runs of non-space) become `FIRST_WORD + crc32(word) % words`; "w17" is the word of id 17, which is also how an
+    """Has the ability `Chats`. Words (runs of non-space) become `FIRST_WORD + crc32(word) % words`; "w17" is the word of id 17, which is also how an
     id is decoded. Encodings are `[cls] text [sep]` and `[cls] text [sep] pair [sep]`."""
 
     def __init__(self, vocabulary_size: int = 64, max_length: int | None = 64) -> None:
@@ -70,6 +72,16 @@ class FakeProcessor(Processor):
         names = {number: f"[{name}]" for name, number in SPECIAL.items()}
         kept = [int(i) for i in ids if not (skip_special and int(i) in names)]
         return " ".join(names.get(i, f"w{i}") for i in kept)
+
+    chat_template: str | None = "bos, then each role, its words, sep"
+    turn_stop: tuple[int, ...] = (SPECIAL["sep"],)
+    turn_stop_strings: tuple[str, ...] = ()
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
+        """See `chat_template`; the assistant's role at the end where its answer is wanted."""
+        turns = [f"{message['role']} {message['content']}" for message in messages]
+        ids = [[*self.encode(turn, special=False).arrays["input_ids"].tolist(), SPECIAL["sep"]] for turn in turns]
+        return (SPECIAL["bos"], *itertools.chain(*ids), *([self.word_id("assistant")] if answer else []))
 
     def save(self, folder: Path) -> None:
         """Write what it is made of."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spcore.interfaces.model import LanguageModel, Model, Processor
+from spcore.interfaces.model import Chats, LanguageModel, Model, Processor
 from spcore.testing.checks import CannotCheck, Check, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report, Skipped
@@ -217,10 +217,39 @@ def processor_special(processor: Processor) -> Iterator[Wrong]:
         )
 
 
+@check("processor.chats", "a conversation's ids are the same each time, tell what was said, and go on into an answer")
+def processor_chats(processor: Processor) -> Iterator[Wrong]:
+    """Where it has the ability `Chats`, and a template."""
+    if not isinstance(processor, Chats) or processor.chat_template is None:
+        raise CannotCheck("it has no chat template")
+    asked = [{"role": "user", "content": _TEXT}]
+    ids, begun = processor.chat(asked), processor.chat(asked, answer=False)
+    if not isinstance(ids, tuple) or any(not 0 <= i < processor.vocabulary_size for i in ids):
+        yield Wrong(f"ids {shown(ids)}", f"a tuple of ids below {processor.vocabulary_size}")
+        return
+    if processor.chat(asked) != ids:
+        yield Wrong("other ids for the same conversation", "the same ids each time")
+    if ids[: len(begun)] != begun:
+        yield Wrong(
+            f"ids {shown(ids)} with answer=True, {shown(begun)} without",
+            "the conversation first, then what begins an answer",
+        )
+    said = processor.chat([*asked, {"role": "assistant", "content": _PAIR}, {"role": "user", "content": _PAIR}])
+    if len(said) <= len(ids) or said == processor.chat([*asked, {"role": "assistant", "content": "No."}, asked[0]]):
+        yield Wrong(f"ids {shown(said)} for three messages", "every message in them")
+    first = processor.special.get("bos")
+    if first is not None and ids[:2] == (first, first):
+        yield Wrong(f"ids {shown(ids)}", f"one {first} (bos) in front")
+    if strange := [i for i in processor.turn_stop if not 0 <= i < processor.vocabulary_size]:
+        yield Wrong(f"turn_stop {shown(strange)}", f"ids below {processor.vocabulary_size}")
+    if "" in processor.turn_stop_strings:
+        yield Wrong("turn_stop_strings with an empty one", "texts that end an answer")
+
+
 MODEL_CHECKS: tuple[Check, ...] = (
     model_contract, model_opens, model_builds, model_forward, model_padding, model_packs, model_weights, model_saves,
 )  # fmt: skip
-PROCESSOR_CHECKS: tuple[Check, ...] = (processor_encodes, processor_offsets, processor_special)
+PROCESSOR_CHECKS: tuple[Check, ...] = (processor_encodes, processor_offsets, processor_special, processor_chats)
 
 
 def check_model(
