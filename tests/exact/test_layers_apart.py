@@ -96,7 +96,10 @@ def test_as_in_one_process(
 
 def test_a_step_of_which_nothing_is_learnt_leaves_weights_alone(tmp_path: Path, two: Processes) -> None:
     """A pipeline goes on with zeros then; an optimizer that decays weights must not see them."""
-    tree = {**fake("fake-next-word", layers=2), "optimizer": {"use": "adamw", "lr": 0.01, "weight_decay": 5.0, "eps": 1e-5}}
+    tree = {
+        **fake("fake-next-word", layers=2),
+        "optimizer": {"use": "adamw", "lr": 0.01, "weight_decay": 5.0, "eps": 1e-5},
+    }
     for name, layout, processes in (("one", "single", 1), ("two", "pp2", 2)):
         recipe = {**laid(tree, layout, processes, steps=2), "output": str(tmp_path / name)}
         around = "exact.test_layers_apart:unlabelled"
