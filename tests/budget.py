@@ -13,9 +13,10 @@ import pytest
 CORES, MINUTES = 2, 25
 DEFAULT = 40
 BUDGETS = {
-    "api": 180, "chat": 60, "cli": 30, "core": 75, "crash": 160, "data": 60, "dirt": 90, "docs_run": 150, "embed": 210, "exact": 270, "gpu": 0, "kills": 240,
-    "launch": 240, "mixtures": 40, "objectives": 70, "onnx_backend": 180, "parity": 120, "settings": 90, "stranger": 150, "tensors": 60, "testing_kit": 60, "torch_backend": 75,
-    "transformers_plugin": 190,
+    "api": 140, "chat": 90, "cli": 30, "constraints": 20, "core": 75, "crash": 110, "data": 50, "dirt": 60, "docs_run": 190, "embed": 180, "exact": 330,
+    "generation": 150, "gpu": 0, "kills": 240, "launch": 220, "mixtures": 20, "objectives": 50, "onnx_backend": 180, "parity": 120, "settings": 70, "stranger": 110,
+    "tensors": 30, "testing_kit": 60, "torch_backend": 75,
+    "transformers_plugin": 160,
 }  # fmt: skip
 """Seconds of a folder's tests one after another, some three times what they take on an idle machine."""
 
