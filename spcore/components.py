@@ -287,6 +287,22 @@ class Registry:
 
 
 @dataclass(frozen=True)
+class RegistryBridges:
+    """See `spcore.interfaces.bridge.Bridges`: those of a registry."""
+
+    registry: Registry
+
+    def find(self, name: str) -> Any | None:
+        """The bridge, None where no plugin has it. Raises ComponentError where two have."""
+        return self.registry.load("bridge", name) if self.registry.has("bridge", name) else None
+
+    def names(self, prefix: str) -> list[str]:
+        """Names and aliases that begin so."""
+        every = {name for _, c in self.registry.components("bridge") for name in (c.name, *c.aliases)}
+        return sorted(name for name in every if name.startswith(prefix))
+
+
+@dataclass(frozen=True)
 class _Handmade:
     """A plugin made of one component, for `Registry.add`."""
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from spcore.components import Registry
-from spcore.errors import DataError, UserError, unknown
+from spcore.errors import DataError, RecipeError, UserError, unknown
 from spcore.interfaces.dataset import Row
 
 Data = str | Path | Mapping[str, Any] | Sequence[Row]
@@ -62,6 +64,28 @@ def data_tree(dataset: Data, name: str | None, registry: Registry, scratch: Scra
             raise UserError(unknown("task", name, registry.names("task")))
         tree["name"] = name
     return tree
+
+
+def started(processes: int, registry: Registry, what: str) -> dict[str, Any]:
+    """The part `launch` for so many processes: of the launchers that take such a number the default, else the first by name. what: the
+    flag that asks. Raises RecipeError."""
+    defaults = registry.defaults("launcher")
+    for name in sorted(registry.names("launcher"), key=lambda name: (name not in defaults, name)):
+        if starts(name, processes, registry):
+            return {"use": name, "processes": processes}
+    raise RecipeError(f"{what} {processes}: no installed launcher starts so many")
+
+
+def starts(launcher: str, processes: int, registry: Registry) -> bool:
+    """Whether a launcher has an option `processes` that takes the number."""
+    model = registry.options_model("launcher", launcher)
+    if model is None or "processes" not in model.model_fields:
+        return False
+    try:
+        model.model_validate({"processes": processes})
+    except ValidationError:
+        return False  # it starts another number
+    return True
 
 
 def parted(settings: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -125,7 +125,7 @@ def cut(groups: Sequence[Group], sizes: Sequence[int], how: Cut) -> list[list[li
         at += most
     while len(pieces) % (how.data_size * how.rule.count_multiple):
         pieces.append([])
-    fill = how.micro_batch_size or 1
+    fill = how.micro_batch_size or (max(map(len, pieces)) if how.rule.equal_length == "step" else 1)
     pieces = [piece + [(FILLER,)] * (fill - len(piece)) for piece in pieces]
     return [pieces[rank :: how.data_size] for rank in range(how.data_size)]
 

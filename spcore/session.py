@@ -12,9 +12,9 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spcore.bars import shows_progress, silent
-from spcore.components import Registry
+from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
-from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
+from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
 from spcore.interfaces.model import Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
@@ -166,6 +166,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         max_length=limits.max_length, pack=limits.pack, clip_norm=settings.clip_norm, seed=settings.seed,
         deterministic=settings.deterministic, nonfinite=settings.nonfinite, layout=layout, device=recipe.device,
         options=part_options(recipe.strategy, "strategy", registry),
+        bridges=RegistryBridges(registry),
     )  # fmt: skip
     schedule: Schedule = create(registry, "schedule", recipe.schedule)
     session = Session(
@@ -373,16 +374,18 @@ def run_rank(spec: RunSpec, place: Place, emit: Emit, control: Control) -> RunRe
     registry = spec.live.registry if spec.live is not None else Registry.from_spec(spec.registry)
     with silent(not place.is_writer or not shows_progress(recipe, registry)):
         session = spec.live or assemble(recipe, registry, world_size=spec.layout.world_size)
-        return _run_rank(session, place, emit, control)
+        return _run_rank(session, place, emit, control, spec.probe)
 
 
-def _run_rank(session: Session, place: Place, emit: Emit, control: Control) -> RunResult:
+def _run_rank(session: Session, place: Place, emit: Emit, control: Control, probe: Probe | None) -> RunResult:
+    from spcore.probing import probed
     from spcore.trainer import Trainer
 
     data, evaluation = session.training(), session.evaluation()
     engine = session.strategy.engine(session.plan, place)
     try:
-        return Trainer(session, engine, data, evaluation, emit, control).fit()
+        trainer = Trainer(session, engine, data, evaluation, emit, control)
+        return trainer.fit() if probe is None else probed(trainer, probe)
     finally:
         engine.close()
 

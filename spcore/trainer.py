@@ -95,7 +95,7 @@ class Trainer:
 
     def fit(self) -> RunResult:
         """Train from where the last checkpoint is, evaluate, save the model."""
-        self._annotate()  # before a checkpoint is read: the figures are the untrained model's
+        self.annotate()  # before a checkpoint is read: the figures are the untrained model's
         if isinstance(self.loader, TrainLoader) and not self.loader.teaches():
             cut = self.loader.remarks() or ["no row has one"]
             raise DataError(f"nothing to learn: no label is left in any row: {'; '.join(cut)}")
@@ -252,7 +252,7 @@ class Trainer:
         self.progress.best, self.progress.best_step = value, self.progress.step
         return True
 
-    def _annotate(self) -> None:
+    def annotate(self) -> None:
         """Figures of the untrained model, for tasks that need them."""
         if isinstance(self.session.bound, Annotates):
             assert self.store is not None, "`assemble` refuses streams for such tasks"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,10 @@ class DataParallel(ParallelStrategy):
     def layout(self, world_size: int) -> Layout:
         """All processes along the data axis."""
         return Layout({"data": world_size})
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return {} if axes.keys() == {"dp"} else None
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
@@ -81,9 +86,13 @@ class DataParallelEngine(SingleEngine):
         group = None
         if place.world_size > 1:  # a process that is alone needs none
             self._held.enter_context(group_of(place, device))
-            group = dist.group.WORLD
+            group = self._groups(plan, place, device)
         super().__init__(plan, place, options, device=device, data_group=group)
         self.reducer = Reducer(self.own.values(), group) if group is not None else None
+
+    def _groups(self, plan: Plan, place: Place, device: str) -> Any:
+        """Of several processes: the group of those that share a step's rows, None where one has all of them."""
+        return dist.group.WORLD
 
     @contextlib.contextmanager
     def synchronising(self, last: bool) -> Iterator[None]:

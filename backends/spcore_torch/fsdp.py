@@ -38,6 +38,12 @@ class FullySharded(DataParallel):
     def __init__(self, options: ShardedOptions) -> None:
         super().__init__(options)
 
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`: "dp" counts copies, "fsdp" the processes of each."""
+        if "fsdp" not in axes or not axes.keys() <= {"dp", "fsdp"}:
+            return None
+        return {"shard_size": axes["fsdp"] if "dp" in axes else None}
+
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
         found = super().check(plan)

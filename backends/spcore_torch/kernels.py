@@ -188,7 +188,7 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         return of_x, of_weight, of_bias, None, None, None
 
 
-class _Forward:
+class Forward:
     """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
     optimizers change it without a trace in its version, so `refresh` says so too. keeps: whether the copy outlives the call; not where
     the weight itself does not, but is gathered from shards for each pass: it would defeat that."""
@@ -198,14 +198,14 @@ class _Forward:
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """As `nn.Linear.forward`."""
-        weight = self.linear.weight
+    def __call__(self, x: torch.Tensor, *, biased: bool = True) -> torch.Tensor:
+        """As `nn.Linear.forward`. biased: False for the product alone, whose bias another adds."""
+        weight, bias = self.linear.weight, self.linear.bias if biased else None
         used = self._used(weight)
         if not torch.is_grad_enabled():
-            return _forward(x, used, self.linear.bias, self.product)
+            return _forward(x, used, bias, self.product)
         kept = used if self.keeps else weight.detach()
-        result: torch.Tensor = _Linear.apply(x, weight, self.linear.bias, used, kept, self.product)
+        result: torch.Tensor = _Linear.apply(x, weight, bias, used, kept, self.product)
         return result
 
     def _used(self, weight: torch.Tensor) -> torch.Tensor:
@@ -237,17 +237,17 @@ def install(module: nn.Module, compute: torch.dtype | None, device: torch.device
         name, product = ("default", _default) if has_units(compute) else ("emulated", _emulated)
     for linear in module.modules():
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
-            linear.forward = _Forward(linear, product, compute, keeps)
+            linear.forward = Forward(linear, product, compute, keeps)
     return name
 
 
-def installed(module: nn.Module) -> tuple[_Forward, ...]:
+def installed(module: nn.Module) -> tuple[Forward, ...]:
     """What `install` gave."""
     given = (linear.__dict__.get("forward") for linear in module.modules())
-    return tuple(forward for forward in given if isinstance(forward, _Forward))
+    return tuple(forward for forward in given if isinstance(forward, Forward))
 
 
-def refresh(forwards: Iterable[_Forward]) -> None:
+def refresh(forwards: Iterable[Forward]) -> None:
     """Have the low-precision copies of weights made anew when they are next needed."""
     for forward in forwards:
         forward.version = -1
@@ -256,5 +256,5 @@ def refresh(forwards: Iterable[_Forward]) -> None:
 def uninstall(module: nn.Module) -> None:
     """Take back what `install` gave."""
     for linear in module.modules():
-        if isinstance(linear.__dict__.get("forward"), _Forward):
+        if isinstance(linear.__dict__.get("forward"), Forward):
             del linear.forward

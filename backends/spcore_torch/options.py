@@ -42,6 +42,37 @@ class ShardedOptions(SingleOptions):
     )
 
 
+class ParallelOptions(SingleOptions):
+    """Strategy `parallel`."""
+
+    tensor_parallel: int = Field(
+        1, ge=1, lt=2**16, description="processes that share each layer's matrices, heads and vocabulary"
+    )
+    pipeline_parallel: int = Field(1, ge=1, lt=2**16, description="processes that share the layers, one after another")
+    context_parallel: int = Field(1, ge=1, lt=2**16, description="processes that share each text's positions")
+    data_parallel: int | None = Field(
+        None,
+        ge=1,
+        lt=2**16,
+        description="groups of processes that share a step's rows; null: as many as there are processes for",
+    )
+    sequence_parallel: bool = Field(
+        False,
+        description="beside tensor_parallel: between matrices, each process has its part of the positions, not all of them",
+    )
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = Field(
+        "1f1b",
+        description="order of a pipeline's work: all forward, then all backward (gpipe); alternating, which needs less memory (1f1b); "
+        "alternating over several stages a process, which waits less (interleaved); results are the same",
+    )
+    chunks: int = Field(
+        1,
+        ge=1,
+        lt=2**16,
+        description="stages of each process of a pipeline, more than 1 under schedule interleaved alone",
+    )
+
+
 class InlineOptions(_Closed):
     """Launcher `inline`."""
 

@@ -12,7 +12,7 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Strategies `single`, `ddp` and `fsdp`, launchers `inline`, `local` and `env`, runtime `torch`."""
+    """Strategies `single`, `ddp`, `fsdp` and `parallel`, launchers `inline`, `local` and `env`, runtime `torch`."""
     return [
         Component(
             "strategy",
@@ -35,6 +35,13 @@ def spcore_components() -> list[Component]:
             "spcore_torch.fsdp:FullySharded",
             "Fully sharded data parallel: parameters, gradients and optimizer state spread over the processes",
             options="spcore_torch.options:ShardedOptions",
+        ),
+        Component(
+            "strategy",
+            "parallel",
+            "spcore_torch.parallel:Parallel",
+            "The model itself shared: tensor, context and pipeline parallel, beside data parallel",
+            options="spcore_torch.options:ParallelOptions",
         ),
         Component(
             "launcher",

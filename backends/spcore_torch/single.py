@@ -18,7 +18,7 @@ from spcore.tensors import dropout, embedding, process
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
-from spcore.tensors.materialise import materialise
+from spcore.tensors.materialise import LoadReport, materialise
 from spcore_torch import kernels
 from spcore_torch.options import SingleOptions
 
@@ -39,6 +39,10 @@ class Single(ParallelStrategy):
                 f"strategy 'single' runs one process, asked for {world_size}; use strategy=ddp, or launch.processes=1"
             )
         return Layout({"data": 1})
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """See `ParallelStrategy.options_for`."""
+        return None if axes else {}
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
@@ -119,8 +123,7 @@ class SingleEngine(TorchEngine):
         self.flat = wanted and flattens(plan.model, plan.head)
 
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
-        module = plan.model.build(plan.head, plan.precision.parameter)
-        self.report = materialise(module, plan.model, plan.head, plan.seed, device)
+        module, self.report = self._made(plan, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         self.kernel = kernels.install(module, self.compute, device)
         self.products = kernels.installed(module)
@@ -129,6 +132,11 @@ class SingleEngine(TorchEngine):
         if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
             embedding.install(module)
         self.module = module
+
+    def _made(self, plan: Plan, device: torch.device) -> tuple[torch.nn.Module, LoadReport]:
+        """The module, or this rank's part of it, with its values."""
+        module = plan.model.build(plan.head, plan.precision.parameter)
+        return module, materialise(module, plan.model, plan.head, plan.seed, device)
 
     def sweep(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from spcore.components import Component, RegistrySpec
 from spcore.errors import SlimPajamaError
-from spcore.interfaces.launcher import RunSpec
+from spcore.interfaces.launcher import Probe, RunSpec
 from spcore.interfaces.strategy import Layout
 from spcore_torch.channel import Channel
 
@@ -24,6 +24,7 @@ def spec_to_json(spec: RunSpec) -> dict[str, Any]:
     """A run as JSON; what is alive in the parent stays there."""
     return {
         "recipe": dict(spec.recipe), "registry": asdict(spec.registry), "axes": list(spec.layout.axes.items()), "inline": spec.inline,
+        "probe": asdict(spec.probe) if spec.probe else None,
     }  # fmt: skip
 
 
@@ -39,7 +40,8 @@ def spec_from_json(content: dict[str, Any]) -> RunSpec:
         tuple(registry["blocked"]),
         parts=tuple(Component(**part) for part in parts),
     )
-    return RunSpec(content["recipe"], spec, Layout(dict(content["axes"])), content["inline"])
+    probe = Probe(**content["probe"]) if content["probe"] else None
+    return RunSpec(content["recipe"], spec, Layout(dict(content["axes"])), content["inline"], probe=probe)
 
 
 def failure(error: BaseException) -> dict[str, Any]:

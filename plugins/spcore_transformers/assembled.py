@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from spcore.interfaces.model import Head
-from spcore_transformers import segments
+from spcore.interfaces.model import Anatomy, Head, Positions
+from spcore_transformers import segments, stages
 from spcore_transformers.families import Family
 
 _READ: contextvars.ContextVar[torch.Tensor | None] = contextvars.ContextVar("rows that the head reads", default=None)
@@ -54,6 +54,9 @@ class Assembled(nn.Module):  # type: ignore[misc]
         self.config = whole.config
         self._kind, self._base, self._family, self._names = head.kind, base, family, tuple(head.outputs)
         self._whole, self._tail = [whole], [copy.copy(whole)]
+        self._received: stages.Received | None = None
+        self._ends = True
+        self._positions: Positions | None = None
         self._prunes = bool(
             head.kind == "sequence" and family is not None and family.joins
             and getattr(whole.config, "classifier_pooling", "cls") != "mean"
@@ -89,12 +92,29 @@ class Assembled(nn.Module):  # type: ignore[misc]
         }
         return whole
 
-    def forward(self, **inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """See the class."""
+    def cut(self, anatomy: Anatomy, layers: range) -> None:
+        """Become one stage of a pipeline, see `spcore.interfaces.model.Stages`."""
+        self._received = stages.cut(self, anatomy, layers)
+        assert anatomy.layers is not None, "a list of layers was cut"
+        self._ends = layers.stop == len(self.get_submodule(self._base).get_submodule(anatomy.layers))
+        self._prunes = self._prunes and self._ends
+
+    def share(self, positions: Positions) -> None:
+        """Work on one rank's part of the positions, see `spcore.interfaces.model.SharesPositions`."""
+        self._positions, self._prunes = positions, False
+
+    def forward(
+        self, states: Mapping[str, torch.Tensor] | None = None, **inputs: torch.Tensor
+    ) -> Mapping[str, torch.Tensor]:
+        """See the class. states: of a stage, what the one before gave."""
+        if self._received is not None:
+            self._received.hidden = states["hidden"] if states else None
         segment_ids = inputs.pop("segment_ids", None)
         assert segment_ids is None or (self._family is not None and self._family.packs), (
             "an engine's check refuses such packs"
         )
+        if self._positions is not None:
+            return self._shared(inputs, segment_ids, self._positions)
         if self._family is None and self._kind != "custom":
             return self._named(self._whole[0](**inputs))
         if segment_ids is None:
@@ -130,6 +150,29 @@ class Assembled(nn.Module):  # type: ignore[misc]
         hidden: torch.Tensor = self.get_submodule(self._base)(**given).last_hidden_state
         return hidden if self._prunes else hidden.view(*segment_ids.shape, -1)
 
+    def _shared(
+        self, inputs: dict[str, torch.Tensor], segment_ids: torch.Tensor | None, shared: Positions
+    ) -> Mapping[str, torch.Tensor]:
+        """Each rank attends from its positions to all; a head that gives a value a position has them too, another sees all."""
+        assert self._family is not None, "`shares` refuses others"
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        parts = segment_ids if segment_ids is not None else mask if mask is not None else torch.ones_like(ids)
+        places = inputs.get("position_ids", torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
+        dense = segments.dense_masks(parts, self.config, next(self.parameters()).dtype, self._family.causal)
+        given: dict[str, Any] = {name: shared.own(x, 1) for name, x in inputs.items() if name != "attention_mask"}
+        given["position_ids"] = shared.own(places, 1) + self._family.first_position(self.config)
+        rows = (
+            {kind: shared.own(m, 2) for kind, m in dense.items()} if isinstance(dense, dict) else shared.own(dense, 2)
+        )
+        with shared.apart():
+            hidden = self.get_submodule(self._base)(
+                **given, attention_mask=rows, shared_positions=shared
+            ).last_hidden_state
+        if not self._ends or self._kind in ("vocabulary", "token"):
+            return self._headed(hidden, inputs, mask, None)
+        layout = None if segment_ids is None else segments.Layout(segment_ids)
+        return self._headed(shared.gather(hidden, 1), inputs, mask if segment_ids is None else segment_ids > 0, layout)
+
     def _headed(
         self,
         hidden: torch.Tensor,
@@ -137,7 +180,9 @@ class Assembled(nn.Module):  # type: ignore[misc]
         mask: torch.Tensor | None,
         layout: segments.Layout | None,
     ) -> Mapping[str, torch.Tensor]:
-        """The head on hidden states [S, L, H]."""
+        """The head on hidden states [S, L, H]; on a stage that has none, the states."""
+        if not self._ends:
+            return {"hidden": hidden}
         if self._kind == "custom":
             every = (
                 torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()

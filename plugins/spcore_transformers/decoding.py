@@ -46,7 +46,8 @@ class SlotDecoder(Decodes):
         self.capacity = slots, length, encoder_length = capacity
         self.config = whole.config.get_text_config(decoder=True)
         self.device = next(whole.parameters()).device
-        self.vocabulary = int(whole.get_output_embeddings().weight.shape[0])
+        # Not by the output layer's weight, of which a rank may have some rows alone.
+        self.vocabulary = int(whole.get_output_embeddings().out_features)
         self.lengths, self.widths = [0] * slots, [0] * slots
         self.layers = [SlotLayer(slots, length, window) for window in windows(self.config)]
         self.cross = [CrossLayer(slots, encoder_length) for _ in self.layers] if encoder_length else []

@@ -13,6 +13,7 @@ class Family:
     embed, layers, final: paths below the backbone. packs: whether texts that share a row are kept apart. pooler: module of the
     backbone that pools the first token, for the family's sequence head. offset: positions start at padding_idx + 1, not at 0.
     joins: module of a layer that adds its attention to what came in, called with both; None where that is not a module of its own.
+    staged: whether it was verified that its backbone can be cut between layers, see `spcore_transformers.stages`.
     causal, encoder_layers, carried: as in `spcore.interfaces.model.Anatomy`; a family with encoder layers is verified under its
     vocabulary head.
     """
@@ -27,6 +28,7 @@ class Family:
     causal: bool = False
     encoder_layers: str | None = None
     carried: tuple[str, ...] = ()
+    staged: bool = False
 
     def first_position(self, config: Any) -> int:
         """The position id of a text's first token."""
@@ -37,17 +39,17 @@ class Family:
         return tuple(path for path in (self.embed, self.layers, self.final, self.encoder_layers) if path)
 
 
-_ROBERTA = Family("embeddings", "encoder.layer", packs=True, offset=True, joins="attention.output")
+_ROBERTA = Family("embeddings", "encoder.layer", packs=True, offset=True, joins="attention.output", staged=True)
 _DEBERTA = Family("embeddings", "encoder.layer")
-_LLAMA = Family("embed_tokens", "layers", "norm", packs=True, causal=True)
+_LLAMA = Family("embed_tokens", "layers", "norm", packs=True, causal=True, staged=True)
 _BART = Family("shared", "decoder.layers", causal=True, encoder_layers="encoder.layers")
 FAMILIES: dict[str, Family] = {
-    "bert": Family("embeddings", "encoder.layer", packs=True, pooler="pooler", joins="attention.output"),
-    "distilbert": Family("embeddings", "transformer.layer", packs=True),
+    "bert": Family("embeddings", "encoder.layer", packs=True, pooler="pooler", joins="attention.output", staged=True),
+    "distilbert": Family("embeddings", "transformer.layer", packs=True, staged=True),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
-    "electra": Family("embeddings", "encoder.layer", packs=True, joins="attention.output"),
-    "modernbert": Family("embeddings", "layers", "final_norm", packs=True),
+    "electra": Family("embeddings", "encoder.layer", packs=True, joins="attention.output", staged=True),
+    "modernbert": Family("embeddings", "layers", "final_norm", packs=True, staged=True),
     # DeBERTa's relative attention takes no mask of its own for each pair from outside, and a long row would cost its length
     # squared: its rows are padded.
     "deberta": _DEBERTA,
@@ -59,9 +61,9 @@ FAMILIES: dict[str, Family] = {
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
-    "phi": Family("embed_tokens", "layers", "final_layernorm", packs=True, causal=True),
-    "gpt2": Family("wte", "h", "ln_f", packs=True, causal=True),
-    "gpt_neox": Family("embed_in", "layers", "final_layer_norm", packs=True, causal=True),
+    "phi": Family("embed_tokens", "layers", "final_layernorm", packs=True, causal=True, staged=True),
+    "gpt2": Family("wte", "h", "ln_f", packs=True, causal=True, staged=True),
+    "gpt_neox": Family("embed_in", "layers", "final_layer_norm", packs=True, causal=True, staged=True),
     "bart": _BART,
     "marian": _BART,
     "t5": Family(

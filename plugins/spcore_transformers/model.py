@@ -20,7 +20,7 @@ from transformers.utils import logging as talking
 from spcore.bars import of_library
 from spcore.errors import ArtifactError, RefusalError, SourceError
 from spcore.imports import undisturbed
-from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
+from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model, Positions
 from spcore.interfaces.runtime import Decodes
 from spcore_transformers import decoding, generating, gguf_files, segments
 from spcore_transformers.assembled import Assembled
@@ -321,6 +321,47 @@ class TransformersLanguageModel(LanguageModel):
         """What the backbone's names begin with in modules that are built: one prefix, but where heads differ in it."""
         headed = {self._base(whole) for kind, whole in self._skeletons.items() if kind != "custom"}
         return {f"{base}." if base else "" for base in headed or {str(backbone_class(self.config).base_model_prefix)}}
+
+    def depth(self, head: Head) -> int:
+        """See `Stages.depth`."""
+        known = self._known_under(head)
+        if known is not None and known.encoder_layers:
+            raise RefusalError(f"family {self.family!r} has an encoder and a decoder: it is not cut into stages")
+        if known is None or not known.staged:
+            staged = ", ".join(name for name, family in FAMILIES.items() if family.staged)
+            raise RefusalError(f"family {self.family!r} is not cut into stages; these are: {staged}")
+        return int(self.config.num_hidden_layers)
+
+    def stage(self, module: torch.nn.Module, head: Head, layers: range) -> None:
+        """See `Stages.stage`."""
+        assert isinstance(module, Assembled), "a module that `build` made"
+        module.cut(self.anatomy(head), layers)
+
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> dict[str, tuple[int, ...]]:
+        """See `Stages.states`."""
+        rows, length = inputs["input_ids"].shape
+        return {"hidden": (rows, length // parts, int(self.config.hidden_size))}
+
+    def shares(self, head: Head) -> None:
+        """See `SharesPositions.shares`."""
+        known = self._known_under(head)
+        if known is not None and known.encoder_layers:
+            raise RefusalError(f"family {self.family!r} has an encoder and a decoder: their positions are not shared")
+        if known is None or not known.packs:
+            shared = ", ".join(name for name, family in FAMILIES.items() if family.packs)
+            raise RefusalError(f"family {self.family!r} does not take its positions in parts; these do: {shared}")
+        if self._attention() != segments.NAME:
+            why = (
+                "model.attention is given"
+                if self.options.attention != "auto"
+                else f"family {self.family!r} bounds its scores"
+            )
+            raise RefusalError(f"{why}: attention that gathers keys and values is the automatic one")
+
+    def share(self, module: torch.nn.Module, head: Head, positions: Positions) -> None:
+        """See `SharesPositions.share`."""
+        assert isinstance(module, Assembled), "a module that `build` made"
+        module.share(positions)
 
     def decoder(self, module: torch.nn.Module, slots: int, length: int, encoder_length: int = 0) -> Decodes:
         """See `Steps.decoder`."""

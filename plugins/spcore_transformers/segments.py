@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from spcore.interfaces.model import Positions
 from spcore.tensors.dropout import keep_mask
 
 NAME = "spcore_segments"
@@ -255,9 +256,14 @@ def _scaled(a: torch.Tensor, b: torch.Tensor, scale: float, mask: torch.Tensor |
 
 def segment_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None,
-    dropout: float = 0.0, scaling: float | None = None, segment_layout: Layout | None = None, **kwargs: Any,
+    dropout: float = 0.0, scaling: float | None = None, segment_layout: Layout | None = None,
+    shared_positions: Positions | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """transformers' attention interface: query [S, heads, L, D], key and value [S, groups, L, D] -> ([S, L, heads, D], None)."""
+    """transformers' attention interface: query [S, heads, L, D], key and value [S, groups, L, D] -> ([S, L, heads, D], None).
+    shared_positions: where these are one rank's part of the positions; the mask is its rows of the whole one."""
+    if shared_positions is not None:
+        query, key, value = _narrowed(query, key, value)
+        key, value = shared_positions.gather(torch.stack((key, value)), 3).unbind()
     if segment_layout is None:
         plain: tuple[torch.Tensor, torch.Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -268,9 +274,7 @@ def segment_attention(
     sequences, heads, length, depth = query.shape
     groups = key.shape[1]
     assert key.shape == value.shape == (sequences, groups, length, depth), "by segment: each text attends to itself"
-    if torch.is_autocast_enabled(query.device.type):
-        narrow = torch.get_autocast_dtype(query.device.type)  # rotary positions widen queries and keys, not values
-        query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
+    query, key, value = _narrowed(query, key, value)
     flat = [x.transpose(1, 2).reshape(sequences * length, -1) for x in (query, key, value)]
     reach = Reach(bool(getattr(module, "is_causal", False)), kwargs.get("sliding_window"))
     scale = depth**-0.5 if scaling is None else scaling
@@ -281,6 +285,14 @@ def segment_attention(
     else:
         out = _Attention.apply(*flat, segment_layout, heads, groups, scale, reach, float(dropout))
     return out.view(sequences, length, heads, depth), None
+
+
+def _narrowed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """In autocast's format: rotary positions widen queries and keys, not values."""
+    if not torch.is_autocast_enabled(query.device.type):
+        return query, key, value
+    narrow = torch.get_autocast_dtype(query.device.type)
+    return query.to(narrow), key.to(narrow), value.to(narrow)
 
 
 def by_runs(

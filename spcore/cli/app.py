@@ -18,6 +18,7 @@ from spcore.cli import (
     finetune,
     generate,
     inspect,
+    parity,
     plugins,
     predict,
     pretrain,
@@ -101,6 +102,7 @@ app.command("predict")(predict.predict)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
+app.command("parity")(parity.parity)
 app.command("export")(export.export)
 app.command("convert")(convert.convert)
 app.add_typer(inspect.app, name="data")

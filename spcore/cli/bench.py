@@ -19,7 +19,7 @@ def bench(
 ) -> None:
     """Measure a saved model under each runtime and precision: rows a second, waiting times, memory, the metric."""
     from spcore.benching import bench as measure
-    from spcore.cli.output import note, result, shown
+    from spcore.cli.output import aligned, note, result, shown
     from spcore.components import default_registry
     from spcore.given import data_tree
     from spcore.recipe import checked_device
@@ -35,7 +35,5 @@ def bench(
         return
     rows = [row for row in found if "refused" not in row]
     columns = [name for name in (rows[0] if rows else {}) if name != "refused"]
-    lines = [columns, *([shown(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
-    for line in lines if rows else ():
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in aligned([columns, *([shown(row[name]) for name in columns] for row in rows)]) if rows else ():
+        typer.echo(line)

@@ -70,10 +70,12 @@ def run_flags(
     strategy: str | None, precision: str | None, processes: int | None, output: Path | None, registry: Any
 ) -> list[tuple[str, Any, str]]:
     """How it is run, as overrides: (path, value, flag)."""
+    from spcore.given import started
+
     return [
         ("strategy", strategy, "--strategy"),
         ("precision", precision, "--precision"),
-        ("launch", None if processes is None else started(processes, registry), "--processes"),
+        ("launch", None if processes is None else started(processes, registry, "--processes"), "--processes"),
         ("output", output, "--output"),
     ]
 
@@ -84,24 +86,6 @@ def resolve(recipe: Path | None, flags: list[tuple[str, Any, str]], sets: list[s
 
     overrides: list[Any] = [(key, value, flag) for key, value, flag in flags if value is not None]
     return load_recipe(recipe or {}, [*overrides, *(sets or [])], registry=registry)
-
-
-def started(processes: int, registry: Any) -> dict[str, Any]:
-    """The part `launch` for so many processes: of the launchers that take such a number the default, else the first by name."""
-    from pydantic import ValidationError
-
-    from spcore.errors import RecipeError
-
-    defaults = registry.defaults("launcher")
-    for name in sorted(registry.names("launcher"), key=lambda name: (name not in defaults, name)):
-        model = registry.options_model("launcher", name)
-        try:
-            if model is not None and "processes" in model.model_fields:
-                model.model_validate({"processes": processes})
-                return {"use": name, "processes": processes}
-        except ValidationError:
-            continue  # it starts another number
-    raise RecipeError(f"--processes {processes}: no installed launcher starts so many")
 
 
 def data_flags(

@@ -34,6 +34,13 @@ def result(data: Any, *, as_json: bool) -> None:
             print("\t".join(shown(v) for v in row.values()) if isinstance(row, Mapping) else shown(row))
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of cells as a table."""
+    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
 def finite(data: Any) -> Any:
     """JSON has no NaN: null takes its place."""
     if isinstance(data, float) and not math.isfinite(data):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spcore.interfaces.strategy import Layout, Refusal
 
@@ -27,11 +27,20 @@ class Control(Protocol):
 
 
 @dataclass(frozen=True)
+class Probe:
+    """That a run is compared with others, see `spcore.probing`. folder: on the writer's machine, takes what the run computes; every rank
+    reaches it. what: "run": train; "masks": what dropout draws."""
+
+    folder: str
+    what: Literal["run", "masks"] = "run"
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """A run as data, the same for every rank.
 
     recipe: resolved, JSON. registry: how a child builds the same registry. layout: of processes. inline: the strategy may
-    run in the caller's process. live: the caller's own session, for launchers that stay in its process.
+    run in the caller's process. probe: None: an ordinary run. live: the caller's own session, for launchers that stay in its process.
     """
 
     recipe: Mapping[str, Any]
@@ -39,6 +48,7 @@ class RunSpec:
     layout: Layout
     inline: bool
     options: Any = None
+    probe: Probe | None = None
     live: Session | None = field(default=None, compare=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -172,6 +173,53 @@ class Steps(Protocol):
     def generation(self) -> Mapping[str, Any]:
         """What the model's own files say of generating, as fields of `GenerationRequest` ("stop", "temperature", ...), and
         "decoder_start", the token that an encoder-decoder's answer begins with."""
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """Ability of a LanguageModel whose modules can be cut between layers into the stages of a pipeline."""
+
+    def depth(self, head: Head) -> int:
+        """Layers that a module with this head has, between any two of which it can be cut: those of `Anatomy.layers`. Raises
+        RefusalError that says why it cannot be cut. Called by `ParallelStrategy.check`: configuration only."""
+
+    def stage(self, module: torch.nn.Module, head: Head, layers: range) -> None:
+        """Leave of a module that `build(head)` made, still without values, what the stage with these layers needs; names stay. The first
+        stage keeps the embeddings, the last one what follows the layers, the head too; a tied tensor stays under its owner's name on
+        every stage that has an alias of it.
+
+        Then forward(states=..., **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
+        the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.
+        """
+
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape of what passes between stages for such inputs, in one order; in the parameters' dtype. parts: ranks that share the
+        positions, see `SharesPositions`."""
+
+
+class Positions(Protocol):
+    """One rank's part of the positions of each text, which an engine lends to a module; ranks of one group have equal parts, in order."""
+
+    def own(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        """This rank's part of what has all positions on an axis."""
+
+    def gather(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        """All positions from every rank's part; differentiable: what follows may differ between ranks. Collective."""
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Within, each rank draws for itself; outside all draw alike, as what they compute is alike."""
+
+
+@runtime_checkable
+class SharesPositions(Protocol):
+    """Ability of a LanguageModel whose modules can work on a part of each text's positions and attend to all of them."""
+
+    def shares(self, head: Head) -> None:
+        """Raises RefusalError that says why a module with this head cannot. Called by `ParallelStrategy.check`: configuration only."""
+
+    def share(self, module: torch.nn.Module, head: Head, positions: Positions) -> None:
+        """Have a module that `build(head)` made do so. Inputs stay whole, a multiple of the group's size long. Outputs with an axis
+        "position" of a head "vocabulary" or "token" are this rank's part of them; all others are whole, the same on every rank."""
 
 
 class LanguageModel(ABC):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from spcore.interfaces.bridge import Bridges, NoBridges
 from spcore.interfaces.task import Batch, EvalPart
 
 if TYPE_CHECKING:
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
     from spcore.interfaces.task import BoundTask
 
 
+AXES = {
+    "dp": "data parallel", "fsdp": "data parallel, sharded", "tp": "tensor parallel",
+    "pp": "pipeline parallel", "cp": "context parallel", "ep": "expert parallel",
+}  # fmt: skip
+"""What a layout is written with, "tp=2,pp=2"."""
+
+
 @dataclass(frozen=True)
 class BatchRule:
-    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long.
+    """What an engine asks of the microbatches of a step. equal_length "step": all of them, on all ranks, equally long
+    and of equally many features.
     length_multiple: lengths are rounded up to it. count_multiple: microbatches a rank and step are a multiple of it."""
 
     equal_length: Literal["none", "step"] = "none"
@@ -83,7 +92,7 @@ class Place:
 class Plan:
     """Everything an engine needs, resolved and checked. micro_batch_size None: cut by `micro_batch_tokens`.
     max_length: tokens of the longest feature possible. deterministic: kernels that have no deterministic form are refused.
-    nonfinite: what a step with a loss or gradient that is not finite does. options: the strategy's own."""
+    nonfinite: what a step with a loss or gradient that is not finite does. options: the strategy's own. bridges: the registry's."""
 
     model: LanguageModel
     head: Head
@@ -103,6 +112,7 @@ class Plan:
     layout: Layout
     device: str = "auto"
     options: Any = None
+    bridges: Bridges = field(default_factory=NoBridges)
 
 
 @dataclass(frozen=True)
@@ -205,10 +215,11 @@ class Engine(ABC):
 
 @runtime_checkable
 class Gradients(Protocol):
-    """Ability of an Engine: gradients before clipping, without an update; drained like `weights`."""
+    """Ability of an Engine: gradients of a step summed over all ranks, before clipping, without an update; drained like `weights`."""
 
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, CPU float32 tensor)."""
+        """(Hugging Face name, CPU float32 tensor) of whole parameters, however they are sharded; of tied ones the owner's, all uses
+        summed. One that no rank has a gradient of may be missing or zero."""
 
 
 @runtime_checkable
@@ -267,6 +278,12 @@ class ParallelStrategy(ABC):
     @abstractmethod
     def layout(self, world_size: int) -> Layout:
         """The layout over that many processes. Raises RefusalError where they cannot be laid out."""
+
+    def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
+        """The options under which it lays processes out so, beside its defaults; None: never. Asked by `slimpajama parity` for each
+        `--layout`, before anything starts. axes: name -> size above 1, by the names of AXES and a plugin's own; {}: one process.
+        Whether sizes suit a model is for `check` to say. Engines of such a layout have the ability `Gradients`."""
+        return None
 
     @abstractmethod
     def check(self, plan: Plan) -> list[Refusal]:

@@ -121,9 +121,12 @@ class TorchEngine(Engine):
             return parameter
         return torch.nn.Parameter(sharding.part(parameter), parameter.requires_grad)
 
-    def whole(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """The whole of a tensor that is laid out as the parameter `name` is; every rank asks for the same one."""
-        return sharding.whole(sharding.alike(self.own[name], tensor))
+    def delivered(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, whole tensor) on the writer, of tensors that are laid out as the parameters of their names are; all ranks drain it."""
+        for name, tensor in tensors.items():
+            whole = sharding.whole(sharding.alike(self.own[name], tensor) if name in self.own else tensor)
+            if self.place.is_writer:
+                yield name, whole
 
     def reduce_gradients(self) -> None:
         """Sum gradients over data-parallel ranks, into `shards`."""
@@ -238,14 +241,17 @@ class TorchEngine(Engine):
 
     def gradient_norm(self) -> float:
         """Norm of all gradients together, of the whole model."""
-        grads = [p.grad for p in self.held if p.grad is not None]
+        return math.sqrt(self.squares([p.grad for p in self.held if p.grad is not None]))
+
+    def squares(self, grads: Sequence[torch.Tensor]) -> float:
+        """The sum of the squares of all entries."""
         if not grads:
             return 0.0
         if self.device.type == "cpu" and all(g.is_contiguous() for g in grads):
             # A product with itself goes by all threads; torch's norm of a large tensor by one.
-            return math.sqrt(math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist()))
-        norms = torch._foreach_norm(grads)
-        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms])))
+            return math.fsum(torch.stack([torch.dot(g.view(-1), g.view(-1)) for g in grads]).tolist())
+        norms = torch._foreach_norm(list(grads))
+        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))) ** 2
 
     def _update(self, lr: float, norm: float) -> None:
         assert self.optimizer is not None, "an engine that trains has an optimizer"
@@ -268,10 +274,9 @@ class TorchEngine(Engine):
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self._swept(microbatches, self._totals(microbatches)[0])
-        for name, p in self.shards.items():
-            gradient = self.whole(name, p.grad.detach()) if p.grad is not None else None
-            if gradient is not None and self.place.is_writer:
-                yield name, gradient.float().cpu() / self.scaler.scale
+        found = {name: p.grad.detach() for name, p in self.shards.items() if p.grad is not None}
+        for name, gradient in self.delivered(found):
+            yield name, gradient.float().cpu() / self.scaler.scale
         self.zero_gradients()
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -374,11 +379,9 @@ class TorchEngine(Engine):
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
         trainable = {name for name, p in self.own.items() if p.requires_grad}
-        for name, tensor in self.module.state_dict().items():
-            if name not in self.tied and (which == "model" or name in trainable):
-                value = sharding.whole(tensor)
-                if self.place.is_writer:
-                    yield name, value.cpu().contiguous()
+        every = {name: sharding.part(t) for name, t in self.module.state_dict().items() if name not in self.tied}
+        for name, tensor in self.delivered({n: t for n, t in every.items() if which == "model" or n in trainable}):
+            yield name, tensor.cpu().contiguous()
 
     def parameters(self) -> tuple[int, int]:
         """See `Engine.parameters`."""

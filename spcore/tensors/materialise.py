@@ -15,6 +15,7 @@ import torch
 from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel
 from spcore.tensors import rng
+from spcore.tensors.pieces import Cutting
 from spcore.tensors.sharding import put
 
 
@@ -28,11 +29,20 @@ class LoadReport:
 
 
 def materialise(
-    module: torch.nn.Module, model: LanguageModel, head: Head, seed: int, device: torch.device | str = "cpu"
+    module: torch.nn.Module,
+    model: LanguageModel,
+    head: Head,
+    seed: int,
+    device: torch.device | str = "cpu",
+    *,
+    cuttings: Mapping[str, Cutting] | None = None,
+    rank: int = 0,
 ) -> LoadReport:
     """Give a meta module storage on `device` and values; ties and dtypes are kept. Of a parameter that is sharded already, this rank's
-    part alone is stored: one whole tensor at a time passes through. Raises ArtifactError where the model has weights and a parameter of
-    its backbone is missing or has another shape."""
+    part alone is stored: one whole tensor at a time passes through. cuttings: by name, of plain tensors of which the module has the
+    shapes of `rank`'s pieces. Raises ArtifactError where the model has weights and a parameter of its backbone is missing or has another
+    shape."""
+    pieces = Pieces(cuttings or {}, rank)
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
     tie(module, anatomy)
@@ -40,10 +50,11 @@ def materialise(
     report = LoadReport()
     with torch.no_grad():
         for name, tensor in model.weights():
-            _take(report, own, name, tensor, model, anatomy)
+            _take(report, own, name, tensor, model, anatomy, pieces)
         missing = set(own).difference(report.loaded)
-        for name, tensor in _leaves(module, model, seed, missing.__contains__):
-            put(own[name], tensor)
+        whole = model.build(head) if cuttings else module  # what is cut is drawn whole, from a module of whole shapes
+        for name, tensor in _leaves(whole, model, seed, missing.__contains__):
+            put(own[name], pieces.of(name, tensor))
             report.initialised.append(name)
     parameters = named_parameters(module, anatomy.tied)
     # What is not trained is computed (Marian's positions), and a family need not store it.
@@ -56,6 +67,22 @@ def materialise(
             f"{model.source}: its weights lack {lost[0]}{more}; the file is incomplete or for another model"
         )
     return report
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one rank holds of each tensor: pieces of those in `cuttings`, the others whole."""
+
+    cuttings: Mapping[str, Cutting]
+    rank: int
+
+    def of(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        """The rank's part of a whole tensor."""
+        return self.cuttings[name].take(whole, self.rank) if name in self.cuttings else whole
+
+    def whole(self, name: str, mine: torch.Tensor) -> tuple[int, ...]:
+        """The shape of the whole."""
+        return self.cuttings[name].shape if name in self.cuttings else tuple(mine.shape)
 
 
 def frozen(
@@ -84,20 +111,21 @@ def _take(
     tensor: torch.Tensor,
     model: LanguageModel,
     anatomy: Anatomy,
+    pieces: Pieces,
 ) -> None:
     """Copy a stored tensor into the module's own. An alias counts as its owner: some files hold a tied tensor under the alias."""
     owner = anatomy.tied.get(name, name)
     mine = own.get(owner)
-    if mine is not None and mine.shape == tensor.shape:
+    wanted = None if mine is None else pieces.whole(owner, mine)
+    if mine is not None and wanted == tuple(tensor.shape):
         if owner == name or owner not in report.loaded:
-            put(mine, tensor)
+            put(mine, pieces.of(owner, tensor))
         if owner not in report.loaded:
             report.loaded.append(owner)
     elif mine is None or may_be_new(owner, anatomy):
         report.unused.append(name)
     else:
-        found, expected = tuple(tensor.shape), tuple(mine.shape)
-        raise ArtifactError(f"{model.source}: {name} is {found} there, the configuration says {expected}")
+        raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {wanted}")
 
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:
@@ -161,11 +189,12 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
 
 def tie(module: torch.nn.Module, anatomy: Anatomy) -> None:
     """Make an owner and its aliases one parameter: of those they have, the first in the module's order, which a module that is sharded
-    keeps as its own."""
+    keeps as its own. One that a stage of a pipeline has not is left out."""
+    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
     groups: dict[str, list[str]] = {}
     for alias, owner in anatomy.tied.items():
-        groups.setdefault(owner, [owner]).append(alias)
-    order = {name: n for n, (name, _) in enumerate(module.named_parameters(remove_duplicate=False))}
+        if alias in order:
+            groups.setdefault(owner, [owner]).append(alias)
     for names in groups.values():
         first = module.get_parameter(min(names, key=order.__getitem__))
         for name in names:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from spcore.interfaces.model import Positions
+
 Outputs = Mapping[str, torch.Tensor]
 
 
@@ -172,3 +174,32 @@ class VocabularyOps(WholeOps):
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
         total: torch.Tensor = _SumOverShards.apply((masked - largest[..., None]).exp().sum(-1), self.group)
         return total.log() + largest
+
+
+class PositionOps(WholeOps):
+    """Outputs `names` hold this rank's part of the positions, axis 1; `inner` is right for them otherwise. Labels are whole, results too:
+    the same on every rank, so each rank's loss is the whole one."""
+
+    def __init__(self, inner: WholeOps, positions: Positions, names: Collection[str]) -> None:
+        super().__init__(inner.data_group)
+        self.inner, self.positions, self.names = inner, positions, frozenset(names)
+
+    def token_logprobs(self, outputs: Outputs, labels: torch.Tensor, name: str = "logits") -> torch.Tensor:
+        """As WholeOps."""
+        own = self.positions.own(labels, 1) if name in self.names else labels
+        return self._joined(self.inner.token_logprobs(outputs, own, name), name)
+
+    def logprob_mean(self, outputs: Outputs, name: str = "logits") -> torch.Tensor:
+        """As WholeOps."""
+        return self._joined(self.inner.logprob_mean(outputs, name), name)
+
+    def argmax(self, outputs: Outputs, name: str = "logits") -> torch.Tensor:
+        """As WholeOps."""
+        return self._joined(self.inner.argmax(outputs, name), name)
+
+    def full(self, outputs: Outputs, name: str) -> torch.Tensor:
+        """As WholeOps."""
+        return self._joined(self.inner.full(outputs, name), name)
+
+    def _joined(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return self.positions.gather(x, 1) if name in self.names else x

@@ -46,15 +46,17 @@ def seeded(seed: int, device: torch.device) -> State:
 
 
 @contextlib.contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Draw on the CPU from a seed; the process's own generator is put back."""
+def drawing(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from a seed, on the CPU and on `device`; the process's own generators are put back."""
     with LOCK:
-        before = torch.get_rng_state()
+        before = capture(device or torch.device("cpu"))
         try:
             torch.default_generator.manual_seed(seed)
+            if "cuda" in before:
+                torch.cuda.manual_seed(seed)
             yield
         finally:
-            torch.set_rng_state(before)
+            restore(before, device or torch.device("cpu"))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Tensors of which a rank holds a part: a DTensor knows which. Everything else is whole, and these functions say so of it."""
+"""Tensors of which a rank holds a part: a DTensor or a `Piece` knows which. Everything else is whole, and these functions say so of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,32 @@ from collections.abc import Sequence
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
+from spcore.tensors.pieces import Piece
+
+
+def is_part(tensor: torch.Tensor) -> bool:
+    """Whether it knows of which whole it is a part."""
+    return isinstance(tensor, DTensor | Piece)
+
+
+def shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Of the whole."""
+    if isinstance(tensor, Piece):
+        return tensor.cutting.shape
+    return tuple(tensor.shape)
+
 
 def part(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part, without its history, in the same memory."""
+    if isinstance(tensor, Piece):
+        return tensor.plain()
     with torch.no_grad():
         return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def blocks(tensor: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+    """This rank's part as it lies in the whole: (a view of it, where that begins), several where it is of several places."""
+    return tensor.blocks() if isinstance(tensor, Piece) else [(part(tensor), offsets(tensor))]
 
 
 def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -23,7 +44,9 @@ def offsets(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 def speaks_for(tensor: torch.Tensor) -> bool:
-    """Of ranks that hold the same part of a DTensor, one: the first along every axis over which it is not cut."""
+    """Of ranks that hold the same part, one: of a DTensor the first along every axis over which it is not cut."""
+    if isinstance(tensor, Piece):
+        return tensor.speaks
     assert isinstance(tensor, DTensor), "who speaks for what is whole, the engine knows"
     at = tensor.device_mesh.get_coordinate()
     assert at is not None, "a rank that holds a part is in its mesh"
@@ -47,6 +70,8 @@ def within(value: torch.Tensor, begins: Sequence[int], sizes: Sequence[int]) -> 
 
 def alike(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """`own`, this rank's part of something of `tensor`'s shape (a gradient, a moment), laid out as `tensor` is."""
+    if isinstance(tensor, Piece):
+        return Piece.of(own, tensor.cutting, tensor.rank, speaks=tensor.speaks)
     if not isinstance(tensor, DTensor):
         return own
     return DTensor.from_local(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from spcore.errors import CheckpointError
 from spcore.interfaces.strategy import Pending
@@ -83,34 +82,47 @@ class Held:
 def save(file: Path, held: Held) -> Pending:
     """Write this rank's file. State tensors of the optimizer go under "optimizer/NAME/KEY", its plain numbers into the header. What lies on
     a device is copied from there at once and written in a thread. Raises OutputError."""
-    stored: dict[str, torch.Tensor] = {}
-    begins: dict[str, dict[str, list[int]]] = {}
+    files: list[dict[str, tuple[torch.Tensor, tuple[int, ...]]]] = [{}]
     numbers: dict[str, Any] = {"scaler": {"scale": held.scaler.scale, "good": held.scaler.good}, "optimizer": {}}
 
-    def keep(name: str, own: torch.Tensor, at: tuple[int, ...]) -> None:
-        if own.numel() or not any(at):  # a rank past the end of a short tensor has nothing of it
-            stored[name], begins[name] = own, {_BEGINS: list(at)}
+    def keep(name: str, blocks: Sequence[tuple[torch.Tensor, tuple[int, ...]]]) -> None:
+        for n, (own, at) in enumerate(blocks):  # a file has a name once
+            if own.numel() or not any(at):  # a rank past the end of a short tensor has nothing of it
+                files.extend({} for _ in range(n + 1 - len(files)))
+                files[n][name] = own, at
 
     for name, tensor in held.tensors.items():
-        if not (sharding.speaks_for(tensor) if isinstance(tensor, DTensor) else held.writes):
+        if not (sharding.speaks_for(tensor) if sharding.is_part(tensor) else held.writes):
             continue
-        own, at = sharding.part(tensor), sharding.offsets(tensor)
-        keep(MODEL + name, own, at)
+        blocks = sharding.blocks(tensor)
+        keep(MODEL + name, blocks)
         for key, value in held.state_of(name).items():
             if not isinstance(value, torch.Tensor):
                 numbers["optimizer"][f"{name}/{key}"] = value
-            elif value.dim() and value.shape == own.shape:
-                keep(f"{OPTIMIZER}{name}/{key}", value, at)
-            elif not any(at):  # a count, or a figure of the whole tensor
-                keep(f"{OPTIMIZER}{name}/{key}", value, (0,) * value.dim())
+            elif value.dim() and value.shape == sharding.part(tensor).shape:
+                keep(f"{OPTIMIZER}{name}/{key}", sharding.blocks(sharding.alike(tensor, value)))
+            elif not any(blocks[0][1]):  # a count, or a figure of the whole tensor
+                keep(f"{OPTIMIZER}{name}/{key}", [(value, (0,) * value.dim())])
     for name, value in held.random.items():
-        keep(RANDOM + name, value, (0,))
-    header = {"numbers": json.dumps(numbers, sort_keys=True), _PARTS: json.dumps(begins, sort_keys=True)}
-    if all(value.device.type == "cpu" for value in stored.values()):
-        write_tensors(stored, file, header)
+        keep(RANDOM + name, [(value, (0,))])
+    return _written(file, files, json.dumps(numbers, sort_keys=True))
+
+
+def _written(file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str) -> Pending:
+    """Write `file` and, of tensors that are held in several blocks, "STEM-1" and so on for the others."""
+
+    def write(files: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        for n, tensors in enumerate(files):
+            path = file.with_name(f"{file.stem}-{n}{file.suffix}") if n else file
+            write_tensors(tensors, path, {"numbers": numbers, _PARTS: json.dumps(begins[n], sort_keys=True)})
+
+    begins = [{name: {_BEGINS: list(at)} for name, (_, at) in stored.items()} for stored in files]
+    tensors = [{name: value for name, (value, _) in stored.items()} for stored in files]
+    if all(value.device.type == "cpu" for stored in tensors for value in stored.values()):
+        write([{name: value.contiguous() for name, value in stored.items()} for stored in tensors])
         return Done()
-    copies = {name: value.detach().to("cpu", copy=True) for name, value in stored.items()}
-    return Writing(lambda: write_tensors(copies, file, header))
+    copies = [{n: v.detach().to("cpu", copy=True).contiguous() for n, v in stored.items()} for stored in tensors]
+    return Writing(lambda: write(copies))
 
 
 def load(folder: Path, own: Path, held: Held) -> None:
@@ -168,7 +180,7 @@ def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
 def _check(folder: Path, name: str, stored: TensorStorageMetadata | None, own: torch.Tensor) -> None:
     if stored is None:
         raise CheckpointError(f"{folder}: has no {name!r}: it is another model's")
-    found, mine = tuple(stored.size), tuple(own.shape)
+    found, mine = tuple(stored.size), sharding.shape(own)
     if found != mine:
         raise CheckpointError(f"{folder}: {name!r} is {found} there, the model's is {mine}: it is another model's")
     if sum(chunk.sizes.numel() for chunk in stored.chunks) < own.numel():
@@ -198,7 +210,7 @@ def _states(
 def _empty(tensor: torch.Tensor, shard: torch.Tensor, entry: TensorStorageMetadata) -> torch.Tensor:
     """Moments go where the parameter is, and as much of them; counters (0-d) too where it is on a GPU, as fused kernels want them."""
     kind = entry.properties.dtype
-    if len(entry.size) and entry.size == tensor.shape:
+    if len(entry.size) and tuple(entry.size) == sharding.shape(tensor):
         return torch.empty_like(shard, dtype=kind, requires_grad=False)
     place = shard.device if len(entry.size) or shard.device.type == "cuda" else None
     return torch.empty(entry.size, dtype=kind, device=place)

@@ -47,6 +47,9 @@ def spcore_components() -> list[Component]:
         Component("launcher", "fake", f"{_FAKES}.around:FakeLauncher", "In the caller's process"),
         Component("logger", "fake", f"{_FAKES}.around:FakeLogger", "Keeps what it is told"),
         Component(
+            "bridge", "tensor-parallel.fake", f"{_FAKES}.language:TENSOR_PLAN", "How tensor parallelism cuts the fake model"
+        ),
+        Component(
             "adapter", "fake", f"{_FAKES}.adapter:FakeAdapter", "A low-rank product on the mixing layers",
             options=f"{_OPTIONS}:FakeAdapterOptions",
         ),

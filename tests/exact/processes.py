@@ -8,6 +8,7 @@ steps alone. Run as a script it is one of them.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pkgutil
@@ -21,15 +22,21 @@ from typing import Any
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent.parent
+STRANGER = TESTS.parent / "docs" / "example_plugin"
 
 
 def registry_of() -> Any:
-    """The installed plugins and the fakes."""
+    """The installed plugins, the fakes, a stranger's, and a plan of a family that is not known."""
+    import exact.opt_plugin
     import spcore.testing.plugin
     from spcore.components import Registry
 
     registry = Registry()
     registry.register(spcore.testing.plugin, name="fakes")
+    registry.register(exact.opt_plugin, name="opt")
+    if str(STRANGER) not in sys.path:
+        sys.path.append(str(STRANGER))
+    registry.register(importlib.import_module("weather_words.plugin"), name="weather")
     return registry
 
 
@@ -53,7 +60,7 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     trainer = Trainer(session, engine, session.training(), shown, events.append, threading.Event())
     steps = list(trainer.loader.steps(0, trainer.total))
     if not stream:
-        trainer._annotate()
+        trainer.annotate()
     found = dict(engine.gradients(steps[0].microbatches)) if gradients else {}  # type: ignore[attr-defined]
     if gradients and place.is_writer:
         np.savez(gradients, **{name: tensor.numpy() for name, tensor in found.items()})
@@ -68,6 +75,17 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
     return {
         "steps": told, "warned": [e.message for e in events if isinstance(e, Warned)], "rows": [step.feature_ids for step in steps], "metrics": dict(result.metrics), "predictions": predictions,
     }  # fmt: skip
+
+
+def carried(content: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Carry out a run on this rank, as a launcher's process does."""
+    from spcore.interfaces.logger import Event
+    from spcore.session import run_rank
+    from spcore_torch.worker import spec_from_json
+
+    spec, events = spec_from_json(content), list[Event]()
+    result = run_rank(spec, spec.layout.place(rank, rank), events.append, threading.Event())
+    return {"result": {**vars(result), "metrics": dict(result.metrics)}, "events": [e.to_json() for e in events]}
 
 
 class Processes:
@@ -93,9 +111,21 @@ class Processes:
         self, tree: dict[str, Any], gradients: str | None = None, *, around: str | None = None
     ) -> dict[str, Any]:
         """See `measure`; of the writer. around: "module:function" of a context manager that takes the rank."""
+        answers = self._asked({"tree": tree, "gradients": gradients}, around)
+        assert all(answer["rows"] == answers[0]["rows"] for answer in answers), "ranks disagree about a step's rows"
+        result: dict[str, Any] = answers[0]
+        return result
+
+    def launch(self, spec: dict[str, Any], *, around: str | None = None) -> dict[str, Any]:
+        """Carry out a run that a launcher would start, as JSON. "result", "events" of the writer."""
+        result: dict[str, Any] = self._asked({"spec": spec}, around)[0]
+        return result
+
+    def _asked(self, request: dict[str, Any], around: str | None) -> list[dict[str, Any]]:
+        """Every rank's answer."""
         for worker in self._workers:
             assert worker.stdin is not None
-            worker.stdin.write(json.dumps([tree, gradients, around]) + "\n")
+            worker.stdin.write(json.dumps([request, around]) + "\n")
             worker.stdin.flush()
         answers = []
         for worker, errors in zip(self._workers, self._errors, strict=True):
@@ -103,9 +133,7 @@ class Processes:
             line = worker.stdout.readline()
             assert line, f"a process died: {errors.read_text()[-3000:]}"
             answers.append(json.loads(line))
-        assert all(answer["rows"] == answers[0]["rows"] for answer in answers), "ranks disagree about a step's rows"
-        result: dict[str, Any] = answers[0]
-        return result
+        return answers
 
     def __enter__(self) -> Processes:
         return self
@@ -128,9 +156,9 @@ def main(meeting: str, size: int, rank: int) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        tree, gradients, around = json.loads(line)
+        request, around = json.loads(line)
         with pkgutil.resolve_name(around)(rank) if around else contextlib.nullcontext():
-            answer = measure(tree, rank, size, gradients)
+            answer = carried(request["spec"], rank) if "spec" in request else measure(**request, rank=rank, size=size)
         out.write(json.dumps(answer) + "\n")
         out.flush()
     os._exit(0)

@@ -91,17 +91,31 @@ def minilm() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fake(task: str, data: str = "map") -> dict[str, Any]:
+def fake(task: str, data: str = "map", **model: Any) -> dict[str, Any]:
     """A task of the fakes under their model."""
     shown = {"data": {"use": "fake", "split": "validation"}} if data == "map" else {}
     return {
-        "model": {"use": "fake", "hidden": 32}, "task": task, "data": {"use": "fake", "rows": 72, "style": data},
+        "model": {"use": "fake", "hidden": 32, **model}, "task": task, "data": {"use": "fake", "rows": 72, "style": data},
         "eval": shown, "optimizer": {"use": "adamw", "lr": 1e-2},
     }  # fmt: skip
+
+
+NAMED: dict[str, dict[str, Any]] = {
+    "pp2": {"pipeline_parallel": 2},
+    "pp2-gpipe": {"pipeline_parallel": 2, "schedule": "gpipe"},
+    "pp2-interleaved": {"pipeline_parallel": 2, "schedule": "interleaved", "chunks": 2},
+    "cp2": {"context_parallel": 2},
+    "cp2-pp2": {"context_parallel": 2, "pipeline_parallel": 2},
+    "tp2-pp2": {"tensor_parallel": 2, "pipeline_parallel": 2},
+    "tp2-pp2-sp": {"tensor_parallel": 2, "pipeline_parallel": 2, "sequence_parallel": True},
+    "tp2-cp2": {"tensor_parallel": 2, "context_parallel": 2},
+}
+"""Options of strategy `parallel` by what a test calls them; processes that are over make the data axis."""
 
 
 def laid(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, **train: Any) -> dict[str, Any]:
     """A run on a layout. The processes are there already, so the launcher is asked for nothing."""
     launch = {"use": "local", "processes": processes}
     settings = {"epochs": None, "steps": 4, "global_batch_size": 32, "seed": 5, **train}
-    return {**tree, "strategy": strategy, "launch": launch, "train": settings, "device": "cpu", "loggers": []}
+    chosen = {"use": "parallel", **NAMED[strategy]} if isinstance(strategy, str) and strategy in NAMED else strategy
+    return {**tree, "strategy": chosen, "launch": launch, "train": settings, "device": "cpu", "loggers": []}

@@ -56,7 +56,7 @@ def on(processes: int, two: Processes, four: Processes, tree: dict[str, Any]) ->
     return measure(tree) if processes == 1 else {2: two, 4: four}[processes].measure(tree)
 
 
-def run(tree: dict[str, Any], strategy: str, processes: int, output: Path) -> dict[str, Any]:
+def run(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, output: Path) -> dict[str, Any]:
     # 72 rows in steps of 20: the checkpoint is amid an epoch, which ends short; microbatches are amid a step.
     more = {"global_batch_size": 20, "micro_batch_size": 4, "save_every": SAVED, "keep": 9}
     return {**laid(tree, strategy, processes, steps=STEPS, **more), "output": str(output)}
@@ -118,6 +118,9 @@ LAID_ANEW: list[tuple[tuple[str, int], tuple[str, int]]] = [
     (("single", 1), ("fsdp", 2)),
     (("fsdp", 2), ("ddp", 2)),
     (("ddp", 2), ("fsdp", 4)),
+    (("pp2", 2), ("ddp", 2)),
+    (("fsdp", 2), ("pp2", 4)),
+    (("tp2-pp2", 4), ("cp2", 2)),
 ]
 """Strategy and processes, before and after."""
 

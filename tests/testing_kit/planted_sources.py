@@ -73,6 +73,11 @@ def patched(change: Callable[[Any, dict[str, Any]], Any]) -> Callable[..., Any]:
     return build
 
 
+def without_layers(self: Any, module: Any, head: Any, layers: range) -> None:
+    FakeLanguageModel.stage(self, module, head, layers)
+    module.layers = range(layers.start, layers.start)
+
+
 def maskless(forward: Any, inputs: dict[str, Any]) -> Any:
     return forward(**{name: value for name, value in inputs.items() if name != "attention_mask"})
 
@@ -118,6 +123,7 @@ model("model.builds", "a tie that is none", anatomy=untied)
 model("model.forward", "outputs under other names", build=patched(misnamed))
 model("model.padding", "a mask that is not read", build=patched(maskless))
 model("model.packs", "segments that are not read", build=patched(segmentless))
+model("model.stages", "a stage that leaves its layers out", stage=without_layers)
 model("model.weights", "weights twice", weights=twice)
 model("model.saves", "another configuration saved", save_config=nothing_saved)
 

@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from spcore.errors import RefusalError, SourceError
-from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model
+from spcore.interfaces.bridge import Cut, TensorPlan
+from spcore.interfaces.model import Anatomy, Head, LanguageModel, Model, Positions
 from spcore.testing.fakes.processor import FakeProcessor
 from spcore.testing.fakes.steps import HistoryDecoder
 from spcore.testing.options import FakeModelOptions
 
+TENSOR_PLAN = TensorPlan({"layers.*.mix": Cut("gathered")})
+"""Bridge "tensor-parallel.fake"."""
 _FIELDS = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings", "causal")
 
 
@@ -54,8 +57,8 @@ class FakeModel(Model):
 
 
 class FakeLanguageModel(LanguageModel):
-    """pretrained: `weights` streams seeded numbers for the backbone. A source that is a folder streams its safetensors. Has the ability
-    `Steps`."""
+    """pretrained: `weights` streams seeded numbers for the backbone. A source that is a folder streams its safetensors. Has the abilities
+    `Steps`, `Stages` and `SharesPositions`."""
 
     family = "fake"
 
@@ -76,7 +79,9 @@ class FakeLanguageModel(LanguageModel):
             "custom": "head",
         }
         tied = {"lm_head.weight": "model.embed.weight"} if head.kind == "vocabulary" else {}
-        return Anatomy("model", "embed", "layers", "final", (names[head.kind],), self.config.causal, tied, packs=True)
+        return Anatomy(
+            "model", "embed", "layers", "final", (names[head.kind],), self.config.causal, tied, ("share",), packs=True
+        )
 
     def build(self, head: Head, dtype: str = "float32", device: str = "meta") -> nn.Module:
         """The module; on "meta" without storage."""
@@ -84,6 +89,27 @@ class FakeLanguageModel(LanguageModel):
             module = FakeModule(self.config, head)
         module = module.to(getattr(torch, dtype))
         return module
+
+    def depth(self, head: Head) -> int:
+        """All layers."""
+        return int(self.config.num_hidden_layers)
+
+    def stage(self, module: nn.Module, head: Head, layers: range) -> None:
+        """Deletes the rest."""
+        module.cut(layers, self.anatomy(head).head[0])
+
+    def states(self, inputs: Mapping[str, torch.Tensor], parts: int = 1) -> dict[str, tuple[int, ...]]:
+        """Hidden states, and the shares of positions in each other."""
+        rows, length = inputs["input_ids"].shape
+        own = length // parts
+        return {"hidden": (rows, own, self.config.hidden_size), "share": (rows, own, length)}
+
+    def shares(self, head: Head) -> None:
+        """It does under every head."""
+
+    def share(self, module: nn.Module, head: Head, positions: Positions) -> None:
+        """Each layer gathers what it mixes."""
+        module.share(positions)
 
     def decoder(self, module: nn.Module, slots: int, length: int, encoder_length: int = 0) -> HistoryDecoder:
         """One without a cache. Raises RefusalError for more positions than the model has."""
@@ -129,9 +155,9 @@ class _Layer(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.mix = nn.Linear(hidden, hidden)
 
-    def forward(self, x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """x: [S, L, H]; share: [S, L, L], rows that add up to 1."""
-        return x + torch.tanh(self.mix(share @ x))
+    def forward(self, x: torch.Tensor, share: torch.Tensor, positions: Positions | None = None) -> torch.Tensor:
+        """x: [S, L, H]; share: [S, L, L], rows that add up to 1. positions: of which x and the rows are a part."""
+        return x + torch.tanh(self.mix(share @ (x if positions is None else positions.gather(x, 1))))
 
 
 class _Backbone(nn.Module):  # type: ignore[misc]
@@ -145,16 +171,17 @@ class _Backbone(nn.Module):  # type: ignore[misc]
         self.layers = nn.ModuleList(_Layer(config.hidden_size) for _ in range(config.num_hidden_layers))
         self.final = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, ids: torch.Tensor, segments: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """segments: 0 = padding; nothing is seen across a border."""
-        x = self.embed(ids) + self.positions(positions)
+    def forward(
+        self, ids: torch.Tensor, segments: torch.Tensor, positions: torch.Tensor, shared: Positions | None
+    ) -> dict[str, torch.Tensor]:
+        """What the first layer is given. segments: 0 = padding; nothing is seen across a border."""
         seen = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
         if self.causal:
             seen = seen & torch.ones_like(seen[0]).tril()
-        share = seen.to(x.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
-        for layer in self.layers:
-            x = layer(x, share)
-        return self.final(x)  # type: ignore[no-any-return]
+        share = seen.to(self.embed.weight.dtype) / seen.sum(-1, keepdim=True).clamp(min=1)
+        if shared is not None:
+            ids, positions, share = (shared.own(x, 1) for x in (ids, positions, share))
+        return {"hidden": self.embed(ids) + self.positions(positions), "share": share}
 
 
 class FakeModule(nn.Module):  # type: ignore[misc]
@@ -163,6 +190,8 @@ class FakeModule(nn.Module):  # type: ignore[misc]
     def __init__(self, config: FakeConfig, head: Head) -> None:
         super().__init__()
         self.kind, self.outputs = head.kind, tuple(head.outputs)
+        self.layers = range(config.num_hidden_layers)
+        self.shared: Positions | None = None
         self.model = _Backbone(config)
         if head.kind == "vocabulary":
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -174,20 +203,48 @@ class FakeModule(nn.Module):  # type: ignore[misc]
         else:
             self.classifier = nn.Linear(config.hidden_size, head.size)
 
+    def cut(self, layers: range, head: str) -> None:
+        """Keep the layers of a stage, and at the ends what comes before and after."""
+        self.layers, every = layers, self.model.layers
+        if layers.stop < len(every):
+            delattr(self, head)
+            del self.model.final
+        if layers.start:
+            del self.model.positions
+            if self.kind != "vocabulary" or layers.stop < len(every):  # else the head is tied to it
+                del self.model.embed
+        for n in range(len(every)):
+            if n not in layers:
+                every[n] = nn.Identity()
+
+    def share(self, positions: Positions) -> None:
+        """Work on a part of them."""
+        self.shared = positions
+
     def forward(
         self,
+        states: Mapping[str, torch.Tensor] | None = None,
+        *,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """inputs: [S, L] -> the head's outputs."""
+        """inputs: [S, L] -> the head's outputs, or a stage's states."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         segments = mask if segment_ids is None else segment_ids
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        hidden = self.model(input_ids, segments, position_ids)
+        given = states or self.model(input_ids, segments, position_ids, self.shared)
+        hidden, share = given["hidden"], given["share"]
+        for n in self.layers:
+            hidden = self.model.layers[n](hidden, share, self.shared)
+        if self.layers.stop < len(self.model.layers):
+            return {"hidden": hidden, "share": share}
+        hidden = self.model.final(hidden)
+        if self.shared is not None and self.kind not in ("vocabulary", "token"):
+            hidden = self.shared.gather(hidden, 1)
         return self._outputs(hidden, segments, starts(segment_ids) if segment_ids is not None else None)
 
     def _outputs(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spcore.interfaces.model import LanguageModel, Model, Processor
+from spcore.errors import RefusalError
+from spcore.interfaces.model import LanguageModel, Model, Processor, Stages
 from spcore.testing.checks import CannotCheck, Check, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report, Skipped
@@ -101,6 +102,27 @@ def model_packs(case: ModelCase) -> Iterator[Wrong]:
         if found := difference(alone, packed[at : at + len(row)]):
             yield Wrong(f"segment {n + 1} in a pack and alone differ by {found:.3g}", "nothing that crosses a border")
         at += len(row)
+
+
+@check("model.stages", "cut between layers, its modules give together what they give whole, where it has the ability")
+def model_stages(case: ModelCase) -> Iterator[Wrong]:
+    """In two stages, the first with one layer."""
+    if not isinstance(case.model, Stages):
+        raise CannotCheck("it has not the ability Stages")
+    for kind, head in case.heads().items():
+        try:
+            depth = case.model.depth(head)
+        except RefusalError:
+            continue
+        if depth < 2:
+            raise CannotCheck(f"it has {depth} layer, too few to be cut")
+        inputs = case.padded([case.ids(_TEXT), case.ids(_PAIR)[:5]])
+        whole, found = case.outputs(head, inputs), case.staged(head, [range(1), range(1, depth)], inputs)
+        for name, output in whole.items():
+            if name not in found:
+                yield Wrong(f"head {kind!r}: the last stage gives {sorted(found)}", f"the outputs {sorted(whole)}")
+            elif gap := difference(output, found[name]):
+                yield Wrong(f"head {kind!r}: {name} in two stages and whole differ by {gap:.3g}", "the same outputs")
 
 
 @check("model.weights", "weights are streamed once each, on the CPU, under the module's names")
@@ -218,7 +240,7 @@ def processor_special(processor: Processor) -> Iterator[Wrong]:
 
 
 MODEL_CHECKS: tuple[Check, ...] = (
-    model_contract, model_opens, model_builds, model_forward, model_padding, model_packs, model_weights, model_saves,
+    model_contract, model_opens, model_builds, model_forward, model_padding, model_packs, model_stages, model_weights, model_saves,
 )  # fmt: skip
 PROCESSOR_CHECKS: tuple[Check, ...] = (processor_encodes, processor_offsets, processor_special)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spcore.errors import RefusalError
-from spcore.interfaces.model import Head, LanguageModel, Model
+from spcore.interfaces.model import Head, LanguageModel, Model, Stages
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,23 @@ class ModelCase:
 
         with torch.no_grad():
             return dict(self.module(head)(**inputs))
+
+    def staged(self, head: Head, layers: Sequence[range], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the stages with these layers give together."""
+        import torch
+
+        from spcore.tensors.materialise import materialise
+
+        assert isinstance(self.model, Stages), "the caller looked"
+        states: dict[str, torch.Tensor] | None = None
+        for span in layers:
+            module = self.model.build(head)
+            self.model.stage(module, head, span)
+            materialise(module, self.model, head, seed=0)
+            with torch.no_grad():
+                states = dict(module.eval()(states=states, **inputs))
+        assert states is not None, "one stage at least"
+        return states
 
 
 def difference(a: torch.Tensor, b: torch.Tensor, most: float = 1e-4) -> float:
