@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from exact.processes import Processes, measure, registry_of
@@ -21,6 +23,7 @@ from exact.test_memory import never_fits
 from spcore.cli.app import app
 from spcore.converting import to_checkpoint, to_hugging_face
 from spcore.errors import OutputError, RunError, UserError
+from spcore.files import sealed_files, sealed_text
 from spcore.recipe import load_recipe
 from spcore.testing.fakes import words
 from spcore_torch.fsdp import FullyShardedEngine
@@ -129,6 +132,23 @@ def test_each_rank_stores_its_part(sharded: Path) -> None:
         name: value.shape for name, value in model.items()
     }
     assert {p.suffix for p in checkpoint.iterdir()} == {".safetensors", ".json"}, "nothing is pickled"
+
+
+def test_the_format_before_parts_is_read(tmp_path: Path, two: Processes) -> None:
+    """Where one file held everything, and no header said where it begins."""
+    tree = {**classification(tmp_path), "eval": {}}
+    wanted = measure({**laid(tree, "single", 1, save_every=2), "output": str(tmp_path / "one")})
+    checkpoint = tmp_path / "old" / "checkpoints" / "step-00000002"
+    shutil.copytree(tmp_path / "one" / "checkpoints" / "step-00000002", checkpoint)
+    file = checkpoint / "rank-00000.safetensors"
+    with safe_open(file, framework="np") as opened:
+        numbers = opened.metadata()["numbers"]
+    save_file(tensors(file), file, {"numbers": numbers})
+    files = sealed_files(checkpoint, "xxh3_128")
+    files.pop("manifest.json")
+    (checkpoint / "manifest.json").write_text(sealed_text({"format": 1, "version": "0.1.0", "step": 2, "files": files}))
+    found = two.measure({**laid(tree, "fsdp", 2), "output": str(tmp_path / "old")})
+    assert curve(found) == pytest.approx(curve(wanted)[2:], rel=1e-6)
 
 
 def test_converted_it_is_what_the_run_saved(sharded: Path, tmp_path: Path) -> None:
