@@ -103,8 +103,9 @@ def test_two_ranks_compute_what_one_does(
     wanted = expected(task, folder)
     file = tmp_path / "gradients.npz"
     found = two.measure(laid(tree_of(task, folder), strategy, 2, steps=5), str(file))
-    # Where matrices are random and large, attention's gradients are differences of numbers a hundred times as large.
-    compare(found, file, wanted, gradient=5e-5 if task in FAMILIES else 2e-5)
+    # Where matrices are random and large, attention's gradients are differences of numbers a hundred times as large; of a bias under a
+    # softmax, as the stranger's query has one, rounding is all there is.
+    compare(found, file, wanted, gradient=5e-5 if task in (*FAMILIES, "a stranger's head") else 2e-5)
 
 
 @pytest.mark.parametrize(("task", "sequence"), [("packed", True), ("classification", False)])
