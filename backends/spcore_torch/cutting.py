@@ -234,12 +234,13 @@ class _Cutter:
         self._both_cut()
 
     def _both_cut(self) -> None:
-        """A weight that two modules share is cut in both."""
-        cut = {id(self.module.get_submodule(path)) for path in self.cuts.modules}
+        """A weight that two modules share is cut in both; a stage of a pipeline may have one of them."""
+        there = dict(self.module.named_modules(remove_duplicate=False))
+        cut = {id(there[path]) for path in self.cuts.modules}
         for alias, owner in self.anatomy.tied.items():
             for name in (alias, owner) if owner in self.cuts.tensors and owner.endswith(".weight") else ():
                 path = name.rpartition(".")[0]
-                if id(self.module.get_submodule(path)) not in cut:
+                if path in there and id(there[path]) not in cut:
                     raise RefusalError(f"{path} shares a weight with what is cut, and is not known to be cut itself")
 
     def _inside_layers(self) -> None:
