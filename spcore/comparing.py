@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +33,12 @@ _FP32 = {
     "initial": 0.0, "loss": 2e-6, "grad_norm": 1e-5, "gradient": 2e-5, "losses": 5e-5, "weights": 1e-4, "evaluation": 5e-4,
 }  # fmt: skip
 _SHORTER = {
-    "initial": 0.0, "loss": 0.5, "grad_norm": 5.0, "gradient": 12.5, "losses": 2.5, "weights": 12.5, "evaluation": 5.0,
+    "initial": 0.0, "loss": 0.125, "grad_norm": 1.25, "gradient": 12.5, "losses": 0.75, "weights": 12.5, "evaluation": 2.5,
 }  # fmt: skip
-"""Of formats with fewer bits, in units of their rounding."""
+"""Of formats with fewer bits, in units of their rounding: products of the same operands round alike wherever they are made, so it is the
+fewer entries next to a border that part, and means over many even out."""
+_BITS = {"float32": 24, "float16": 11, "tf32": 11, "bfloat16": 8, "float8": 4}
+_CHANCE = 1e-3
 DIFFERENT = "different"
 """What masks of data ranks should be."""
 _MOST = 0.1
@@ -49,6 +54,20 @@ class Difference:
 
     size: float = 0.0
     at: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean relative difference of losses over seeds; in standard errors, and how many are allowed."""
+
+    difference: float
+    errors: float
+    allowed: float
+
+    @property
+    def same(self) -> bool:
+        """Within the spread over seeds."""
+        return self.errors <= self.allowed
 
 
 @dataclass(frozen=True)
@@ -71,13 +90,12 @@ def tolerances(plan: Plan, tokens: int) -> dict[str, Tolerance]:
 
 
 def _format(plan: Plan) -> tuple[str, int]:
-    """The coarsest format of the products, and its rounding: half of the last bit is 2^-bits."""
+    """The coarsest format of the policy, and its rounding: half of the last bit is 2^-bits."""
     precision = plan.precision
-    if precision.fp8 is not None:
-        return "float8", 4
-    if precision.compute != "float32":
-        return precision.compute, {"bfloat16": 8, "float16": 11}[precision.compute]
-    return ("tf32", 11) if precision.matmul == "tf32" else ("float32", 24)
+    names: list[str] = [precision.parameter, precision.compute, precision.reduction]
+    names += ["tf32"] if precision.matmul == "tf32" else []
+    names += ["float8"] if precision.fp8 is not None else []
+    return min(((name, _BITS[name]) for name in names), key=lambda found: found[1])
 
 
 def _reason(figure: str, name: str, unit: float, tokens: int) -> str:
@@ -152,6 +170,18 @@ def said_of_masks(between: float, drawn: float, limit: Tolerance) -> str:
     return "equal" if between <= limit.value else DIFFERENT
 
 
+def curves_apart(curve: Sequence[float], wanted: Sequence[float]) -> Curve:
+    """Losses of runs against those of others with the same seeds, so on the same rows: Student's paired test, two-sided, which finds
+    one pair in a thousand apart that is not."""
+    from scipy import stats
+
+    differences = [a - b for a, b in zip(curve, wanted, strict=True)]
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    allowed = float(stats.t.ppf(1 - _CHANCE / 2, len(differences) - 1))
+    errors = abs(mean) / (spread / math.sqrt(len(differences))) if spread else 0.0 if not mean else math.inf
+    return Curve(mean / statistics.fmean(wanted), errors, allowed)
+
+
 def _most(tensor: torch.Tensor) -> float:
     return float(tensor.abs().max()) if tensor.numel() else 0.0
 
@@ -178,7 +208,8 @@ def _largest(found: Iterable[Difference]) -> Difference:
 
 def rows_apart(folder: Path, wanted: Path) -> str:
     """What is wrong about the features that ranks were fed, "" for nothing."""
-    for step, (ours, theirs) in enumerate(zip(fed_to(folder), fed_to(wanted), strict=False), 1):
+    both = itertools.zip_longest(fed_to(folder), fed_to(wanted), fillvalue=Counter[int]())
+    for step, (ours, theirs) in enumerate(both, 1):
         more, less = sorted((ours - theirs).elements()), sorted((theirs - ours).elements())
         if more or less:
             said = [

@@ -7,20 +7,23 @@ it falls, and an eps far below the gradients makes whole steps of their rounding
 from __future__ import annotations
 
 import shutil
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from spcore.comparing import (
     DIFFERENT,
     FIGURES,
+    Curve,
     Difference,
     Tolerance,
     compared,
+    curves_apart,
     masks_apart,
     rows_apart,
     said_of_masks,
@@ -53,7 +56,8 @@ class Measured:
 @dataclass(frozen=True)
 class Verdict:
     """A layout against one process. differences: by figure, in `FIGURES`' order. tokens: counted there and by one process. rows: what
-    is wrong about the rows, "" for nothing. masks: what data ranks' masks are, "" where they were not compared. failed: what is not the same, [] for a layout that computes the same."""
+    is wrong about the rows, "" for nothing. wrong: figures that differ by more than their tolerance. masks: what data ranks' masks are, ""
+    where they were not compared; curve: losses with dropout on, None where they were not."""
 
     layout: str
     strategy: str
@@ -61,17 +65,27 @@ class Verdict:
     differences: Mapping[str, Difference]
     tokens: tuple[int, int]
     rows: str
-    masks: str
     seconds: float
-    failed: Sequence[str]
+    wrong: Sequence[str]
+    masks: str = ""
+    curve: Curve | None = None
+
+    @property
+    def failed(self) -> list[str]:
+        """What is not the same, [] for a layout that computes the same."""
+        others = {
+            "tokens": self.tokens[0] != self.tokens[1], "rows": bool(self.rows), "masks": self.masks not in ("", DIFFERENT),
+            "curve": self.curve is not None and not self.curve.same,
+        }  # fmt: skip
+        return [*self.wrong, *(name for name, failed in others.items() if failed)]
 
     def to_json(self) -> dict[str, Any]:
         """Flat where it can be."""
         found = {name: {"difference": d.size, "at": d.at} for name, d in self.differences.items()}
         return {
-            "layout": self.layout, "strategy": self.strategy, "processes": self.processes, "same": not self.failed, "failed": list(self.failed),
-            **found, "tokens": self.tokens[0], "tokens_expected": self.tokens[1], "rows": self.rows or "same",
-            "masks": self.masks or None, "seconds": self.seconds,
+            "layout": self.layout, "strategy": self.strategy, "processes": self.processes, "same": not self.failed, "failed": self.failed,
+            **found, "tokens": self.tokens[0], "tokens_expected": self.tokens[1], "rows": self.rows or "same", "masks": self.masks or None,
+            "curve": asdict(self.curve) if self.curve is not None else None, "seconds": self.seconds,
         }  # fmt: skip
 
 
@@ -107,11 +121,13 @@ def parity(
     strategy: str | None = None,
     steps: int = 5,
     dropout: float | None = None,
+    seeds: int | None = None,
     cancel: Control | None = None,
     on_run: Callable[[str, float], None] = lambda layout, seconds: None,
 ) -> Parity:
     """Compare layouts ("tp=2,pp=2") with one process. strategy: what lays them out; default: see `strategy_for`. dropout: a probability
-    at which data ranks' masks are compared in a run of their own. on_run: told each run that is done, and its seconds.
+    at which data ranks' masks are compared in a run of their own; seeds: and losses over so many seeds. on_run: told each run that is
+    done, and its seconds.
 
     Every layout is checked before anything starts. Raises UserError for a layout that cannot be read or is laid out by nothing, and
     what `assemble` raises, which begins with the layout; whatever a run raises.
@@ -125,42 +141,75 @@ def parity(
     prepared = load_recipe(recipe, [*overrides, *settings.items(), *_fixed(steps)], registry=registry)
     reference = laid_out(ONE, {}, None, prepared, registry)
     laid = [laid_out(name, axes, strategy, prepared, registry) for name, axes in wanted.items()]
-    masked = [_masked(one, dropout, registry) for one in laid]
+    dropping = [_dropping(one, dropout, registry) for one in (reference, *laid)] if dropout is not None else []
+    if seeds is not None and (dropout is None or seeds < 2):
+        raise UserError(f"--seeds {seeds}: runs with dropout are compared over two seeds or more; give --dropout too")
     with tempfile.TemporaryDirectory(prefix="slimpajama-parity-") as scratch:
         expected = _measure(reference, Path(scratch) / ONE, cancel)
         on_run(ONE, expected.seconds)
         limits = tolerances(reference.session.plan, max(step.tokens for step in expected.steps))
         found = Parity(steps, settings, limits)
-        for n, (one, drawing) in enumerate(zip(laid, masked, strict=True)):
-            run = _measure(one, Path(scratch) / f"{n}", cancel)
-            masks = None
-            if drawing is not None:
-                masks = masks_apart(_measure(drawing, Path(scratch) / f"{n}-masks", cancel, what="masks").folder)
+        for one in laid:
+            run = _measure(one, Path(scratch) / "run", cancel)
             on_run(one.name, run.seconds)
-            found.verdicts.append(_judge(one, run, expected, limits, masks))
+            found.verdicts.append(_judge(one, run, expected, limits))
             shutil.rmtree(run.folder)
+        if dropping:
+            for number, one in enumerate(dropping[1:]):
+                masks = _masks(one, Path(scratch) / "masks", limits["gradient"], cancel)
+                found.verdicts[number] = replace(found.verdicts[number], masks=masks)
+        if seeds is not None:
+            curves = [_curve(one, seeds, Path(scratch) / "curve", registry, cancel, on_run) for one in dropping]
+            found.verdicts = [
+                replace(verdict, curve=curves_apart(curve, curves[0]))
+                for verdict, curve in zip(found.verdicts, curves[1:], strict=True)
+            ]
     return found
 
 
-def _judge(
-    laid: Laid, run: Measured, wanted: Measured, limits: Mapping[str, Tolerance], masks: tuple[float, float] | None
-) -> Verdict:
+def _judge(laid: Laid, run: Measured, wanted: Measured, limits: Mapping[str, Tolerance]) -> Verdict:
     found = compared(run.folder, run.steps, run.metrics, (wanted.folder, wanted.steps, wanted.metrics))
     tokens, expected = (sum(step.tokens for step in one.steps) for one in (run, wanted))
     rows = rows_apart(run.folder, wanted.folder)
-    drawn = "" if masks is None else said_of_masks(*masks, limits["gradient"])
-    others = {"tokens": tokens != expected, "rows": bool(rows), "masks": drawn not in ("", DIFFERENT)}
-    failed = [name for name in FIGURES if not found[name].size <= limits[name].value]
-    failed += [name for name, wrong in others.items() if wrong]
+    wrong = [name for name in FIGURES if not found[name].size <= limits[name].value]
     processes = laid.session.plan.layout.world_size
-    return Verdict(laid.name, laid.strategy, processes, found, (tokens, expected), rows, drawn, run.seconds, failed)
+    return Verdict(laid.name, laid.strategy, processes, found, (tokens, expected), rows, run.seconds, wrong)
 
 
-def _masked(laid: Laid, dropout: float | None, registry: Registry) -> Laid | None:
-    """The run that compares masks, None where there is nothing to compare. Raises RefusalError."""
+def _masks(laid: Laid, folder: Path, limit: Tolerance, cancel: Control | None) -> str:
+    """What data ranks' masks are, "" where there is one data rank."""
+    if laid.session.plan.layout.data_size == 1:
+        return ""
+    run = _measure(laid, folder, cancel, what="masks")
+    said = said_of_masks(*masks_apart(run.folder), limit)
+    shutil.rmtree(run.folder)
+    return said
+
+
+def _curve(
+    laid: Laid,
+    seeds: int,
+    folder: Path,
+    registry: Registry,
+    cancel: Control | None,
+    on_run: Callable[[str, float], None],
+) -> list[float]:
+    """The mean loss of the later half of the steps, for each seed, from the recipe's on."""
+    recipe, losses = laid.session.recipe, []
+    for seed in range(recipe.train.seed, recipe.train.seed + seeds):
+        session = assemble(load_recipe(recipe.to_json(), {"train.seed": seed}, registry=registry), registry)
+        run = _measure(replace(laid, session=session), folder, cancel)
+        on_run(f"{laid.name}, seed {seed}", run.seconds)
+        losses.append(statistics.fmean(step.loss for step in run.steps[len(run.steps) // 2 :]))
+        shutil.rmtree(folder)
+    return losses
+
+
+def _dropping(laid: Laid, dropout: float, registry: Registry) -> Laid:
+    """The run with dropout on. Raises RefusalError."""
     session = laid.session
-    if dropout is None or session.plan.layout.data_size == 1:
-        return None
+    if not dropout > 0:
+        raise RefusalError(f"--dropout {dropout:g}: nothing is drawn; give a probability above 0, or leave it out")
     if not _has(registry, "model", session.recipe.model.use, "dropout"):
         raise RefusalError(
             f"--dropout {dropout:g}: model {session.recipe.model.use!r} has no option dropout; leave it out"
@@ -213,4 +262,5 @@ def _measure(laid: Laid, folder: Path, cancel: Control | None, *, what: Literal[
     result = session.launcher.launch(spec, heard, cancel or threading.Event())
     if result.cancelled:
         raise RunCancelled(f"{laid.name}: stopped on request")
+    assert any(folder.iterdir()), f"launcher {session.recipe.launch.use!r} does not pass on `RunSpec.probe`"
     return Measured(folder, [steps[n] for n in sorted(steps)], metrics, time.monotonic() - began)

@@ -7,6 +7,7 @@ figures are in the events.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -104,4 +105,4 @@ def fed_to(folder: Path) -> list[Counter[int]]:
         if steps not in parts.setdefault(rank, []):
             parts[rank].append(steps)
     every = [steps for different in parts.values() for steps in different]
-    return [Counter(i for ids in step for i in ids) for step in zip(*every, strict=True)]
+    return [Counter(i for ids in step for i in ids) for step in itertools.zip_longest(*every, fillvalue=[])]

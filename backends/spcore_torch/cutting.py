@@ -28,12 +28,14 @@ _ATTENTION = ("attn", "attention", "SelfAttention", "EncDecAttention")
 @dataclass
 class Cuts:
     """modules: path -> (what is done round it, cut). tensors: Hugging Face name -> cutting, tied ones under their owner's. partial: names
-    of whole parameters whose gradients are parts on each rank. divided: path -> attributes and the value that they get."""
+    of whole parameters whose gradients are parts on each rank. divided: path -> attributes and the value that they get. positions: whether
+    ranks can hold parts of the positions between layers."""
 
     modules: dict[str, tuple[str, Cut]] = field(default_factory=dict)
     tensors: dict[str, Cutting] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     divided: dict[str, dict[str, int]] = field(default_factory=dict)
+    positions: bool = True
 
     @staticmethod
     def vocabulary(size: int, ranks: int) -> Cutting:
@@ -141,6 +143,7 @@ class _Cutter:
                 yield path, found
 
     def _by_bridge(self, known: TensorPlan) -> None:
+        self.cuts.positions = known.positions and all(how.how != "gathered" for how in known.modules.values())
         for pattern, how in known.modules.items():
             for path, found in self._matching(pattern):
                 self._cut_module(path, found, how.how, how)
@@ -153,6 +156,7 @@ class _Cutter:
                 self.cuts.tensors[name] = self._cutting(name, tuple(tensor.shape), tensor.dim() - 1, Cut("column"))
 
     def _by_declaration(self, known: Mapping[str, str]) -> None:
+        self.cuts.positions = not {"colwise_gather_output", "rowwise_split_input"} & set(known.values())
         for pattern, word in known.items():
             how = _DECLARED.get(word)
             for path, found in self._matching(pattern):
@@ -230,12 +234,13 @@ class _Cutter:
         self._both_cut()
 
     def _both_cut(self) -> None:
-        """A weight that two modules share is cut in both."""
-        cut = {id(self.module.get_submodule(path)) for path in self.cuts.modules}
+        """A weight that two modules share is cut in both; a stage of a pipeline may have one of them."""
+        there = dict(self.module.named_modules(remove_duplicate=False))
+        cut = {id(there[path]) for path in self.cuts.modules}
         for alias, owner in self.anatomy.tied.items():
             for name in (alias, owner) if owner in self.cuts.tensors and owner.endswith(".weight") else ():
                 path = name.rpartition(".")[0]
-                if id(self.module.get_submodule(path)) not in cut:
+                if path in there and id(there[path]) not in cut:
                     raise RefusalError(f"{path} shares a weight with what is cut, and is not known to be cut itself")
 
     def _inside_layers(self) -> None:

@@ -106,8 +106,8 @@ class Parallel(ParallelStrategy):
             cuts = cut(plan, plan.model.build(plan.head), size, sequence=self.options.sequence_parallel)
         except RefusalError as error:
             return [Refusal(f"strategy.tensor_parallel {size}", error.message)]
-        if self.options.sequence_parallel and any(how in ("gathered", "split") for how, _ in cuts.modules.values()):
-            why = f"family {plan.model.family!r} puts what is cut together again inside of its layers"
+        if self.options.sequence_parallel and not cuts.positions:
+            why = f"inside of the layers of family {plan.model.family!r} positions cannot be told apart, or are needed together"
             found.append(Refusal("strategy.sequence_parallel", why, "leave it out"))
         if _reads_early(plan, self.options.sequence_parallel) and (
             plan.pack is not None or self.options.flatten == "always"

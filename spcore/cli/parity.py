@@ -27,8 +27,9 @@ def parity(
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="What lays processes out. Default: what can.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 5,
-    dropout: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Compare masks of data ranks too, at this probability.")
+    dropout: Annotated[float | None, typer.Option(help="Compare masks of data ranks too, at this probability.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="With --dropout: compare losses over so many seeds too.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -40,7 +41,7 @@ def parity(
 
     with stopping() as cancel:
         found = compare(
-            recipe, layouts or [], default_registry(), overrides=overrides or [], strategy=strategy, steps=steps, dropout=dropout, cancel=cancel,
+            recipe, layouts or [], default_registry(), overrides=overrides or [], strategy=strategy, steps=steps, dropout=dropout, seeds=seeds, cancel=cancel,
             on_run=lambda layout, seconds: note(f"{layout}: {seconds:.1f} s"),
         )  # fmt: skip
     if as_json:
@@ -60,6 +61,11 @@ def _show(found: Parity) -> None:
     for one in found.verdicts:
         named = [(words, one.differences[name]) for name, words in COLUMNS.items() if one.differences[name].size]
         worst = [f"{words} {d.size:.1e} at {d.at}" for words, d in named]
+        if one.curve is not None:
+            c = one.curve
+            worst.append(
+                f"losses over seeds {c.difference:.1e}: {c.errors:.1f} standard errors of {c.allowed:.1f} allowed"
+            )
         more = [
             f"{what} {words}"
             for what, words in (("rows:", one.rows), ("dropout masks of data ranks:", one.masks))

@@ -63,3 +63,4 @@ class TensorPlan:
     modules: Mapping[str, Cut]
     divided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
+    positions: bool = True

@@ -137,7 +137,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_not_passed_over(store: Check
     with pytest.raises(CheckpointError) as caught:
         store.latest()
     assert str(caught.value) == (
-        f"{manifest}: format 9, written by slimpajama 4.2; this is {__version__}, which reads up to format 1. "
+        f"{manifest}: format 9, written by slimpajama 4.2; this is {__version__}, which reads up to format 2. "
         "Install that version, or start anew with --overwrite"
     )
 

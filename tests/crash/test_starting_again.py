@@ -145,7 +145,7 @@ def test_every_setting_of_training_is_known_to_change_the_result_or_not() -> Non
     assert set(TrainSettings.model_fields) - free == {
         "epochs", "steps", "global_batch_size", "clip_norm", "seed", "deterministic",
     }  # fmt: skip
-    assert set(Recipe.model_fields) & FREE == {"output", "loggers", "launch", "device"}
+    assert set(Recipe.model_fields) & FREE == {"output", "loggers", "launch", "device", "strategy"}
 
 
 def test_data_that_has_changed_is_noticed(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ PLAN = TensorPlan(
         "decoder.layers.*.fc2": Cut("row"),
     },
     divided={"decoder.layers.*.self_attn": ("num_heads",)},
+    positions=False,
 )
 
 

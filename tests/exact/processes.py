@@ -8,6 +8,7 @@ steps alone. Run as a script it is one of them.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pkgutil
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent.parent
+STRANGER = TESTS.parent / "docs" / "example_plugin"
 
 
 def registry_of() -> Any:
-    """The installed plugins, the fakes, and a plan of a family that is not known."""
+    """The installed plugins, the fakes, a stranger's, and a plan of a family that is not known."""
     import exact.opt_plugin
     import spcore.testing.plugin
     from spcore.components import Registry
@@ -32,6 +34,9 @@ def registry_of() -> Any:
     registry = Registry()
     registry.register(spcore.testing.plugin, name="fakes")
     registry.register(exact.opt_plugin, name="opt")
+    if str(STRANGER) not in sys.path:
+        sys.path.append(str(STRANGER))
+    registry.register(importlib.import_module("weather_words.plugin"), name="weather")
     return registry
 
 

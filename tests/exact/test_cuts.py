@@ -90,8 +90,9 @@ def _equal(found: Any, wanted: Any) -> bool:
 
 
 def cases() -> list[tuple[str, str, int, int]]:
-    """Every task on every layout once, the cuts in turn; every cut of every layout for the first task."""
-    each = [(task, *layout) for task in TASKS for layout in LAYOUTS]
+    """Every task on every layout once, the cuts in turn, but on the largest of a strategy that came later; every cut of every layout for
+    the first task."""
+    each = [(task, *layout) for task in TASKS for layout in LAYOUTS if layout != ("fsdp", 4)]
     some = [(*case, CUTS[n % len(CUTS)]) for n, case in enumerate(each)]
     return sorted({*some, *((TASKS[0], *layout, cut) for layout, cut in itertools.product(LAYOUTS, CUTS))})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from exact.processes import Processes, measure, registry_of
@@ -21,6 +23,7 @@ from exact.test_memory import never_fits
 from spcore.cli.app import app
 from spcore.converting import to_checkpoint, to_hugging_face
 from spcore.errors import OutputError, RunError, UserError
+from spcore.files import sealed_files, sealed_text
 from spcore.recipe import load_recipe
 from spcore.testing.fakes import words
 from spcore_torch.fsdp import FullyShardedEngine
@@ -131,6 +134,23 @@ def test_each_rank_stores_its_part(sharded: Path) -> None:
     assert {p.suffix for p in checkpoint.iterdir()} == {".safetensors", ".json"}, "nothing is pickled"
 
 
+def test_the_format_before_parts_is_read(tmp_path: Path, two: Processes) -> None:
+    """Where one file held everything, and no header said where it begins."""
+    tree = {**classification(tmp_path), "eval": {}}
+    wanted = measure({**laid(tree, "single", 1, save_every=2), "output": str(tmp_path / "one")})
+    checkpoint = tmp_path / "old" / "checkpoints" / "step-00000002"
+    shutil.copytree(tmp_path / "one" / "checkpoints" / "step-00000002", checkpoint)
+    file = checkpoint / "rank-00000.safetensors"
+    with safe_open(file, framework="np") as opened:
+        numbers = opened.metadata()["numbers"]
+    save_file(tensors(file), file, {"numbers": numbers})
+    files = sealed_files(checkpoint, "xxh3_128")
+    files.pop("manifest.json")
+    (checkpoint / "manifest.json").write_text(sealed_text({"format": 1, "version": "0.1.0", "step": 2, "files": files}))
+    found = two.measure({**laid(tree, "fsdp", 2), "output": str(tmp_path / "old")})
+    assert curve(found) == pytest.approx(curve(wanted)[2:], rel=1e-6)
+
+
 def test_converted_it_is_what_the_run_saved(sharded: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["convert", str(sharded), str(tmp_path / "hf"), "--json"])
     assert done.exit_code == 0, done.output
@@ -139,6 +159,18 @@ def test_converted_it_is_what_the_run_saved(sharded: Path, tmp_path: Path) -> No
     }  # fmt: skip
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "hf" / name).read_bytes() == (sharded / name).read_bytes(), name
+
+
+def test_parts_of_other_kinds_are_converted_too(tmp_path: Path, four: Processes) -> None:
+    """Columns and rows of tensor parallelism, layers of a pipeline."""
+    tree = {**language("causal-lm", tmp_path), "eval": {}}
+    recipe = {**laid(tree, "tp2-pp2", 4, steps=2, save_every=2), "output": str(tmp_path / "run")}
+    four.measure(recipe)
+    (tmp_path / "run" / "recipe.yaml").write_text(load_recipe(recipe, {}, registry=registry_of()).to_yaml())
+    to_hugging_face(tmp_path / "run", tmp_path / "hf", registry_of())
+    ours, theirs = (tensors(tmp_path / name / "model.safetensors") for name in ("hf", "run"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
 
 
 def test_and_back(sharded: Path, tmp_path: Path, two: Processes) -> None:

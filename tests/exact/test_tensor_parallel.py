@@ -38,6 +38,9 @@ def tree_of(task: str, folder: Path) -> dict[str, Any]:
         tree = language(task, folder)
     elif task in FAMILIES:
         tree = recipe(task, folder)
+    elif task == "a stranger's head":
+        data, shown = {"use": "weather"}, {"data": {"use": "weather", "split": "train[49:]"}}
+        tree = {**classification(folder), "task": "weather", "data": data, "eval": shown}
     elif task.startswith("seq2seq"):
         tree = seq2seq(task.removeprefix("seq2seq "), folder, beams=2)
     else:
@@ -72,11 +75,17 @@ def compare(found: dict[str, Any], gradients: Path, wanted: dict[str, Any], *, g
 
 
 CASES = [
-    ("classification", TENSOR), ("classification", SEQUENCE), ("masked-lm", TENSOR), ("packed", TENSOR), ("packed", SEQUENCE),
-    ("gpt2", TENSOR), ("denoising", TENSOR), ("denoising", SEQUENCE), ("modernbert", SEQUENCE), ("one group", TENSOR),
-    ("fake-two-terms", TENSOR), ("fake-contrast", TENSOR), ("seq2seq t5", TENSOR),
+    ("classification", TENSOR), ("masked-lm", TENSOR), ("packed", TENSOR), ("packed", SEQUENCE),
+    ("gpt2", TENSOR), ("denoising", SEQUENCE), ("modernbert", SEQUENCE), ("one group", TENSOR),
+    ("fake-two-terms", TENSOR), ("a stranger's head", TENSOR), ("opt", TENSOR), ("fake-contrast", TENSOR), ("seq2seq t5", TENSOR),
 ]  # fmt: skip
-SLOW = [(task, how) for task in ("masked-lm", "seq2seq llama", *FAMILIES) for how in (TENSOR, SEQUENCE)]
+UNDIVIDED = [("phi3", SEQUENCE), ("opt", SEQUENCE)]
+"""Refused."""
+SLOW = [
+    (task, how)
+    for task in ("classification", "masked-lm", "denoising", "seq2seq llama", *FAMILIES)
+    for how in (TENSOR, SEQUENCE)
+]
 
 
 def named(value: Any) -> str:
@@ -85,7 +94,7 @@ def named(value: Any) -> str:
 
 @pytest.mark.parametrize(
     ("task", "strategy"),
-    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in CASES and case != ("phi3", SEQUENCE))],
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in CASES and case not in UNDIVIDED)],
     ids=named,
 )  # fmt: skip
 def test_two_ranks_compute_what_one_does(
@@ -94,8 +103,9 @@ def test_two_ranks_compute_what_one_does(
     wanted = expected(task, folder)
     file = tmp_path / "gradients.npz"
     found = two.measure(laid(tree_of(task, folder), strategy, 2, steps=5), str(file))
-    # Where matrices are random and large, attention's gradients are differences of numbers a hundred times as large.
-    compare(found, file, wanted, gradient=5e-5 if task in FAMILIES else 2e-5)
+    # Where matrices are random and large, attention's gradients are differences of numbers a hundred times as large; of a bias under a
+    # softmax, as the stranger's query has one, rounding is all there is.
+    compare(found, file, wanted, gradient=5e-5 if task in (*FAMILIES, "a stranger's head") else 2e-5)
 
 
 @pytest.mark.parametrize(("task", "sequence"), [("packed", True), ("classification", False)])

@@ -13,6 +13,7 @@ from spcore.hooks import hookimpl
 from spcore.interfaces.strategy import Engine, Place, Plan
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng
+from spcore.tensors.engine import Outputs
 from spcore_torch.ddp import DataParallel, DataParallelEngine
 from spcore_torch.options import SingleOptions
 
@@ -58,9 +59,8 @@ class FaultyEngine(DataParallelEngine):
         self.count = len(microbatches)
         return totals, positions
 
-    def _backpropagate(self, scalar: torch.Tensor | None) -> None:
-        assert scalar is not None
-        super()._backpropagate(scalar / self.count if self.fault == "microbatches" else scalar)
+    def backpropagate(self, scalar: torch.Tensor, outputs: Outputs) -> None:
+        super().backpropagate(scalar / self.count if self.fault == "microbatches" else scalar, outputs)
 
     def reduce_gradients(self) -> None:
         first = self.held[3]

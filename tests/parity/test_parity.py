@@ -10,15 +10,25 @@ from typing import Any
 import pytest
 
 import parity.faulty
+import parity.twice
 import parity.warm
 import spcore.loading
 from exact.processes import registry_of
+from spcore.comparing import curves_apart
+from spcore.laying import parse_layout
 from spcore.parity import Parity
 from spcore.parity import parity as compare
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes" / "parity"
 FAMILIES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-FAULTS = {
+LAYOUTS = {
+    "dp=2": ("ddp", 2), "fsdp=2": ("fsdp", 2), "tp=2": ("parallel", 2), "pp=2": ("parallel", 2), "cp=2": ("parallel", 2),
+    "tp=2,pp=2": ("parallel", 4), "dp=2,fsdp=2": ("fsdp", 4), "dp=2,tp=2": ("parallel", 4), "tp=2,cp=2": ("parallel", 4),
+    "pp=2,cp=2": ("parallel", 4),
+}  # fmt: skip
+"""Layout -> what lays it out, and over how many processes."""
+QUICK = ("fsdp=2", "dp=2", "cp=2", "tp=2", "pp=2", "tp=2,pp=2")
+FAULTS: dict[str, set[str]] = {
     "none": set(),
     "loss": {"loss", "losses", "gradient"},
     "microbatches": {"grad_norm", "gradient"},
@@ -37,6 +47,7 @@ def registry() -> Any:
     found = registry_of()
     found.register(parity.warm, name="warm")
     found.register(parity.faulty, name="faulty")
+    found.register(parity.twice, name="twice")
     return found
 
 
@@ -44,15 +55,28 @@ def compared(family: str, layouts: list[str], *overrides: str, **how: Any) -> Pa
     return compare(RECIPES / f"{family}.yaml", layouts, registry(), overrides=["launch=warm", *overrides], **how)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_data_parallel(family: str, two: int) -> None:
-    found = compared(family, ["dp=2"])
+def families(layout: str) -> list[str]:
+    """An encoder-decoder is cut neither between layers nor along positions."""
+    return [family for family in FAMILIES if family != "t5" or not {"pp", "cp"} & parse_layout(layout).keys()]
+
+
+def cases() -> list[Any]:
+    """Every family at every layout; of QUICK ones a family, in turn, is not slow."""
+    every = [(family, layout) for layout in LAYOUTS for family in families(layout)]
+    quick = {(families(layout)[n % len(families(layout))], layout) for n, layout in enumerate(QUICK)}
+    return [pytest.param(*case, id=" ".join(case), marks=[] if case in quick else [pytest.mark.slow]) for case in every]
+
+
+@pytest.mark.parametrize(("family", "layout"), cases())
+def test_layouts(family: str, layout: str, two: int, four: int) -> None:
+    found = compared(family, [layout])
     assert found.same, found.to_json()
     (verdict,) = found.verdicts
-    assert (verdict.strategy, verdict.processes, verdict.tokens[0]) == ("ddp", 2, verdict.tokens[1])
+    assert (verdict.strategy, verdict.processes) == LAYOUTS[layout]
+    assert verdict.tokens[0] == verdict.tokens[1] > 0
     assert set(verdict.differences) == set(found.tolerances)
     assert verdict.differences["initial"].size == 0
-    assert 0 < verdict.differences["gradient"].size < 2e-5, "sums over ranks are taken in another order"
+    assert 0 < verdict.differences["gradient"].size < 2e-5, "sums over processes are taken in another order"
     assert found.settings == {"model.dropout": 0.0, "optimizer.eps": 1e-5}
 
 
@@ -68,6 +92,25 @@ def test_planted_faults(fault: str, two: int) -> None:
     assert found.same == (fault == "none")
     if fault == "unreduced":
         assert found.verdicts[0].differences["gradient"].at == "bert.embeddings.LayerNorm.weight"
+
+
+@pytest.mark.parametrize(("strategy", "same"), [("parallel", True), ("twice", False)])
+def test_a_bias_counted_twice_under_tensor_parallelism(strategy: str, same: bool, two: int) -> None:
+    # Biases begin as zeros: the first step's loss cannot show it, their gradients do.
+    (verdict,) = compared("gpt2", ["tp=2"], strategy=strategy).verdicts
+    assert (verdict.strategy, not verdict.failed) == (strategy, same), verdict.to_json()
+    if not same:
+        assert {"gradient", "losses", "weights"} <= set(verdict.failed)
+        assert verdict.differences["gradient"].at.endswith("bias")
+
+
+@pytest.mark.parametrize("fault", ["none", "loss"])
+def test_sixteen_bits(fault: str, two: int) -> None:
+    found = compared("bert", ["dp=2"], "precision=bf16", f"strategy={{use: faulty, fault: {fault}}}")
+    assert "bfloat16" in found.tolerances["loss"].reason
+    assert found.tolerances["loss"].value == pytest.approx(5e-4, rel=0.05)
+    assert set(found.verdicts[0].failed) >= ({"loss", "losses"} if fault == "loss" else set())
+    assert found.same == (fault == "none"), found.to_json()
 
 
 @contextlib.contextmanager
@@ -91,3 +134,27 @@ def test_masks(fault: str, said: str, two: int) -> None:
     found = compared("bert", ["dp=2"], f"strategy={{use: faulty, fault: {fault}}}", dropout=0.1)
     assert found.verdicts[0].masks == said
     assert found.verdicts[0].failed == ([] if said == "different" else ["masks"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["fsdp=2", "dp=2,tp=2", "dp=2,pp=2", "dp=2,cp=2"])
+def test_masks_of_layouts(layout: str, two: int, four: int) -> None:
+    assert compared("bert", [layout], dropout=0.1).verdicts[0].masks == "different"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_curves_with_dropout_on(layout: str, two: int, four: int) -> None:
+    (verdict,) = compared("bert", [layout], dropout=0.2, seeds=8, steps=20).verdicts
+    assert verdict.curve is not None
+    assert verdict.curve.same
+    assert verdict.curve.difference != 0, "dropout is drawn elsewhere"
+    assert not verdict.failed
+
+
+def test_a_curve_that_is_apart() -> None:
+    seeds = [2.0, 2.2, 2.1, 1.9]
+    near, far = curves_apart([2.01, 2.19, 2.12, 1.89], seeds), curves_apart([s + 0.05 + s / 100 for s in seeds], seeds)
+    assert (near.same, far.same) == (True, False)
+    assert curves_apart(seeds, seeds).same
+    assert not curves_apart([s + 0.5 for s in [2.0, 2.0]], [2.0, 2.0]).same

@@ -49,6 +49,7 @@ def test_processes_of_their_own() -> None:
         (["--layout", "ep=2"], "--layout ep=2: no strategy lays processes out so; installed: ddp"),
         (["--layout", "dp=2", "--strategy", "single"], "--layout dp=2: strategy 'single' does not lay processes out so"),
         (["--layout", "dp=2", "--strategy", "dpp"], "--layout dp=2: unknown strategy 'dpp'; did you mean 'ddp'?"),
+        (["--layout", "dp=2", "--seeds", "4"], "--seeds 4: runs with dropout are compared over two seeds or more; give --dropout"),
         (["--layout", "dp=2", "launch=env"], "launch 'env': processes are started here for each layout, and it starts none"),
         (
             ["--layout", "dp=2", "--layout", "dp=20"],
@@ -64,6 +65,31 @@ def test_refusals_come_first(words: list[str], line: str, monkeypatch: pytest.Mo
     assert found.exception.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("family", "layout", "line"),
+    [
+        ("t5", "pp=2", "--layout pp=2: strategy.pipeline_parallel 2: family 't5' has an encoder and a decoder"),
+        (
+            "bert",
+            "tp=3",
+            "--layout tp=3: strategy.tensor_parallel 3: the model's 4 attention heads do not divide by it",
+        ),
+        (
+            "llama",
+            "pp=8",
+            "--layout pp=8: strategy.pipeline_parallel 8: that many processes, and the model has 4 layers",
+        ),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_first(
+    family: str, layout: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spcore.parity, "_measure", None)
+    found = invoke(str(RECIPES / f"{family}.yaml"), "--layout", "dp=2", "--layout", layout)
+    assert isinstance(found.exception, UserError), found.output
+    assert str(found.exception).startswith(line)
+
+
 def test_masks_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spcore.parity, "_measure", None)
     tree = yaml.safe_load(Path(GPT2).read_text())
@@ -71,6 +97,8 @@ def test_masks_are_refused_where_there_are_none(monkeypatch: pytest.MonkeyPatch)
     tree |= {"data": {"sources": {"one": reviews, "two": reviews}, "max_length": 32}, "eval": {}}
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: rows of streams and mixtures come as they are read"):
         spcore.parity.parity(tree, ["dp=2"], default_registry(), dropout=0.1)
+    with pytest.raises(SlimPajamaError, match=r"--dropout 0: nothing is drawn; give a probability above 0"):
+        spcore.parity.parity(GPT2, ["dp=2"], default_registry(), dropout=0.0)
     with pytest.raises(SlimPajamaError, match=r"--dropout 0.1: model 'fake' has no option dropout"):
         spcore.parity.parity(fake("fake-two-terms"), ["dp=2"], registry_of(), dropout=0.1)
 

@@ -174,6 +174,8 @@ plant(
     FakeStrategy,
     layout=lambda self, world_size: Layout({"data": 2}),
 )
+for what, options in (("an axis that nobody knows", {}), ("no options by name", [])):
+    plant("strategy.options-for", what, check_strategy, FakeStrategy, options_for=lambda self, axes, o=options: o)
 plant("strategy.check", "a check that changes the plan", check_strategy, FakeStrategy, check=spoiling)
 plant("strategy.check", "texts for refusals", check_strategy, FakeStrategy, check=lambda self, plan: ["no"])
 plant(

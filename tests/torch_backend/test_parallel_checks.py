@@ -115,6 +115,9 @@ def test_a_family_without_a_plan_is_named_and_a_plugin_adds_it(tmp_path: Path) -
     registry = Registry()
     registry.register(opt_plugin)
     assert refused(plan_for(model, registry=registry)) == []
+    assert refused(plan_for(model, registry=registry), sequence_parallel=True) == [
+        "strategy.sequence_parallel: inside of the layers of family 'opt' positions cannot be told apart, or are needed together; leave it out"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,18 @@ promise is that nothing depends on how a step was cut.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spcore.errors import UserError
-from spcore.interfaces.strategy import BatchRule, Layout, ParallelStrategy, Refusal
+from spcore.interfaces.strategy import AXES, BatchRule, Layout, ParallelStrategy, Refusal
 from spcore.testing.checks import CannotCheck, Check, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report
 from spcore.testing.suites.engine import ENGINE_CHECKS
 from spcore.testing.suites.engine_case import EngineCase
+
+_STRANGE = "axis-of-nobody"
 
 
 @check("strategy.contract", "it has the members of ParallelStrategy", gate=True)
@@ -39,6 +41,19 @@ def strategy_layout(case: EngineCase) -> Iterator[Wrong]:
             yield Wrong(f"layout({processes}) is {shown(layout)}, then {shown(again)}", "the same answer each time")
     if len(refused) == 4:
         yield Wrong(f"every number of processes refused ({refused[0]})", "one at least that it can lay out")
+
+
+@check("strategy.options-for", "what it gives for axes is None or options by name, the same each time")
+def strategy_options_for(case: EngineCase) -> Iterator[Wrong]:
+    """Of one process, of each known axis, and of one that nobody knows."""
+    for axes in ({}, *({axis: 2} for axis in AXES), {_STRANGE: 2}, {"dp": 2, _STRANGE: 2}):
+        first, again = case.strategy.options_for(dict(axes)), case.strategy.options_for(dict(axes))
+        if first is not None and not (isinstance(first, Mapping) and all(isinstance(name, str) for name in first)):
+            yield Wrong(f"options_for({axes}) is {shown(first)}", "None, or options by name")
+        elif first != again:
+            yield Wrong(f"options_for({axes}) is {shown(first)}, then {shown(again)}", "the same answer each time")
+        elif first is not None and _STRANGE in axes:
+            yield Wrong(f"options_for({axes}) is {shown(first)}", "None for an axis that it does not know")
 
 
 @check(
@@ -86,7 +101,9 @@ def strategy_inline(case: EngineCase) -> Iterator[Wrong]:
     yield from ()
 
 
-CHECKS: tuple[Check, ...] = (strategy_contract, strategy_layout, strategy_check, strategy_batch_rule, strategy_inline)
+CHECKS: tuple[Check, ...] = (
+    strategy_contract, strategy_layout, strategy_options_for, strategy_check, strategy_batch_rule, strategy_inline,
+)  # fmt: skip
 
 
 def check_strategy(strategy: Any, *, where: Where = Where()) -> Report:  # noqa: B008 -- frozen
