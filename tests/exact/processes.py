@@ -95,7 +95,7 @@ class Processes:
         self.size = size
         self._folder = tempfile.TemporaryDirectory()
         command = [sys.executable, str(Path(__file__).resolve()), str(Path(self._folder.name) / "meeting"), str(size)]
-        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(TESTS), str(STRANGER), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._errors = [Path(self._folder.name) / f"{rank}.err" for rank in range(size)]
         self._workers = []
         for rank, errors in enumerate(self._errors):
