@@ -319,3 +319,11 @@ def test_an_epoch_of_many_features_takes_little_memory() -> None:
         tracemalloc.stop()
     assert steps == math.ceil(len(loader.groups(0)) / 8)
     assert peak < 64 * len(lengths)
+
+
+def test_microbatches_of_one_shape_have_equally_many_features() -> None:
+    """Through a pipeline go tensors of one shape; cut by tokens, the last microbatch would be a shorter one."""
+    how = Cut(None, 40, 1, BatchRule(equal_length="step", count_multiple=2))
+    (pieces,) = cut([(n,) for n in range(7)], [10, 9, 8, 3, 2, 2, 1], how)
+    assert [len(piece) for piece in pieces] == [4, 4]
+    assert pieces[1][-1] == (loading.FILLER,)
