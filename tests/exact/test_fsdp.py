@@ -161,6 +161,18 @@ def test_converted_it_is_what_the_run_saved(sharded: Path, tmp_path: Path) -> No
         assert (tmp_path / "hf" / name).read_bytes() == (sharded / name).read_bytes(), name
 
 
+def test_parts_of_other_kinds_are_converted_too(tmp_path: Path, four: Processes) -> None:
+    """Columns and rows of tensor parallelism, layers of a pipeline."""
+    tree = {**language("causal-lm", tmp_path), "eval": {}}
+    recipe = {**laid(tree, "tp2-pp2", 4, steps=2, save_every=2), "output": str(tmp_path / "run")}
+    four.measure(recipe)
+    (tmp_path / "run" / "recipe.yaml").write_text(load_recipe(recipe, {}, registry=registry_of()).to_yaml())
+    to_hugging_face(tmp_path / "run", tmp_path / "hf", registry_of())
+    ours, theirs = (tensors(tmp_path / name / "model.safetensors") for name in ("hf", "run"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
+
+
 def test_and_back(sharded: Path, tmp_path: Path, two: Processes) -> None:
     """A run that starts from the checkpoint begins with the model's weights, as one whose source is the model."""
     converted = to_checkpoint(sharded, tmp_path / "run" / "checkpoints", registry_of())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exact import test_resume
 from exact.processes import Processes, measure
 from exact.recipes import classification, fake, laid, language
 from exact.test_cuts import same_gradients, same_rows
@@ -142,7 +143,7 @@ class unlabelled:
         self.patch.undo()
 
 
-def test_dropout_is_drawn_anew_for_each_microbatch_and_goes_on_after_a_resume(tmp_path: Path, two: Processes) -> None:
+def test_dropout_does_not_depend_on_the_order_of_a_schedule(tmp_path: Path, two: Processes) -> None:
     base = classification(tmp_path)
     tree = {**base, "model": {**base["model"], "dropout": 0.3}}
     plain = two.measure(laid(base, "pp2", 2, micro_batch_size=8))
@@ -151,3 +152,13 @@ def test_dropout_is_drawn_anew_for_each_microbatch_and_goes_on_after_a_resume(tm
     # Draws have an address, so the order of a schedule does not matter.
     ours, theirs = ([step["loss"] for step in run["steps"]] for run in (once, again))
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["pp2", "cp2"])
+def test_a_run_goes_on_to_the_bit_dropout_on(layout: str, tmp_path: Path, two: Processes) -> None:
+    tree = test_resume.tree_of("classification", tmp_path, dropout=True)
+    whole = two.measure(test_resume.run(tree, layout, 2, tmp_path / "whole"))
+    test_resume.resumed(tmp_path / "whole", tmp_path / "again")
+    again = two.measure(test_resume.run(tree, layout, 2, tmp_path / "again"))
+    assert again["steps"] == whole["steps"][test_resume.SAVED :]
+    assert again["metrics"] == whole["metrics"]

@@ -54,7 +54,7 @@ def test_the_suites_run_on_the_fakes_are_all_there_are(registry: Registry) -> No
 
 
 def test_there_is_a_fake_of_every_kind_that_has_a_contract(registry: Registry) -> None:
-    assert {component.kind for _, component in registry.components()} == set(KINDS) - {"bridge", "command"}
+    assert {component.kind for _, component in registry.components()} == set(KINDS) - {"command"}
 
 
 def test_without_a_source_a_model_is_not_checked_and_it_is_said(registry: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ import torch
 from spcore.errors import RefusalError
 from spcore.interfaces.model import Head, LanguageModel
 from spcore.tensors.materialise import materialise, named_parameters
+from spcore.testing.fakes.heads import TwoTermsHead
 from transformers_plugin import tiny_models
 from transformers_plugin.tiny_models import DECODERS, HEADS, PACKING, opened, packed, padded, save_tiny, texts
 
+CUSTOM = Head(
+    "custom",
+    3,
+    {"logits": ("sequence", "label"), "tags": ("sequence", "position", "label")},
+    build=partial(TwoTermsHead, size=3),
+)
 STAGED = [*PACKING, *DECODERS]
 NO_DROPOUT = {"dropout": 0.0}
 
@@ -87,11 +95,19 @@ def test_two_stages(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "head"), [("bert", "vocabulary"), ("llama-tied", "vocabulary"), ("roberta", "token"), ("llama", "span")]
+    ("family", "head"),
+    [
+        ("bert", "vocabulary"),
+        ("llama-tied", "vocabulary"),
+        ("roberta", "token"),
+        ("llama", "span"),
+        ("electra", "custom"),
+        ("mistral", "custom"),
+    ],
 )
 def test_stages_that_are_neither_first_nor_last(family: str, head: str, tmp_path: Path) -> None:
     model = tiny(tmp_path, family, num_hidden_layers=4)
-    same_as_whole(model, HEADS[head], [range(1), range(1, 3), range(3, 4)], "packed")
+    same_as_whole(model, {**HEADS, "custom": CUSTOM}[head], [range(1), range(1, 3), range(3, 4)], "packed")
 
 
 class Parts:
@@ -125,9 +141,7 @@ def sharing(model: LanguageModel, head: Head, inputs: dict[str, torch.Tensor]) -
         with torch.no_grad():
             return module.eval()(**inputs)
 
-    for rank in range(2):
-        one_of = model.build(head)  # families are imported by one thread
-        del one_of, rank
+    model.build(head)  # families are imported by one thread
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(one, range(2))
     local = head.kind in ("vocabulary", "token")
@@ -139,21 +153,22 @@ def sharing(model: LanguageModel, head: Head, inputs: dict[str, torch.Tensor]) -
 @pytest.mark.parametrize("family", [family for family in STAGED if family != "gemma2"])
 def test_positions_in_two_parts(family: str, tmp_path: Path) -> None:
     model = tiny(tmp_path, family)
-    for head, kind in (("vocabulary", "padded"), ("sequence", "packed")):
+    other = CUSTOM if STAGED.index(family) % 2 else HEADS["sequence"]
+    for head, kind in ((HEADS["vocabulary"], "padded"), (other, "packed")):
         inputs = inputs_of(model, kind)
         inputs = {
             name: x[:, : x.shape[1] // 2 * 2] if kind == "packed" else _even(x, name, model)
             for name, x in inputs.items()
         }
-        whole = tiny_models.made(model, HEADS[head])
+        whole = tiny_models.made(model, head)
         with torch.no_grad():
             wanted = whole(**inputs)
-        found = sharing(model, HEADS[head], inputs)
+        found = sharing(model, head, inputs)
         real = inputs.get("attention_mask", inputs.get("segment_ids")) > 0  # type: ignore[operator]
         for name, output in wanted.items():
-            kept = real if output.shape[:2] == real.shape else torch.ones(output.shape[:1], dtype=torch.bool)
+            kept = real if "position" in head.outputs[name] else torch.ones(output.shape[:1], dtype=torch.bool)
             # Other attention kernels: float32 sums in another order.
-            torch.testing.assert_close(found[name][kept], output[kept], rtol=1e-4, atol=2e-5, msg=f"{head} {name}")
+            torch.testing.assert_close(found[name][kept], output[kept], rtol=1e-4, atol=2e-5, msg=f"{head.kind} {name}")
 
 
 def _even(x: torch.Tensor, name: str, model: LanguageModel) -> torch.Tensor:
