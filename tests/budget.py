@@ -14,7 +14,7 @@ CORES, MINUTES = 2, 25
 DEFAULT = 40
 BUDGETS = {
     "api": 180, "cli": 60, "core": 75, "crash": 160, "data": 60, "dirt": 90, "docs_run": 150, "embed": 210, "exact": 270, "gpu": 0, "kills": 240,
-    "launch": 240, "mixtures": 40, "objectives": 70, "onnx_backend": 180, "parity": 120, "settings": 120, "stranger": 150, "tensors": 60, "testing_kit": 90, "torch_backend": 75,
+    "launch": 240, "mixtures": 40, "objectives": 70, "onnx_backend": 180, "parity": 90, "settings": 120, "stranger": 150, "tensors": 60, "testing_kit": 90, "torch_backend": 75,
     "transformers_plugin": 190,
 }  # fmt: skip
 """Seconds of a folder's tests one after another, some three times what they take on an idle machine."""
