@@ -235,8 +235,9 @@ class _Cutter:
 
     def _both_cut(self) -> None:
         """A weight that two modules share is cut in both; a stage of a pipeline may have one of them."""
-        there = dict(self.module.named_modules(remove_duplicate=False))
-        cut = {id(there[path]) for path in self.cuts.modules}
+        every = dict(self.module.named_modules(remove_duplicate=False))
+        there = {path: found for path, found in every.items() if getattr(found, "weight", None) is not None}
+        cut = {id(every[path]) for path in self.cuts.modules}
         for alias, owner in self.anatomy.tied.items():
             for name in (alias, owner) if owner in self.cuts.tensors and owner.endswith(".weight") else ():
                 path = name.rpartition(".")[0]
