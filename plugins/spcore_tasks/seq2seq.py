@@ -40,7 +40,7 @@ _SOURCES = (
     "text", "input", "inputs", "en", "document", "article", "dialogue", "question", "prompt", "instruction", "sentence", "src", "原文",
 )  # fmt: skip
 _TARGETS = (
-    "summary", "output", "answer", "response", "completion", "translation", "highlights", "abstract", "de", "fr", "label", "tgt", "译文",
+    "summary", "output", "answer", "response", "completion", "translation", "highlights", "abstract", "de", "fr", "tgt", "译文",
 )  # fmt: skip
 SOURCE = Role("source", guesses=_SOURCES)
 TARGET = Role("target", target=True, guesses=_TARGETS)

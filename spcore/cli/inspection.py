@@ -116,7 +116,7 @@ def _reading(
     language: LanguageModel | None,
 ) -> _Reading:
     """The rows as the task asked for would read them, or the first that learns from columns which they have: one that reads texts
-    alone would take anything."""
+    alone would take anything, and one that learns texts takes labels for some."""
     processor = language.processor if language else Characters()
 
     def view(task: Task | None, targets: bool = True) -> RoleSource:
@@ -127,10 +127,8 @@ def _reading(
 
     known = asked or opened.schema.default_task
     problem, unlabelled = None, None
-    for name in [known] if known else registry.names("task"):
-        options = registry.options_model("task", name)
-        advice = {k: v for k, v in opened.schema.task_options.items() if options and k in options.model_fields}
-        task: Task = registry.create("task", name, options.model_validate(advice) if options else None)
+    tasks = {name: _task(registry, name, opened) for name in ([known] if known else registry.names("task"))}
+    for name, task in sorted(tasks.items(), key=lambda item: any(r.target and r.kind == "text" for r in item[1].roles)):
         labelled = any(role.target for role in task.roles)
         if not labelled and not known:
             continue
@@ -154,6 +152,14 @@ def _reading(
     reading = unlabelled or _Reading(view(None), None, None, processor)
     reading.problem = problem
     return reading
+
+
+def _task(registry: Registry, name: str, opened: Source) -> Task:
+    """A task with what the data set advises."""
+    options = registry.options_model("task", name)
+    advice = {k: v for k, v in opened.schema.task_options.items() if options and k in options.model_fields}
+    task: Task = registry.create("task", name, options.model_validate(advice) if options else None)
+    return task
 
 
 def _pass(reading: _Reading) -> _Seen:

@@ -62,7 +62,7 @@ def test_without_a_source_a_model_is_not_checked_and_it_is_said(registry: Regist
     assert report.findings == []
     why = "it needs a source: options={'model/fake': {'source': ...}}"
     assert [item for item in report.skipped if item.component == "model/fake"] == [
-        Skipped("fakes", "model/fake", "model.opens and 10 more", why)
+        Skipped("fakes", "model/fake", "model.opens and 11 more", why)
     ]
 
 
