@@ -36,9 +36,11 @@ ALLOWED = {
     # Put back, see test_left_alone.
     "backends/spcore_onnx/quantise.py": {"the root logger"},
     "backends/spcore_onnx/tracing.py": {"warnings.simplefilter"},
+    "backends/spcore_torch/shards.py": {"torch.set_rng_state"},  # within a pass, when the engine has the generators
     "spcore/imports.py": {"random.setstate"},
     "spcore/tensors/process.py": {"torch.set_num_threads"},
     "spcore/tensors/rng.py": {"torch.manual_seed", "torch.set_rng_state"},
+    "spcore/tensors/state.py": {"warnings.filterwarnings"},
 }
 ENVIRONMENT = {"spcore/imports.py", "backends/spcore_torch/env.py"}
 """Where variables of the environment are set, and put back."""
