@@ -108,13 +108,8 @@ class Join(torch.autograd.Function):  # type: ignore[misc]
         return own(grads[0], group, axis).contiguous(), None, None, None
 
 
-class Gather(torch.autograd.Function):  # type: ignore[misc]
+class Gather(Join):
     """Each rank's positions into a region: all positions, whose gradient is a part of theirs on every rank."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Any, axis: int, size: int) -> torch.Tensor:
-        ctx.rest = (group, axis)
-        return joined(x, group, axis, size)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
