@@ -23,7 +23,8 @@ import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from spcore.interfaces.runtime import Samples
-from spcore_onnx.graphs import array, constant, fits, save, sweep
+from spcore_onnx import graphs
+from spcore_onnx.graphs import array, constant, fits, sweep
 
 CALIBRATION_TOKENS, CALIBRATION_BATCHES = 1024, 32
 """Padded tokens of a batch of calibration data; batches that are read."""
@@ -58,7 +59,7 @@ def to_int8(source: Path, target: Path, samples: Samples | None) -> None:
     quantise_tables(model.graph)
     sweep(model.graph)
     between, large = target.with_name(f"between-{target.name}"), not fits(model)
-    save(model, between, beside=large)
+    graphs.save(model, between, beside=large)
     _forget_shapes(between)
     settings: dict[str, Any] = {
         "weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"], "use_external_data_format": large,
@@ -70,7 +71,7 @@ def to_int8(source: Path, target: Path, samples: Samples | None) -> None:
             names = [value.name for value in model.graph.inputs if value.name is not None]
             quantize_static(between, target, _Reader(samples, names), activation_type=QuantType.QUInt8, **settings)
     if large:  # the quantiser's own name for what lies beside is no other tool's
-        save(ir.load(target), target)
+        graphs.save(ir.load(target), target)
         target.with_name(f"{target.name}.data").unlink()
     for path in between.parent.glob(f"{between.name}*"):
         path.unlink()
@@ -185,7 +186,7 @@ def to_half(source: Path, target: Path, precision: str) -> None:
     """Weights and hidden states in 16 bits, float16 or bfloat16; inputs and outputs as they were."""
     from spcore_onnx.halves import halve
 
-    save(halve(ir.load(source), precision), target)
+    graphs.save(halve(ir.load(source), precision), target)
 
 
 def _put(graph: ir.Graph, node: ir.Node, made: list[ir.Node]) -> None:

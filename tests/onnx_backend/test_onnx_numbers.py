@@ -33,8 +33,8 @@ def damaged(monkeypatch: pytest.MonkeyPatch, damage: Damage) -> None:
     """Every graph that is written is damaged at once."""
     write = graphs.save
 
-    def save_damaged(model: ir.Model, file: Path, *, beside: bool) -> None:
-        write(model, file, beside=beside)
+    def save_damaged(model: ir.Model, file: Path, **where: bool) -> None:
+        write(model, file, **where)
         proto = onnx.load(file)
         damage(proto)
         onnx.save(proto, file)
