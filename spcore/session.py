@@ -124,8 +124,9 @@ def create(registry: Registry, kind: str, part: Part, **more: Any) -> Any:
     return registry.create(kind, part.use, part_options(part, kind, registry, **more))
 
 
-def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = None) -> Session:
-    """Resolve and check. world_size: processes, for a dry run; default: what the recipe's launcher starts.
+def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = None, here: bool = True) -> Session:
+    """Resolve and check. world_size: processes, for a dry run; default: what the recipe's launcher starts. here: whether this process
+    would start it; else the launcher is asked nothing.
 
     Raises RecipeError, SourceError, DataError, RefusalError: all before any process starts or any weight is read.
     """
@@ -175,7 +176,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     with recipe.at("eval", "generate"):
         _check_generating(session)
     with recipe.at("strategy"):
-        _check(session)
+        _check(session, here)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
     return session
 
@@ -327,11 +328,12 @@ def _check_generating(session: Session) -> None:
         )
 
 
-def _check(session: Session) -> None:
+def _check(session: Session, here: bool) -> None:
     """Ask every part what it refuses; the first refusal is raised, the number of others told."""
-    spec = run_spec(session)
     _check_data(session)
-    refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]
+    refusals = session.strategy.check(session.plan)
+    if here:
+        refusals = [*refusals, *session.launcher.check(run_spec(session))]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise RefusalError(f"{refusals[0]}{more}")

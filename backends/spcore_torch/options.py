@@ -93,7 +93,17 @@ class LocalOptions(_Closed):
 
 
 class EnvOptions(_Closed):
-    """Launcher `env`: it has none; the environment says everything."""
+    """Launcher `env`. What the environment says needs none; `slimpajama launch --print` does."""
+
+    nodes: int = Field(1, ge=1, lt=2**16, description="machines that the processes are started on")
+    processes_per_node: int | None = Field(
+        None, ge=1, lt=2**16, description="processes that are started on each; null: any number"
+    )
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="host or host:port of one of several machines, where torchrun's processes meet; needed by `launch --print` alone",
+    )
 
 
 class RuntimeOptions(_Closed):

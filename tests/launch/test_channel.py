@@ -11,7 +11,7 @@ import pytest
 
 WAITS = """
 import sys, threading
-from spcore_torch.channel import Channel
+from spcore.launching.channel import Channel
 Channel(("127.0.0.1", int(sys.argv[1])), "token", 0, 0)
 threading.Event().wait()
 """
