@@ -28,7 +28,7 @@ from spcore_torch import kernels
 from spcore_torch.ddp import DataParallel, device_of, group_of
 from spcore_torch.options import ShardedOptions
 from spcore_torch.recomputing import stacks
-from spcore_torch.single import SingleEngine, resolve_device
+from spcore_torch.single import SingleEngine, autocast, resolve_device
 
 
 class FullySharded(DataParallel):
@@ -123,6 +123,11 @@ class FullyShardedEngine(SingleEngine):
         if device.type == "cpu":
             dropout.install(module)
         self.module = module
+
+    def casting(self) -> contextlib.AbstractContextManager[Any]:
+        """See `SingleEngine.casting`. Casts are of one use: kept, they would hold the whole model, and gradients through one that an earlier
+        microbatch made come about after the layer's own backward pass, when its gradients are sent already."""
+        return autocast(self.device, self.compute, keeps=False)
 
     # -- the sweep -------------------------------------------------------------------------------------------------
 

@@ -221,9 +221,12 @@ class SingleEngine(TorchEngine):
         super().close()
 
 
-def autocast(device: torch.device, compute: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    """Products in the compute format, None: float32. Softmax, norms and losses stay float32."""
+def autocast(
+    device: torch.device, compute: torch.dtype | None, *, keeps: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """Products in the compute format, None: float32. Softmax, norms and losses stay float32. keeps: a weight is cast once for all that is
+    computed until the outermost autocast ends, an engine's own."""
     if compute is None:
         return contextlib.nullcontext()
-    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, compute)
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, compute, cache_enabled=keeps)
     return context
