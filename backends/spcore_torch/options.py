@@ -22,6 +22,12 @@ class SingleOptions(_Closed):
         "wherever it is possible, else refuse (always), or never; results are the same",
     )
     threads: int | None = Field(None, ge=1, lt=2**16, description="CPU threads of the run; null: as torch has it")
+    activation_checkpointing: Literal["none", "full", "selective"] = Field(
+        "none",
+        description="what backward passes need of a layer is computed again: all but its inputs (full), or what costs little, without "
+        "matrix products and fused attention (selective); less memory, more time, the same gradients",
+        json_schema_extra={"known_as": ["gradient_checkpointing", "recompute", "recompute_granularity"]},
+    )
 
 
 class ShardedOptions(SingleOptions):

@@ -28,13 +28,13 @@ from spcore.tensors.engine import SweepFn
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
 from spcore.tensors.pieces import Piece
-from spcore_torch import positions, stages, styles
+from spcore_torch import positions, recomputing, stages, styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine, device_of
 from spcore_torch.options import ParallelOptions
 from spcore_torch.reducer import Reducer
 from spcore_torch.shards import Region
-from spcore_torch.single import flatten_refusals, refusals
+from spcore_torch.single import refusals
 
 AXES = ("data", "pipeline", "context", "tensor")
 
@@ -75,7 +75,7 @@ class Parallel(ParallelStrategy):
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        found = [*refusals(plan), *flatten_refusals(plan, self.options), *self._axes()]
+        found = [*refusals(plan, self.options), *self._axes()]
         found += [*stages.refusals(plan, self.options), *positions.refusals(plan, self.options.context_parallel)]
         if plan.device not in ("auto", "cpu", "cuda"):
             found.append(Refusal(f"device {plan.device!r}", "each process has a device of its own", "use device=cuda"))
@@ -212,6 +212,16 @@ class ParallelEngine(DataParallelEngine):
     def _parts(self) -> list[tuple[torch.nn.Module, Cuts]]:
         """The modules that `LanguageModel.build` made, and what of each is cut."""
         return [(self.module, self.cuts)]
+
+    def layers(self, plan: Plan) -> list[torch.nn.Module]:
+        """See `SingleEngine.layers`."""
+        anatomy = plan.model.anatomy(plan.head)
+        return [layer for part, _ in self._parts() for layer in recomputing.layers(part, anatomy)]
+
+    def read_again(self) -> list[recomputing.Again]:
+        """See `SingleEngine.read_again`."""
+        shared = [] if self.shared is None else [self.shared.draws.again]
+        return shared if self.region is None else [*shared, self.region.again]
 
     def _lend_vocabulary(self, region: Region) -> None:
         """Outputs over the vocabulary are this rank's columns of them."""

@@ -160,6 +160,21 @@ class Draws:
                 torch.cuda.set_rng_state(cuda, self.device)
 
 
+    def again(self) -> contextlib.AbstractContextManager[None]:
+        """See `spcore_torch.recomputing.Again`. A pass that ends early leaves nothing behind."""
+        then = self._common
+
+        @contextlib.contextmanager
+        def as_then() -> Iterator[None]:
+            now, self._common = self._common, then
+            try:
+                yield
+            finally:
+                self._common = now
+
+        return as_then()
+
+
 class Region:
     """The cut layers of one module, as one rank of the group `group` sees them. positions: all that a forward pass has, where ranks hold
     their parts between the layers; None where they hold all of them. generates: text is made, token by token: positions stay together, and
@@ -219,6 +234,21 @@ class Region:
         self.positions = None
         self.draws.together()
         return united
+
+    def again(self) -> contextlib.AbstractContextManager[None]:
+        """See `Draws.again`: of the draws and of the positions."""
+        then, draws = self.positions, self.draws.again()
+
+        @contextlib.contextmanager
+        def as_then() -> Iterator[None]:
+            now, self.positions = self.positions, then
+            try:
+                with draws:
+                    yield
+            finally:
+                self.positions = now
+
+        return as_then()
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[None]:
