@@ -22,7 +22,7 @@ from spcore.interfaces.runtime import GenerationRequest
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Ops
 from spcore.text import Groups
 from spcore_tasks import answer_figures
-from spcore_tasks.exchanges import ROLES, check_prompt, joined, pair_of, pairs_of, references, rendered
+from spcore_tasks.exchanges import ROLES, SOURCE, check_prompt, joined, pair_of, pairs_of, references, rendered
 from spcore_tasks.language import (
     BoundLanguageTask,
     LanguageTask,
@@ -83,6 +83,14 @@ class Seq2Seq(LanguageTask):
                 hint="Give one, as task.prompt='English: {source}\\nGerman:'",
             )
         return _ByDecoder(processor, limits, self.options, pairs)
+
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: both texts go by a usual name, and are no numbers or objects."""
+        kinds = {schema.columns[role].kind for role in ("source", "target")}
+        named = columns["source"].lower() in {name.lower() for name in ("source", *SOURCE.guesses)}
+        if not named or not kinds <= {"text", "list"}:
+            return 0.0
+        return 0.7 if {"source", "target"} <= set(columns.values()) else super().suits(schema, columns)
 
     def state_of(self, config: Any) -> dict[str, Any] | None:
         """See `Task.state_of`."""
