@@ -56,6 +56,36 @@ class TextClassificationOptions(BaseModel):
     )
 
 
+class TokenClassificationOptions(BaseModel):
+    """Task `token-classification`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    labels: list[Value] | dict[Value, StrictStr] | None = Field(
+        None,
+        description="names of the tags in the order of their ids, or a mapping from the data's values to names; null: as the data says",
+    )
+    scheme: Literal["auto", "bio", "bioes", "iob1", "raw"] = Field(
+        "auto",
+        description="what tags say of entities: bio (IOB2: each begins with B-), bioes (ends and single words too; BILOU and BMES are read "
+        "so), iob1 (B- only between two of one type), raw (no entities: parts of speech); auto: by the tags",
+    )
+    subtokens: Literal["first", "all"] = Field(
+        "first",
+        description="tokens of a word that learn its tag: the first, or all, after a B- those that follow its I-. The first alone is "
+        "evaluated",
+        json_schema_extra={"known_as": ["label_all_tokens"]},
+    )
+    strict: StrictBool = Field(
+        False,
+        description="only entities that are spelt as the scheme has it count, as seqeval's strict mode; false: as conlleval",
+    )
+    metric: StrictStr | list[StrictStr] | None = Field(
+        None,
+        description="the metric that decides which model is the best, or several, the first deciding; null: f1, of raw tags accuracy",
+    )
+
+
 class CausalLMOptions(BaseModel):
     """Task `causal-lm`."""
 
