@@ -21,7 +21,7 @@ UNIVERSAL = ("id", TOKENS, "lemma", "upos", "xpos", "feats", "head", "deprel", "
 WIDTH, EMPTY_CELL = "a line of another number of columns", "a line with an empty column"
 _DOCUMENT = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIESLUM]-\S+")
-_COMMENT = re.compile(r"#\s*(\w+\s*=|[^\t]*$)")
+_FACT = re.compile(r"# *\w+ = ")
 _RANGE = re.compile(r"\d+[-.]\d+")
 """Ids of CoNLL-U that are of no word: what is written as one word, and words that are left out."""
 
@@ -117,10 +117,8 @@ def _cells(line: str, separator: str | None) -> list[str]:
 
 
 def _comment(line: str, separator: str | None) -> bool:
-    """Whether a line is about a sentence: `# id = 3`; or begins so and has one column, as no word with tags has. "#" is a word too."""
-    return line.startswith("#") and (
-        _COMMENT.match(line) is not None if separator == "\t" else bool(re.match(r"#\s*\w+\s*=\s", line))
-    )
+    """Whether a line is about a sentence: `# id = 3`, or between tabs one that has none. "#" is a word too."""
+    return line.startswith("#") and (_FACT.match(line) is not None or (separator == "\t" and "\t" not in line))
 
 
 def _names(

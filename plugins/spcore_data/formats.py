@@ -45,7 +45,7 @@ def read_part(content: Content, options: FilesOptions) -> Part:
     kind, remarks = recognise(content) if options.format == "auto" else (options.format, [])
     for name, formats in _DELIMITED.items():
         if kind not in formats and getattr(options, name) != FilesOptions.model_fields[name].default:
-            named = " and ".join(("CSV", "TSV", "CoNLL")[: len(formats)]).replace("CSV and TSV and", "CSV, TSV and")
+            named = f"{', '.join(formats[:-1])} and {formats[-1]}"
             raise DataError(f"{content.path}: `{name}` is for {named}, and this is {kind}", hint=f"Leave {name} out")
     if options.format != "text" and not content.data.startswith(_MAGIC):
         content.refuse_page()
