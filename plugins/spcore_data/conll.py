@@ -68,8 +68,9 @@ def read_conll(text: str, path: Path, options: FilesOptions) -> Part:
     columns = ([sentence[n] for sentence in found.rows] for n in range(width))
     kind = pa.list_(pa.string())
     table = pa.table({name: pa.array(column, kind) for name, column in zip(names, columns, strict=True)})
+    task = "token-classification" if TAGS in names or "upos" in names else None
     facts = {"columns": width, "documents": found.documents or None, "comments": found.comments or None}
-    return Part(table=table, lines=found.lines, dropped=found.dropped, facts=facts)
+    return Part(table=table, lines=found.lines, dropped=found.dropped, facts=facts, task=task)
 
 
 class _Sentences:

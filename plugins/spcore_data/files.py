@@ -103,7 +103,9 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
     read = table.num_rows + sum(map(len, dropped.values()))
     report = ReadReport(read, dropped, tuple(remarks), tuple(part.facts for part in parts))
     key = fingerprint(READING, digests, options.model_dump(exclude={"source", "name"}))
-    return TableSource(table, key, report=report, declared=declared, encoded=encoded, origins=origins)
+    tasks = {part.task for part in parts}
+    advice = {"default_task": tasks.pop()} if len(tasks) == 1 else {}
+    return TableSource(table, key, report=report, declared=declared, advice=advice, encoded=encoded, origins=origins)
 
 
 def _columns(part: Part) -> list[str]:

@@ -20,6 +20,7 @@ from spcore_data.content import Content, bare_suffix, lines_of
 from spcore_data.cutting import EMPTY, guess_delimiter
 from spcore_data.delimited import read_delimited
 from spcore_data.header import find_header
+from spcore_data.nested import TASK, holds_questions, questions
 from spcore_data.options import FilesOptions
 from spcore_data.parts import Part
 
@@ -173,13 +174,15 @@ def _jsonl(content: Content, options: FilesOptions) -> Part:
             raise DataError(f"{content.path}:{number}: found {json_name(row)}, expected an object of column: value")
         part.rows.append(row)
         numbers.append(number)
-    return part
+    return _unnested(part)
 
 
 def _json(content: Content, options: FilesOptions) -> Part:
     data = parsed(content.text, content.path, None)
     if isinstance(data, dict) and isinstance(data.get("data"), list):
         data = data["data"]
+    elif holds_questions(data):
+        data = [data]
     elif isinstance(data, dict):
         lengths = {len(v) if isinstance(v, list) else -1 for v in data.values()}
         if lengths and len(lengths) == 1 and -1 not in lengths:  # an object of columns
@@ -191,7 +194,22 @@ def _json(content: Content, options: FilesOptions) -> Part:
     for number, row in enumerate(data):
         if not isinstance(row, dict):
             raise DataError(f"{content.path}: item {number} is {json_name(row)}, expected an object of column: value")
-    return Part(rows=data)
+    return _unnested(Part(rows=data))
+
+
+def _unnested(part: Part) -> Part:
+    """Rows as they are, or a row for each question where they are articles or paragraphs with questions."""
+    if not any(map(holds_questions, part.rows or ())):
+        return part
+    assert part.rows is not None, "there are rows"
+    count = len(part.rows)
+    part.rows, numbers = questions(part.rows, part.lines if part.lines is not None else range(count))
+    part.lines = array("Q", numbers) if part.lines is not None else None
+    part.task, part.facts = (
+        TASK,
+        {"questions_of": f"{count} {'article or paragraph' if count == 1 else 'articles or paragraphs'}"},
+    )
+    return part
 
 
 def parsed(text: str, path: Path, line: int | None) -> Any:

@@ -15,7 +15,7 @@ from spcore.interfaces.dataset import Row
 class Part:
     """What a file gave: a table, or rows where Arrow's types might change them. cells: the table holds a delimited file's
     cells as text. lines: the line each row begins on, None where there are none. dropped: reason -> line numbers. declared:
-    label names that the file states, by column. facts: for `ReadReport.files`."""
+    label names that the file states, by column. facts: for `ReadReport.files`. task: that the file's form is known for."""
 
     table: pa.Table | None = None
     rows: list[Row] | None = None
@@ -25,3 +25,4 @@ class Part:
     remarks: list[str] = field(default_factory=list)
     declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None

@@ -243,3 +243,41 @@ class Seq2SeqOptions(BaseModel):
         if prompt is not None and prompt.count("{source}") != 1:
             raise ValueError(f"{prompt!r} has {{source}} {prompt.count('{source}')} times; expected once")
         return prompt
+
+
+class QuestionAnsweringOptions(BaseModel):
+    """Task `question-answering`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    no_answer: Literal["auto"] | StrictBool = Field(
+        "auto",
+        description="whether a question may have no answer, as in SQuAD 2.0; auto: if a column is_impossible says so of some row",
+        json_schema_extra={"known_as": ["version_2_with_negative", "handle_impossible_answer", "null_answers"]},
+    )
+    null_threshold: float = Field(
+        0.0,
+        description="no_answer: nothing is answered where the score of no answer is above the best span's by more than this; logits. An "
+        "evaluation finds what suits its rows best (best_f1_threshold)",
+        json_schema_extra={"known_as": ["null_score_diff_threshold", "no_answer_threshold"]},
+    )
+    max_answer_length: int = Field(
+        30, ge=1, lt=2**31, description="tokens of an answer at most, where answers are looked for",
+        json_schema_extra={"known_as": ["max_answer_len"]},
+    )  # fmt: skip
+    n_best: int = Field(
+        20, ge=1, le=10_000, description="candidates that are kept of a window, and of a question",
+        json_schema_extra={"known_as": ["n_best_size"]},
+    )  # fmt: skip
+    answers: int = Field(
+        1, ge=1, le=10_000, description="answers that predict gives, the best first; over 1: the further ones under `others`",
+        json_schema_extra={"known_as": ["top_k", "topk"]},
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _candidates(self) -> QuestionAnsweringOptions:
+        if self.answers > self.n_best + 1:
+            raise ValueError(
+                f"answers {self.answers}: n_best {self.n_best} keeps no more candidates, and no answer; raise n_best"
+            )
+        return self

@@ -10,7 +10,7 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Tasks `text-classification`, `token-classification`, `causal-lm`, `masked-lm`, `denoising`, `seq2seq`."""
+    """Tasks on texts, and objectives over the vocabulary."""
     return [
         Component(
             "task", "text-classification", "spcore_tasks.text_classification:TextClassification",
@@ -38,5 +38,10 @@ def spcore_components() -> list[Component]:
             "task", "seq2seq", "spcore_tasks.seq2seq:Seq2Seq", "A text for a text: translation, summaries, answers",
             options="spcore_tasks.options:Seq2SeqOptions",
             aliases=("text2text", "text2text-generation", "translation", "summarization"),
+        ),
+        Component(
+            "task", "question-answering", "spcore_tasks.question_answering:QuestionAnswering",
+            "The span of a context that answers a question", options="spcore_tasks.options:QuestionAnsweringOptions",
+            aliases=("qa", "extractive-qa", "squad"),
         ),
     ]  # fmt: skip
