@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text"]
+Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text", "conll"]
 
 
 class _Closed(BaseModel):
@@ -25,7 +25,7 @@ class FilesOptions(_Closed):
         None,
         min_length=1,
         max_length=1,
-        description="of CSV and TSV, one character; null: a tab in TSV, else by content",
+        description="of CSV, TSV and CoNLL, one character; null: a tab in TSV, else by content",
     )
     quoting: Literal["auto", "csv", "none"] = Field(
         "auto", description="csv: quotes enclose fields; none: quotes are text; auto: by content"
@@ -34,7 +34,8 @@ class FilesOptions(_Closed):
         "auto", description="whether the first row of CSV and TSV names the columns; auto: by content"
     )
     names: tuple[str, ...] | None = Field(
-        None, description="names of the columns of CSV and TSV, in place of a header's where there is one"
+        None,
+        description="names of the columns of CSV, TSV and CoNLL, in place of a header's where there is one",
     )
 
 

@@ -21,7 +21,7 @@ def _dataset(
 @hookimpl
 def spcore_components() -> list[Component]:
     """Data sets `files`, `parallel`, `corpus`, `hub`, `glue`, `builtin`, `rows`."""
-    formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text; a path, a glob, a folder"
+    formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text, CoNLL; a path, a glob, a folder"
     return [
         _dataset("files", "files:Files", formats, "FilesOptions", default=True),
         _dataset(

@@ -41,6 +41,11 @@ class Characters(Processor):
         """As many zeros as there are characters."""
         return Encoding({"input_ids": np.zeros(len(text) + len(pair or ""), np.int64)})
 
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """As `encode`, by words."""
+        own = np.repeat(np.arange(len(words)), [len(word) for word in words])
+        return Encoding({"input_ids": np.zeros(len(own), np.int64)}, words=own)
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Never asked: nothing is kept of the text."""
         raise UserError("characters are counted here, not kept")

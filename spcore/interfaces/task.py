@@ -173,8 +173,9 @@ class BoundTask(ABC):
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """Answers a person reads, one a feature, filler left out; each carries "row_id"."""
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """One answer of a row's features' answers, in feature order. A task that gives a row several features says how."""
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
+        """One answer of a row's features' answers, in feature order. row: what `featurize` took, to quote from. A task that gives a row
+        several features says how."""
         assert len(answers) == 1, "this task gives a row several features and does not say how to combine their answers"
         return answers[0]
 
