@@ -11,9 +11,10 @@ from spcore.errors import SourceError
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
 from spcore_data.content import bare_suffix, read_content
-from spcore_data.formats import FORMATS, Part, read_part
+from spcore_data.formats import FORMATS, read_part
 from spcore_data.header import typed
 from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
+from spcore_data.parts import Part
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
 from spcore_data.table import Origin, TableSource, place_in, table_of
 
@@ -102,7 +103,9 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
     read = table.num_rows + sum(map(len, dropped.values()))
     report = ReadReport(read, dropped, tuple(remarks), tuple(part.facts for part in parts))
     key = fingerprint(READING, digests, options.model_dump(exclude={"source", "name"}))
-    return TableSource(table, key, report=report, declared=declared, encoded=encoded, origins=origins)
+    tasks = {part.task for part in parts}
+    advice = {"default_task": tasks.pop()} if len(tasks) == 1 else {}
+    return TableSource(table, key, report=report, declared=declared, advice=advice, encoded=encoded, origins=origins)
 
 
 def _columns(part: Part) -> list[str]:
