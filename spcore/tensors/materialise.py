@@ -7,6 +7,7 @@ the same on every engine and at every layout, and the process's generator is unt
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -49,14 +50,21 @@ def materialise(
     own = named_tensors(module, anatomy.tied)
     report = LoadReport()
     with torch.no_grad():
-        for name, tensor in model.weights():
-            _take(report, own, name, tensor, model, anatomy, pieces)
+        for name, tensor in _stored(report, {n: pieces.whole(n, t) for n, t in own.items()}, model, anatomy):
+            put(own[name], pieces.of(name, tensor))
         missing = set(own).difference(report.loaded)
         whole = model.build(head) if cuttings else module  # what is cut is drawn whole, from a module of whole shapes
         for name, tensor in _leaves(whole, model, seed, missing.__contains__):
             put(own[name], pieces.of(name, tensor))
             report.initialised.append(name)
-    parameters = named_parameters(module, anatomy.tied)
+    _check_lost(report, named_parameters(module, anatomy.tied), model, anatomy)
+    return report
+
+
+def _check_lost(
+    report: LoadReport, parameters: Mapping[str, torch.nn.Parameter], model: LanguageModel, anatomy: Anatomy
+) -> None:
+    """Raise ArtifactError where a model that has weights lacks some that it must have."""
     # What is not trained is computed (Marian's positions), and a family need not store it.
     lost = [
         n for n in report.initialised if n in parameters and parameters[n].requires_grad and not may_be_new(n, anatomy)
@@ -66,7 +74,26 @@ def materialise(
         raise ArtifactError(
             f"{model.source}: its weights lack {lost[0]}{more}; the file is incomplete or for another model"
         )
-    return report
+
+
+def sources(
+    model: LanguageModel, head: Head, seed: int
+) -> tuple[dict[str, Callable[[], torch.Tensor]], LoadReport]:
+    """Name -> what gives the whole CPU tensor that `materialise` puts there, owners of tied ones alone: for engines whose modules have
+    names and shapes of their own. Stored tensors are kept until the dict is gone, new ones are made at each call. Raises as `materialise`."""
+    module, anatomy, report = model.build(head), model.anatomy(head), LoadReport()
+    own = named_tensors(module, anatomy.tied)
+    found: dict[str, Callable[[], torch.Tensor]] = {}
+    for name, tensor in _stored(report, {n: tuple(t.shape) for n, t in own.items()}, model, anatomy):
+        found[name] = functools.partial(torch.Tensor.detach, tensor)
+    for path, leaf in module.named_modules():
+        names = {f"{path}.{n}" if path else n: n for n in _direct(leaf)}
+        for name, below in names.items():
+            if name in own and name not in found:
+                found[name] = functools.partial(_drawn, leaf, path, below, model, seed)
+                report.initialised.append(name)
+    _check_lost(report, named_parameters(module, anatomy.tied), model, anatomy)
+    return found, report
 
 
 @dataclass(frozen=True)
@@ -104,28 +131,23 @@ def frozen(
     return module.eval().requires_grad_(False)
 
 
-def _take(
-    report: LoadReport,
-    own: Mapping[str, torch.Tensor],
-    name: str,
-    tensor: torch.Tensor,
-    model: LanguageModel,
-    anatomy: Anatomy,
-    pieces: Pieces,
-) -> None:
-    """Copy a stored tensor into the module's own. An alias counts as its owner: some files hold a tied tensor under the alias."""
-    owner = anatomy.tied.get(name, name)
-    mine = own.get(owner)
-    wanted = None if mine is None else pieces.whole(owner, mine)
-    if mine is not None and wanted == tuple(tensor.shape):
-        if owner == name or owner not in report.loaded:
-            put(mine, pieces.of(owner, tensor))
-        if owner not in report.loaded:
-            report.loaded.append(owner)
-    elif mine is None or may_be_new(owner, anatomy):
-        report.unused.append(name)
-    else:
-        raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {wanted}")
+def _stored(
+    report: LoadReport, wanted: Mapping[str, tuple[int, ...]], model: LanguageModel, anatomy: Anatomy
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(owner's name, tensor) of the stored tensors that have a place, in `wanted` by name and shape. An alias counts as its owner: some
+    files hold a tied tensor under the alias, others under both."""
+    for name, tensor in model.weights():
+        owner = anatomy.tied.get(name, name)
+        shape = wanted.get(owner)
+        if shape == tuple(tensor.shape):
+            if owner == name or owner not in report.loaded:
+                yield owner, tensor
+            if owner not in report.loaded:
+                report.loaded.append(owner)
+        elif shape is None or may_be_new(owner, anatomy):
+            report.unused.append(name)
+        else:
+            raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {shape}")
 
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:
@@ -133,15 +155,6 @@ def may_be_new(name: str, anatomy: Anatomy) -> bool:
     if not anatomy.base and anatomy.head:
         return name.startswith(tuple(f"{path}." for path in anatomy.head))
     return not name.startswith(f"{anatomy.base}.") or name.startswith(f"{anatomy.base}.pooler.")
-
-
-def initial(
-    model: LanguageModel, head: Head, seed: int, only: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, whole CPU tensor) of the parameters and buffers that `only` chooses, as `materialise` makes them where nothing is
-    stored: for engines whose modules hold shards. Aliases are left out."""
-    tied = model.anatomy(head).tied
-    yield from _leaves(model.build(head), model, seed, lambda name: name not in tied and only(name))
 
 
 def _leaves(
@@ -152,17 +165,31 @@ def _leaves(
         wanted = {name: n for name, n in names.items() if only(name)}
         if not wanted:
             continue
-        twin = _alone(leaf)
-        with rng.drawing(rng.address(seed, path)), torch.no_grad():
-            model.initialise(twin, path)
-        values = _direct(twin)
+        values = _made(leaf, path, model, seed)
         for name, n in wanted.items():
-            value = values[n].detach()
-            empty = value.is_floating_point() and bool(value.isnan().any())
-            assert not empty, (
-                f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
-            )
-            yield name, value
+            yield name, _given(values, n, name, leaf, model)
+
+
+def _drawn(leaf: torch.nn.Module, path: str, below: str, model: LanguageModel, seed: int) -> torch.Tensor:
+    """One tensor of a leaf module, initialised anew."""
+    return _given(_made(leaf, path, model, seed), below, f"{path}.{below}", leaf, model)
+
+
+def _made(leaf: torch.nn.Module, path: str, model: LanguageModel, seed: int) -> dict[str, torch.Tensor]:
+    """A leaf module's tensors, from (seed, path)."""
+    twin = _alone(leaf)
+    with rng.drawing(rng.address(seed, path)), torch.no_grad():
+        model.initialise(twin, path)
+    return _direct(twin)
+
+
+def _given(
+    values: Mapping[str, torch.Tensor], below: str, name: str, leaf: torch.nn.Module, model: LanguageModel
+) -> torch.Tensor:
+    value = values[below].detach()
+    empty = value.is_floating_point() and bool(value.isnan().any())
+    assert not empty, f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
+    return value
 
 
 def _direct(module: torch.nn.Module) -> dict[str, torch.Tensor]:
