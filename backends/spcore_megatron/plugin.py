@@ -6,11 +6,13 @@ from spcore.components import Component
 from spcore.hooks import hookimpl
 
 SPCORE_API = "1.0"
+_FAMILIES = {"llama": ("llama:LLAMA", ("mistral", "qwen2", "qwen3"))}
+"""model_type -> its `Family`, those with the same."""
 
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Strategy `megatron`."""
+    """Strategy `megatron`, bridges `megatron.FAMILY`."""
     return [
         Component(
             "strategy",
@@ -20,5 +22,15 @@ def spcore_components() -> list[Component]:
             options="spcore_megatron.options:MegatronOptions",
             requires=("megatron-core>=0.16,<0.17", "psutil>=5.9"),
             extra="megatron",
+        ),
+        *(
+            Component(
+                "bridge",
+                f"megatron.{family}",
+                f"spcore_megatron.families.{value}",
+                f"Weight map and layers of {', '.join((family, *same))} for Megatron",
+                aliases=tuple(f"megatron.{other}" for other in same),
+            )
+            for family, (value, same) in _FAMILIES.items()
         ),
     ]
