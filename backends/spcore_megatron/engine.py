@@ -28,7 +28,7 @@ from spcore.tensors import process, rng
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.materialise import LoadReport, named_parameters, values
 from spcore.tensors.ops import PositionOps, VocabularyOps, WholeOps
-from spcore_megatron import chunks, settings
+from spcore_megatron import chunks, masters, settings
 from spcore_megatron.options import MegatronOptions
 from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
@@ -64,7 +64,7 @@ class MegatronEngine(TorchEngine):
             self.chunks, self.family, self.config = chunks.made(plan, options, device)
             self.shapes = _shapes(plan)
             self.tensors = self._weights(plan)
-            self.report = self._load(plan)
+            exact = self._load(plan)
             self.ddp = [
                 DistributedDataParallel(
                     self.config, settings.reduction(options), chunk, disable_bucketing=n > 0
@@ -74,11 +74,15 @@ class MegatronEngine(TorchEngine):
         data_group = ps.get_data_parallel_group() if plan.layout.data_size > 1 else None
         module = torch.nn.ModuleList(self.chunks)
         super().__init__(plan, place, module, data_group=data_group, threads=options.threads)
+        if self.optimizer is not None:
+            masters.put(self.optimizer, exact)
         # Ranks of one data rank draw alike: Megatron's own generators start from that at every sweep, see `_drawing`.
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.data_rank), device)
         self.has_output = self.chunks[-1].ends
         self.speaks = ps.get_tensor_model_parallel_rank() == 0 and ps.get_context_parallel_rank() == 0
         self.ops = self._ops(plan, data_group)
+        heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
+        self._head_parameters = [parameter for head in heads for parameter in head.parameters()]
         self._whole_gradients = False
         self._configure()
 
@@ -93,12 +97,15 @@ class MegatronEngine(TorchEngine):
             base=anatomy.base, tied=anatomy.tied, beside=beside,
         )  # fmt: skip
 
-    def _load(self, plan: Plan) -> LoadReport:
-        report = LoadReport()
+    def _load(self, plan: Plan) -> masters.Exact:
+        """Give all tensors their values; what they were before they were rounded, where they are."""
+        narrow, self.report = settings.dtype_of(plan), LoadReport()
+        learned = [p for chunk in self.chunks for p in chunk.parameters()] if narrow != torch.float32 else []
+        masters.widen(learned)
         with torch.no_grad():
-            for name, tensor in values(plan.model, plan.head, plan.seed, report, self.tensors.names):
+            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, self.tensors.names):
                 self.tensors.put(name, tensor)
-        return report
+        return masters.rounded(learned, narrow)
 
     def _ops(self, plan: Plan, data_group: Any) -> WholeOps:
         ops, names = WholeOps(data_group), [name for name, axes in plan.head.outputs.items() if "vocabulary" in axes]
@@ -209,7 +216,8 @@ class MegatronEngine(TorchEngine):
         scalar, record = fn(outputs, batch)
         # Every rank of a context group has the whole loss. Zeros of the outputs: other stages wait for gradients even where no term has weight.
         own = 0.0 if scalar is None else scalar / self.options.context_parallel
-        scalar = own + sum(output.flatten()[:0].float().sum() for output in outputs.values())
+        # Parameters of a head that reach no output get a gradient too, which buckets wait for.
+        scalar = own + sum(x.flatten()[:0].float().sum() for x in (*outputs.values(), *self._head_parameters))
         return scalar, torch.zeros((), dtype=torch.int, device=self.device), record
 
     @contextlib.contextmanager
@@ -289,7 +297,9 @@ class MegatronEngine(TorchEngine):
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
         """See `Engine.weights`."""
         assert which == "model", "`check` refuses adapters"
-        for name, tensor in self.tensors.export(_value):
+        for part in self.ddp if self.options.overlap_param_gather else ():
+            part.start_param_sync(force_sync=True)  # the next forward pass would have gathered them
+        for name, tensor in self.tensors.export(lambda parameter: masters.original(self.optimizer, parameter)):
             if name in self.shapes:  # others are computed, not learned
                 yield name, tensor.float().cpu().contiguous()
 
@@ -338,12 +348,6 @@ def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
 
 def _tensors(head: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(head.named_parameters()), **dict(head.named_buffers())}
-
-
-def _value(parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter as the optimizer has it: of 16-bit ones the float32 original."""
-    main = getattr(parameter, "main_param", None)
-    return (parameter if main is None else main).detach()
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:

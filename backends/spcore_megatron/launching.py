@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,9 @@ def engine(plan: Plan, place: Place, options: MegatronOptions) -> Engine:
     CPU under the shim."""
     device = device_of(plan, place)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # That Apex and Transformer Engine are not installed, a line for each file; `facts` says it once.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.")
         if device == "cpu":
             stack.enter_context(shim.installed())
         else:
