@@ -25,7 +25,7 @@ from spcore.features import cache_folder, fingerprint
 from spcore.files import alone, disk_errors, fault, make_folder, read_sealed, sealed_files, sealed_text, write_text
 
 with warnings.catch_warnings():  # that optional kernels of the trainer are not there is no news to who reads a file
-    warnings.simplefilter("ignore", UserWarning)
+    warnings.simplefilter("ignore")
     from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 __all__ = ["DType", "INDEX", "READING", "TOKENS", "Facts", "IndexedDatasetBuilder", "IndexedFile"]
