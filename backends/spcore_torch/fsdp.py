@@ -23,9 +23,10 @@ from spcore.interfaces.strategy import Engine, Place, Plan, Refusal
 from spcore.interfaces.task import Batch
 from spcore.tensors import dropout, sharding
 from spcore.tensors.engine import Outputs, SweepFn
+from spcore.tensors.groups import device_of, group_of
 from spcore.tensors.materialise import materialise, named_tensors, tie
 from spcore_torch import kernels
-from spcore_torch.ddp import DataParallel, device_of, group_of
+from spcore_torch.ddp import DataParallel
 from spcore_torch.options import ShardedOptions
 from spcore_torch.recomputing import stacks
 from spcore_torch.single import SingleEngine, autocast, resolve_device

@@ -25,12 +25,13 @@ from spcore.interfaces.strategy import BatchRule, Engine, Layout, ParallelStrate
 from spcore.interfaces.task import Batch
 from spcore.tensors import rng, state
 from spcore.tensors.engine import SweepFn
+from spcore.tensors.groups import device_of
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
 from spcore.tensors.pieces import Piece
 from spcore_torch import positions, recomputing, stages, styles
 from spcore_torch.cutting import Cuts, cut, shrink
-from spcore_torch.ddp import DataParallelEngine, device_of
+from spcore_torch.ddp import DataParallelEngine
 from spcore_torch.options import ParallelOptions
 from spcore_torch.reducer import Reducer
 from spcore_torch.shards import Region

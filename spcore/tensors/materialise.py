@@ -7,7 +7,7 @@ the same on every engine and at every layout, and the process's generator is unt
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -49,14 +49,21 @@ def materialise(
     own = named_tensors(module, anatomy.tied)
     report = LoadReport()
     with torch.no_grad():
-        for name, tensor in model.weights():
-            _take(report, own, name, tensor, model, anatomy, pieces)
+        for name, tensor in _stored(report, {n: pieces.whole(n, t) for n, t in own.items()}, model, anatomy):
+            put(own[name], pieces.of(name, tensor))
         missing = set(own).difference(report.loaded)
         whole = model.build(head) if cuttings else module  # what is cut is drawn whole, from a module of whole shapes
         for name, tensor in _leaves(whole, model, seed, missing.__contains__):
             put(own[name], pieces.of(name, tensor))
             report.initialised.append(name)
-    parameters = named_parameters(module, anatomy.tied)
+    _check_lost(report, named_parameters(module, anatomy.tied), model, anatomy)
+    return report
+
+
+def _check_lost(
+    report: LoadReport, parameters: Mapping[str, torch.nn.Parameter], model: LanguageModel, anatomy: Anatomy
+) -> None:
+    """Raise ArtifactError where a model that has weights lacks some that it must have."""
     # What is not trained is computed (Marian's positions), and a family need not store it.
     lost = [
         n for n in report.initialised if n in parameters and parameters[n].requires_grad and not may_be_new(n, anatomy)
@@ -66,7 +73,19 @@ def materialise(
         raise ArtifactError(
             f"{model.source}: its weights lack {lost[0]}{more}; the file is incomplete or for another model"
         )
-    return report
+
+
+def values(
+    model: LanguageModel, head: Head, seed: int, report: LoadReport, needed: Collection[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, whole CPU tensor) of what `materialise` puts into a module, owners of tied ones alone: for engines whose modules have names
+    and shapes of their own. One at a time; what is stored comes all, of what is new only `needed` is made. Raises as `materialise`."""
+    module, anatomy = model.build(head), model.anatomy(head)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module, anatomy.tied).items()}
+    yield from _stored(report, shapes, model, anatomy)
+    report.initialised += [name for name in shapes if name not in report.loaded]
+    _check_lost(report, named_parameters(module, anatomy.tied), model, anatomy)
+    yield from _leaves(module, model, seed, set(report.initialised).intersection(needed).__contains__)
 
 
 @dataclass(frozen=True)
@@ -104,28 +123,23 @@ def frozen(
     return module.eval().requires_grad_(False)
 
 
-def _take(
-    report: LoadReport,
-    own: Mapping[str, torch.Tensor],
-    name: str,
-    tensor: torch.Tensor,
-    model: LanguageModel,
-    anatomy: Anatomy,
-    pieces: Pieces,
-) -> None:
-    """Copy a stored tensor into the module's own. An alias counts as its owner: some files hold a tied tensor under the alias."""
-    owner = anatomy.tied.get(name, name)
-    mine = own.get(owner)
-    wanted = None if mine is None else pieces.whole(owner, mine)
-    if mine is not None and wanted == tuple(tensor.shape):
-        if owner == name or owner not in report.loaded:
-            put(mine, pieces.of(owner, tensor))
-        if owner not in report.loaded:
-            report.loaded.append(owner)
-    elif mine is None or may_be_new(owner, anatomy):
-        report.unused.append(name)
-    else:
-        raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {wanted}")
+def _stored(
+    report: LoadReport, wanted: Mapping[str, tuple[int, ...]], model: LanguageModel, anatomy: Anatomy
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(owner's name, tensor) of the stored tensors that have a place, in `wanted` by name and shape. An alias counts as its owner: some
+    files hold a tied tensor under the alias, others under both."""
+    for name, tensor in model.weights():
+        owner = anatomy.tied.get(name, name)
+        shape = wanted.get(owner)
+        if shape == tuple(tensor.shape):
+            if owner == name or owner not in report.loaded:
+                yield owner, tensor
+            if owner not in report.loaded:
+                report.loaded.append(owner)
+        elif shape is None or may_be_new(owner, anatomy):
+            report.unused.append(name)
+        else:
+            raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {shape}")
 
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:
@@ -133,15 +147,6 @@ def may_be_new(name: str, anatomy: Anatomy) -> bool:
     if not anatomy.base and anatomy.head:
         return name.startswith(tuple(f"{path}." for path in anatomy.head))
     return not name.startswith(f"{anatomy.base}.") or name.startswith(f"{anatomy.base}.pooler.")
-
-
-def initial(
-    model: LanguageModel, head: Head, seed: int, only: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, whole CPU tensor) of the parameters and buffers that `only` chooses, as `materialise` makes them where nothing is
-    stored: for engines whose modules hold shards. Aliases are left out."""
-    tied = model.anatomy(head).tied
-    yield from _leaves(model.build(head), model, seed, lambda name: name not in tied and only(name))
 
 
 def _leaves(

@@ -1,0 +1,74 @@
+"""Weight maps as data: what a family's file says, without Megatron. See `spcore_megatron.weights` for how it is carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+How = Literal["plain", "heads", "gated", "vocabulary"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One Megatron module's weight, and bias where it has one, from Hugging Face modules.
+
+    sources: paths below the backbone ("^" first: at the root), "*" for the number of the layer. how: "plain": one source, or several one
+        after the other; "heads": query, key and value, laid together for each group of queries; "gated": gate and up, each cut; "vocabulary":
+        padded to a multiple of the ranks. axis: of the weight, which tensor parallelism cuts; 0 cuts the bias too; None: whole on every rank.
+    transposed: the source's weight is [in, out] (GPT-2's Conv1D). experts: the source is one tensor [experts, ...] without a leaf's name,
+        and a second "*" stands for the expert.
+
+    A single source of "heads" or "gated" is those tensors one after the other.
+    """
+
+    sources: tuple[str, ...]
+    how: How = "plain"
+    axis: int | None = None
+    transposed: bool = False
+    experts: bool = False
+
+
+def whole(source: str) -> Rule:
+    """The same on every rank: norms, tables of positions."""
+    return Rule((source,))
+
+
+def vocabulary(source: str) -> Rule:
+    """Rows are entries of the vocabulary."""
+    return Rule((source,), "vocabulary", 0)
+
+
+def column(*sources: str, how: How = "plain", transposed: bool = False) -> Rule:
+    """Outputs are cut."""
+    return Rule(sources, how, 0, transposed)
+
+
+def row(source: str, *, transposed: bool = False) -> Rule:
+    """Inputs are cut, the bias is whole."""
+    return Rule((source,), "plain", 1, transposed)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What lies where depends on: heads of queries, groups of them (heads of keys and values), a head's width, the vocabulary, and how
+    many ranks share a tensor."""
+
+    heads: int
+    groups: int
+    width: int
+    vocabulary: int
+    ranks: int
+
+
+def places(how: How, sizes: Sizes, length: int) -> list[torch.Tensor]:
+    """For each part that makes up an axis `length` long, in all ranks' pieces together: int64, where each of its entries lies."""
+    if how == "heads":
+        each = sizes.heads // sizes.groups * sizes.width
+        rows = torch.arange(length).view(sizes.groups, each + 2 * sizes.width)
+        return [part.reshape(-1) for part in rows.split([each, sizes.width, sizes.width], 1)]
+    if how == "gated":
+        rows = torch.arange(length).view(sizes.ranks, 2, -1)
+        return [rows[:, n].reshape(-1) for n in range(2)]
+    return [torch.arange(sizes.vocabulary if how == "vocabulary" else length)]

@@ -1,0 +1,115 @@
+"""Small models of every family that Megatron has a map for, with the corners in which maps go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers as hf
+
+from spcore.components import RegistryBridges, default_registry
+
+VOCABULARY, LENGTH, ROWS = 101, 16, 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and what is fed. vocabulary: compared are logits, else hidden states. inputs: beside input_ids: "attention_mask",
+    "token_type_ids", "segment_ids". elsewhere: names that are no part of Megatron's module."""
+
+    model: str
+    config: str
+    settings: Mapping[str, Any]
+    vocabulary: bool = True
+    inputs: tuple[str, ...] = ()
+    elsewhere: frozenset[str] = field(default_factory=frozenset)
+
+
+_LLAMA = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
+}  # fmt: skip
+_L3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip
+
+
+def _llama(**more: Any) -> dict[str, Any]:
+    return {**_LLAMA, **more}
+
+
+CASES: dict[str, Case] = {
+    "llama": Case("LlamaForCausalLM", "LlamaConfig", _llama(), inputs=("segment_ids",)),
+    "llama-tied": Case("LlamaForCausalLM", "LlamaConfig", _llama(tie_word_embeddings=True, num_key_value_heads=1)),
+    "llama-biases": Case("LlamaForCausalLM", "LlamaConfig", _llama(attention_bias=True, mlp_bias=True, head_dim=12)),
+    "llama3": Case("LlamaForCausalLM", "LlamaConfig", _llama(rope_parameters=_L3)),
+    "llama-hidden": Case(
+        "LlamaModel", "LlamaConfig", _llama(), vocabulary=False, inputs=("attention_mask",), elsewhere=frozenset(["norm.weight"])
+    ),
+    "mistral": Case("MistralForCausalLM", "MistralConfig", _llama(sliding_window=5, head_dim=8)),
+    "mistral-packed": Case("MistralForCausalLM", "MistralConfig", _llama(sliding_window=5, head_dim=8), inputs=("segment_ids",)),
+    "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _llama()),
+    "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _llama(head_dim=16)),
+}
+
+
+def bridges() -> RegistryBridges:
+    """Of the parts that are installed."""
+    return RegistryBridges(default_registry())
+
+
+def made(case: Case) -> Any:
+    """transformers' model, the same in every process, with norms and biases that are not 1 and 0."""
+    torch.manual_seed(0)
+    config = getattr(hf, case.config)(**case.settings, attn_implementation="eager")
+    model = getattr(hf, case.model)(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, float("norm" in name.lower() or "ln_" in name) * float(name.endswith("weight")), 0.1)
+    return model.eval()
+
+
+def batch(case: Case) -> dict[str, torch.Tensor]:
+    """Rows with padding at the end, or two texts and padding in each."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=generator)
+    found = {"input_ids": ids}
+    places = torch.arange(LENGTH).expand(ROWS, -1)
+    if "attention_mask" in case.inputs:
+        lengths = torch.tensor([LENGTH, 9, 5])[:, None]
+        found["attention_mask"] = (places < lengths).long()
+    if "token_type_ids" in case.inputs:
+        found["token_type_ids"] = (places > 6).long()
+    if "segment_ids" in case.inputs:
+        border, end = torch.tensor([7, 3, 10])[:, None], torch.tensor([LENGTH, 12, LENGTH])[:, None]
+        second = places >= border
+        found["segment_ids"] = torch.where(places < end, 1 + second.long(), 0)
+        found["position_ids"] = torch.where(second, places - border, places)
+    return found
+
+
+def reference(case: Case, model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(what transformers gives [B, T, ...], bool [B, T] where it counts): each text of a pack alone."""
+    texts: list[tuple[int, torch.Tensor]] = []
+    for row in range(ROWS):
+        segments = inputs.get("segment_ids", inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])))[row]
+        texts += [(row, (segments == n).nonzero().squeeze(1)) for n in range(1, int(segments.max()) + 1)]
+    found, real = None, torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+    taken: dict[str, torch.Tensor] = {}
+    norm = None if case.vocabulary else _norm(model)
+    if norm is not None:
+        norm.register_forward_pre_hook(lambda _, args: taken.update(hidden=args[0]))
+    for row, places in texts:
+        given = {name: inputs[name][row, places][None] for name in ("input_ids", "token_type_ids") if name in inputs}
+        with torch.no_grad():
+            out = model(**given)
+        value = out.logits[0] if case.vocabulary else taken["hidden"][0] if norm is not None else out.last_hidden_state[0]
+        found = torch.zeros(ROWS, LENGTH, value.shape[-1]) if found is None else found
+        found[row, places], real[row, places] = value, True
+    assert found is not None
+    return found, real
+
+
+def _norm(model: Any) -> Any:
+    """The norm after the last layer, before which hidden states are compared; None for families without."""
+    return next((getattr(model, name) for name in ("norm", "ln_f") if hasattr(model, name)), None)

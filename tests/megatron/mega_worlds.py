@@ -1,0 +1,130 @@
+"""Megatron's stages of small models, run in processes over gloo and compared with transformers' own model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.megatron.mega_models import CASES, Case, batch, made, reference
+
+WORLD = 4
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "tp1": {},
+    "tp2": {"tensor_model_parallel_size": 2},
+    "tp2sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "pp2": {"pipeline_model_parallel_size": 2},
+    "tp2pp2": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
+    "cp2": {"context_parallel_size": 2},
+    "tp4": {"tensor_model_parallel_size": 4},
+}
+
+
+def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str) -> None:
+    """One process: for each (case, layout) figures go to a file of the folder."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    from spcore_megatron import shim
+
+    with shim.installed():
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
+        from megatron.core import parallel_state as ps
+        from megatron.core import tensor_parallel
+
+        for name, layout in wanted:
+            sizes = {key: n for key, n in LAYOUTS[layout].items() if key != "sequence_parallel"}
+            ps.initialize_model_parallel(**sizes, order="tp-cp-ep-dp-pp")
+            tensor_parallel.model_parallel_cuda_manual_seed(1)
+            found = figures(CASES[name], LAYOUTS[layout])
+            if rank == 0:
+                (Path(folder) / f"{name}-{layout}.json").write_text(json.dumps(found))
+            ps.destroy_model_parallel()
+            dist.barrier()
+        dist.destroy_process_group()
+
+
+def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
+    """(this rank's stage with the model's values, its weights)."""
+    from megatron.core import parallel_state as ps
+
+    from spcore_megatron.families import family_of
+    from spcore_megatron.weights import Weights
+    from tests.megatron.mega_models import bridges
+
+    family = family_of(hf.config.model_type, bridges())
+    config = family.config(
+        hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
+        moe_token_dispatcher_type="alltoall", **layout,
+    )  # fmt: skip
+    tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}
+    stage = family.build(
+        config, hf.config, vocabulary=case.vocabulary, tied=bool(tied), packs="segment_ids" in case.inputs,
+        pre_process=ps.is_pipeline_first_stage(), post_process=ps.is_pipeline_last_stage(),
+    )  # fmt: skip
+    weights = Weights(
+        [stage], family.rules, config, hf.config.vocab_size, base=hf.base_model_prefix if case.vocabulary else "", tied=tied
+    )
+    stored = hf.state_dict()
+    assert weights.names <= set(stored), weights.names.difference(stored)
+    with torch.no_grad():
+        for name in weights.names:
+            weights.put(name, stored[name])
+    return stage.eval(), weights
+
+
+def outputs(stage: Any, inputs: dict[str, torch.Tensor], case: Case, size: int) -> torch.Tensor | None:
+    """What the last stage gives, whole: [B, T, V] or [B, T, H]; None on others."""
+    from megatron.core import parallel_state as ps
+    from megatron.core import tensor_parallel
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    from spcore_megatron.attention import held
+
+    rows, length = inputs["input_ids"].shape
+    with torch.no_grad():
+        found = get_forward_backward_func()(
+            forward_step_func=lambda _, m: (m(inputs), lambda out, non_loss_data=True: out), data_iterator=iter([0]), model=stage,
+            num_microbatches=1, seq_length=length, micro_batch_size=rows, forward_only=True, collect_non_loss_data=True,
+        )  # fmt: skip
+    if not ps.is_pipeline_last_stage():
+        return None
+    out = found[0]
+    if case.vocabulary:
+        out = tensor_parallel.gather_from_tensor_model_parallel_region(out)[..., :size]
+    ranks = ps.get_context_parallel_world_size()
+    if ranks > 1:
+        parts = [torch.empty_like(out) for _ in range(ranks)]
+        dist.all_gather(parts, out.contiguous(), group=ps.get_context_parallel_group())
+        places = torch.cat([held(length, n, ranks) for n in range(ranks)])
+        out = torch.cat(parts, 1)[:, places.argsort()]
+    return out
+
+
+def figures(case: Case, layout: dict[str, Any]) -> dict[str, Any]:
+    """largest: difference of outputs from transformers' at real positions; scale: of the latter; names that the export lacks, has too
+    often, and that differ by a bit."""
+    hf = made(case)
+    stage, weights = build(case, hf, layout)
+    inputs = batch(case)
+    out = outputs(stage, inputs, case, hf.config.vocab_size)
+    want, real = reference(case, hf, inputs)
+    mine = None if out is None else float((out - want)[real].abs().max())
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, mine)
+    stored = hf.state_dict()
+    tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}
+    got: list[tuple[str, torch.Tensor]] = list(weights.export())
+    kept = {name for name in stored if name not in tied and name not in case.elsewhere}
+    return {
+        "largest": max(x for x in every if x is not None),
+        "scale": float(want.abs().max()),
+        "lacking": sorted(kept.difference(name for name, _ in got)),
+        "strange": sorted({name for name, _ in got}.difference(kept)),
+        "twice": len(got) - len({name for name, _ in got}),
+        "differ": [name for name, tensor in got if name in stored and not torch.equal(tensor, stored[name])],
+    }
