@@ -105,7 +105,7 @@ def test_a_killed_rank_and_the_next_job(slurm: Path, tmp_path: Path) -> None:
     assert [e.start_step for e in events if isinstance(e, RunStarted)] == [0, 3]
     assert losses(events) == losses(whole)
     warned = [e.message for e in events if isinstance(e, Warned)]
-    assert any("rank 1 failed at step 4" in line and "SIGKILL" in line and "started again" in line for line in warned)
+    assert any("rank 1 failed at step 4" in line and "SIGKILL" in line and "started again" in line for line in warned), warned
     assert [job["state"] for job in slurm_fake.jobs(slurm)] == ["FAILED", "COMPLETED"]
 
 
@@ -180,8 +180,8 @@ def test_who_is_killed_leaves_nobody_behind(slurm: Path, tmp_path: Path) -> None
 
 def test_no_slurm_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RefusalError, match=r"launch 'slurm': Slurm's commands are not on PATH: sbatch.*and 2 more"):
-        run(tree(launch={"use": "slurm", "max_restarts": 1}))
+    with pytest.raises(RefusalError, match=r"launch 'slurm': Slurm's commands are not on PATH: sbatch.*and 1 more"):
+        run(tree(launch={"use": "slurm"}))
 
 
 @pytest.mark.parametrize(
