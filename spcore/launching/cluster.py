@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from spcore.errors import RankError, RunCancelled
+from spcore.errors import RunCancelled, RunError
 from spcore.imports import undisturbed
 from spcore.interfaces.launcher import Control, Emit, RunResult, RunSpec
 from spcore.interfaces.logger import Warned
@@ -60,7 +60,7 @@ def carried_out(
     spec: RunSpec, events: Emit, control: Control, nodes: Nodes, start: Callable[[Content], Job]
 ) -> RunResult:
     """A run in a scheduler's job, and in further ones where it failed or its time was up, each from the last checkpoint. start: called
-    in this process for each. Raises the error of the rank that failed, see `Watch.error`, RankError where a job ended and nobody said
+    in this process for each. Raises the error of the rank that failed, see `Watch.error`, RunError where a job ended and nobody said
     why, RunCancelled where one was taken back before it began."""
     with undisturbed():
         from torch.distributed import TCPStore
@@ -93,7 +93,7 @@ def carried_out(
 def _error(run: Watch, said: str | None) -> Exception:
     """Why an attempt failed. said: see `_followed`."""
     if said is not None and not run.failures and not any(run.exited.values()):
-        return RankError(0, run.step, said)
+        return RunError(said)
     return run.error(run.exited)
 
 
