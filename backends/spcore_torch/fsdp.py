@@ -109,7 +109,7 @@ class FullyShardedEngine(SingleEngine):
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module, anatomy = plan.model.build(plan.head, plan.precision.parameter), plan.model.anatomy(plan.head)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
-        self.kernel = kernels.install(module, self.compute, device, keeps=False)
+        self.kernel = "default" if self.compiles else kernels.install(module, self.compute, device, keeps=False)
         self.products = kernels.installed(module)
         tie(module, anatomy)
         reduction = getattr(torch, plan.precision.reduction)
@@ -121,7 +121,7 @@ class FullyShardedEngine(SingleEngine):
         for part in module.modules() if offload != device else ():
             for name, buffer in list(part.named_buffers(recurse=False)):
                 setattr(part, name, buffer.to(device))
-        if device.type == "cpu":
+        if device.type == "cpu" and not self.compiles:
             dropout.install(module)
         self.module = module
 

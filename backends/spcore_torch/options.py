@@ -28,6 +28,11 @@ class SingleOptions(_Closed):
         "matrix products and fused attention (selective); less memory, more time, the same gradients",
         json_schema_extra={"known_as": ["gradient_checkpointing", "recompute", "recompute_granularity"]},
     )
+    compile: bool = Field(
+        False,
+        description="compile the layers for training steps (torch.compile); what cannot be compiled runs as it is, and that is told",
+        json_schema_extra={"known_as": ["torch_compile"]},
+    )
 
 
 class ShardedOptions(SingleOptions):

@@ -96,6 +96,9 @@ class Parallel(ParallelStrategy):
             if size > 1 and self.options.flatten == "always":
                 why = f"microbatches are fed as they are under strategy.{name}_parallel {size}"
                 found.append(Refusal("strategy.flatten always", why, "use strategy.flatten=auto"))
+        if self.options.compile and max(self.options.tensor_parallel, self.options.context_parallel) > 1:
+            why = "layers that are divided speak with other processes amid their work, which is not compiled"
+            found.append(Refusal("strategy.compile true", why, "leave it out, or use data or pipeline parallelism"))
         if self.options.sequence_parallel and self.options.tensor_parallel == 1:
             why = "it shares positions among the processes of tensor_parallel, which is 1"
             found.append(Refusal("strategy.sequence_parallel", why, "set strategy.tensor_parallel"))

@@ -159,7 +159,6 @@ class Draws:
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, self.device)
 
-
     def again(self) -> contextlib.AbstractContextManager[None]:
         """See `spcore_torch.recomputing.Again`. A pass that ends early leaves nothing behind."""
         then = self._common

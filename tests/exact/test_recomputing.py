@@ -33,7 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recomputed")
 
 
-def run(task: str, strategy: Any, how: str, folder: Path, processes: dict[int, Any], *, dropout: float, size: int) -> Any:
+def run(
+    task: str, strategy: Any, how: str, folder: Path, processes: dict[int, Any], *, dropout: float, size: int
+) -> Any:
     tree = tree_of(task, folder)
     tree = {**tree, "model": {**tree["model"], "dropout": dropout}, "eval": {}}
     recipe = laid(tree, strategy, size, steps=3, micro_batch_size=16 // size)
@@ -114,5 +116,3 @@ def test_less_is_kept(folder: Path) -> None:
         kept[how] = found[0]
     assert kept["full"] < 0.5 * kept["none"], kept
     assert kept["full"] < kept["selective"] < 0.9 * kept["none"], kept
-
-

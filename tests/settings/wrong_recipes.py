@@ -140,7 +140,7 @@ WRONG = [
     Wrong("launch.processes", 2, "launch.processes: found 2, expected: a whole number at least 1 and at most 1"),
     # unknown parts, and what is none
     Wrong("strategy", "singel", "strategy: unknown strategy 'singel'; did you mean 'single'? known: "),
-    Wrong("precision", "bf61", "precision: unknown precision 'bf61'; did you mean 'bf16'? known: bf16, fp16, fp32, tf32"),
+    Wrong("precision", "bf61", "precision: unknown precision 'bf61'; did you mean 'bf16'? known: bf16, fp16, fp32, fp8, tf32"),
     Wrong("precision", 16, f"precision: found 16, {PART.format('precision')}; did you mean 'fp16'? known: "),
     Wrong("precision", True, f"precision: found true, {PART.format('precision')}"),
     Wrong("optimizer.use", "adamv", "optimizer.use: unknown optimizer 'adamv'; did you mean 'adamw'?"),
