@@ -213,7 +213,10 @@ def _unnested(part: Part) -> Part:
     count = len(part.rows)
     part.rows, numbers = questions(part.rows, part.lines if part.lines is not None else range(count))
     part.lines = array("Q", numbers) if part.lines is not None else None
-    part.task, part.facts = TASK, {"questions_of": f"{count} {'article or paragraph' if count == 1 else 'articles or paragraphs'}"}
+    part.task, part.facts = (
+        TASK,
+        {"questions_of": f"{count} {'article or paragraph' if count == 1 else 'articles or paragraphs'}"},
+    )
     return part
 
 

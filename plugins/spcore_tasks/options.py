@@ -247,5 +247,7 @@ class QuestionAnsweringOptions(BaseModel):
     @model_validator(mode="after")
     def _candidates(self) -> QuestionAnsweringOptions:
         if self.answers > self.n_best + 1:
-            raise ValueError(f"answers {self.answers}: n_best {self.n_best} keeps no more candidates, and no answer; raise n_best")
+            raise ValueError(
+                f"answers {self.answers}: n_best {self.n_best} keeps no more candidates, and no answer; raise n_best"
+            )
         return self
