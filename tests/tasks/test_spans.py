@@ -58,6 +58,7 @@ def test_answers_that_are_elsewhere(answer: str, start: int | None, reason: str)
         ({"text": "a", "answer_start": 1.0}, {}, [Gold("a", 1)]),
         ("a", {"start": "7"}, [Gold("a", 7)]),
         (["a", "b"], {}, [Gold("a"), Gold("b")]),
+        ({"text": [1904, "None"], "answer_start": [1, 2]}, {}, [Gold("1904", 1), Gold("None", 2)]),
         (None, {}, []),
         ({"text": ["a"], "answer_start": [1]}, {"impossible": True}, []),
         ({"text": ["a"], "answer_start": [1]}, {"impossible": "False"}, [Gold("a", 1)]),
@@ -70,7 +71,8 @@ def test_forms_of_answers(answers: Any, more: dict[str, Any], expected: list[Gol
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        (7, "an answer that is a int, not a text"),
+        (True, "an answer that is a bool, not a text"),
+        ({"text": [None], "answer_start": [1]}, "an answer that is missing, not a text"),
         ({"text": ["a"], "answer_start": []}, "another number of texts than of answer_start"),
         ({"text": "a", "answer_start": "x"}, "no number of a character"),
         ({"text": "a", "answer_start": -1}, "no number of a character"),
