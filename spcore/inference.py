@@ -137,7 +137,7 @@ def _predict_chunk(
     for batch, outputs in _batched(runner, task, features):
         for answer in task.decode(outputs, batch):
             by_row[answer["row_id"]].append(answer)
-    return [{k: v for k, v in task.combine(by_row[row]).items() if k != "row_id"} for row in range(len(rows))]
+    return [{k: v for k, v in task.combine(by_row[n], row).items() if k != "row_id"} for n, row in enumerate(rows)]
 
 
 def _batched(

@@ -11,9 +11,10 @@ from spcore.errors import SourceError
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
 from spcore_data.content import bare_suffix, read_content
-from spcore_data.formats import FORMATS, Part, read_part
+from spcore_data.formats import FORMATS, read_part
 from spcore_data.header import typed
 from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
+from spcore_data.parts import Part
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
 from spcore_data.table import Origin, TableSource, place_in, table_of
 

@@ -6,8 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,39 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from spcore.errors import DataError
-from spcore.interfaces.dataset import Row
+from spcore_data.conll import is_conll, read_conll
 from spcore_data.content import Content, bare_suffix, lines_of
 from spcore_data.cutting import EMPTY, guess_delimiter
 from spcore_data.delimited import read_delimited
 from spcore_data.header import find_header
 from spcore_data.nested import TASK, holds_questions, questions
 from spcore_data.options import FilesOptions
+from spcore_data.parts import Part
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
     ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".txt": "text", ".text": "text",
+    ".conll": "conll", ".conllu": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
 }  # fmt: skip
 _STREAM = b"\xff\xff\xff\xff"
 _MAGIC = (b"PAR1", b"ARROW1", _STREAM)
-_DELIMITED_ONLY = ("delimiter", "quoting", "header", "names")
+_DELIMITED = {
+    "delimiter": ("csv", "tsv", "conll"),
+    "quoting": ("csv", "tsv"),
+    "header": ("csv", "tsv"),
+    "names": ("csv", "tsv", "conll"),
+}
+"""Option -> the formats that it is for."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-@dataclass
-class Part:
-    """What a file gave: a table, or rows where Arrow's types might change them. cells: the table holds a delimited file's
-    cells as text. lines: the line each row begins on, None where there are none. dropped: reason -> line numbers. declared:
-    label names that the file states, by column. facts: for `ReadReport.files`. task: that the file's form is known for."""
-
-    table: pa.Table | None = None
-    rows: list[Row] | None = None
-    cells: bool = False
-    lines: Sequence[int] | None = None
-    dropped: dict[str, list[int]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    task: str | None = None
 
 
 def read_part(content: Content, options: FilesOptions) -> Part:
     """A file's rows. Raises DataError."""
     kind, remarks = recognise(content) if options.format == "auto" else (options.format, [])
-    if kind not in ("csv", "tsv"):
-        fields = FilesOptions.model_fields
-        for name in _DELIMITED_ONLY:
-            if getattr(options, name) != fields[name].default:
-                raise DataError(
-                    f"{content.path}: `{name}` is for CSV and TSV, and this is {kind}", hint=f"Leave {name} out"
-                )
+    for name, formats in _DELIMITED.items():
+        if kind not in formats and getattr(options, name) != FilesOptions.model_fields[name].default:
+            named = f"{', '.join(formats[:-1])} and {formats[-1]}"
+            raise DataError(f"{content.path}: `{name}` is for {named}, and this is {kind}", hint=f"Leave {name} out")
     if options.format != "text" and not content.data.startswith(_MAGIC):
         content.refuse_page()
     part = _READERS[kind](content, options)
@@ -96,6 +83,11 @@ def recognise(content: Content) -> tuple[str, list[str]]:
     lines = content.text[:100_000].split("\n")
     if by_name in ("json", "jsonl"):
         return _json_or_lines(content.text, by_name), []
+    if by_name == "conll":
+        return by_name, []
+    whole = lines if len(content.text) <= 100_000 else lines[:-1]
+    if is_conll(whole):
+        return "conll", [f"{content.path.name}: read as CoNLL, a word a line with its tags"]
     if by_name == "text":
         tabs = Counter(line.count("\t") for line in lines[:50] if line.strip())
         if len(tabs) == 1 and (count := next(iter(tabs))):
@@ -303,7 +295,11 @@ def _text(content: Content, options: FilesOptions) -> Part:
     return Part(table=table, lines=kept, dropped={EMPTY: empty} if empty else {})
 
 
+def _conll(content: Content, options: FilesOptions) -> Part:
+    return read_conll(content.text, content.path, options)
+
+
 _READERS: Mapping[str, Callable[[Content, FilesOptions], Part]] = {
     "csv": _delimited(False), "tsv": _delimited(True), "jsonl": _jsonl, "json": _json, "parquet": _parquet, "arrow": _arrow,
-    "text": _text,
+    "text": _text, "conll": _conll,
 }  # fmt: skip

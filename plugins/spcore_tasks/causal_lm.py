@@ -179,7 +179,7 @@ class BoundCausalLM(BoundLanguageTask):
             })  # fmt: skip
         return answers
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
         """loss (nats a token) and perplexity of the text, tokens; next: what most likely comes after it, and score: how likely. Without an
         end token the text's last token is a target only, and `next` is not known."""
         tokens = sum(answer["tokens"] for answer in answers)

@@ -10,12 +10,17 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Tasks `text-classification`, `causal-lm`, `masked-lm`, `denoising`, `seq2seq`, `question-answering`."""
+    """Tasks on texts, and objectives over the vocabulary."""
     return [
         Component(
             "task", "text-classification", "spcore_tasks.text_classification:TextClassification",
             "A label, several labels or a number for a text or a pair of texts",
             options="spcore_tasks.options:TextClassificationOptions", aliases=("sequence-classification", "sentiment"),
+        ),
+        Component(
+            "task", "token-classification", "spcore_tasks.token_classification:TokenClassification",
+            "A tag for each word: entities, parts of speech",
+            options="spcore_tasks.options:TokenClassificationOptions", aliases=("ner", "pos", "tagging"),
         ),
         Component(
             "task", "causal-lm", "spcore_tasks.causal_lm:CausalLM", "The next token of a text, by a decoder",

@@ -290,7 +290,7 @@ class BoundQuestions(TextTask):
             for _, row, _, spans, null in self._found(outputs, batch)
         ]
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
         """text; start, end: its (first, last + 1) characters in the context, null for no answer; score: its share among the candidates of all
         windows (softmax). With task.answers over 1 also "others", the next best."""
         spans = together([[Span(*span) for span in answer["spans"]] for answer in answers], self.options.n_best)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from spcore.errors import RefusalError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -88,6 +90,7 @@ class Encoding:
     arrays: name -> int64 array [length]: "input_ids" always, "token_type_ids" where the family has them.
     offsets: [length, 2], (first, last + 1) characters of each token in its text; (0, 0) for special tokens; None where the
         tokenizer cannot tell. parts: [length], 0 or 1: the text a token is from, -1 for special tokens.
+    words: [length], the number of the word that a token is of, -1 for special tokens; of `Processor.encode_words` alone.
     truncated: tokens left out because of `max_length`.
     """
 
@@ -95,6 +98,7 @@ class Encoding:
     truncated: int = 0
     offsets: np.ndarray | None = None
     parts: np.ndarray | None = None
+    words: np.ndarray | None = None
 
 
 class Processor(ABC):
@@ -127,6 +131,11 @@ class Processor(ABC):
         """Encode what a model is to answer, with special tokens; otherwise than `encode` where a family has a tokenizer for the language
         that it writes."""
         return self.encode(text, max_length=max_length)
+
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """Encode a text that is cut into words, whole and with special tokens; `Encoding.words` tells the word of each token. A word may
+        have no token. Offsets are within each word. Raises RefusalError where the tokenizer cannot tell, as here."""
+        raise RefusalError(f"the tokenizer ({type(self).__name__}) does not tell which word a token is of")
 
     @abstractmethod
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

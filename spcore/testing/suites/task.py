@@ -204,7 +204,7 @@ def task_decode(case: TaskCase) -> Iterator[Wrong]:
     except TypeError as error:
         yield Wrong(f"an answer that is not JSON: {error}", "plain values that a person reads")
     for row in sorted(set(rows)):
-        combined = case.bound.combine([answer for answer in answers if answer["row_id"] == row])
+        combined = case.bound.combine([a for a in answers if a["row_id"] == row], case.rows[row])
         if not isinstance(combined, dict):
             yield Wrong(f"combine gives {shown(combined)}", "one answer of a row's features' answers")
 
