@@ -44,8 +44,8 @@ def _marked(
     ids = np.asarray(batch.inputs["input_ids"])[s][:count]
     none: list[str | None] = [None] * count
     targets = [np.asarray(target) for target in batch.targets.values()]
-    if bound.head.kind == "span":  # begins and ends, a sequence each
-        begin, end = (int(target[s]) for target in targets[:2])
+    if bound.head.kind == "span":  # labels [sequences, 2]: first and last token
+        begin, end = np.asarray(batch.targets["labels"])[s].tolist()
         return ids, [0 <= begin <= n <= end for n in range(count)], none
     aligned = [target for target in targets if target.shape[:2] == np.asarray(batch.inputs["input_ids"]).shape]
     if "decoder_input_ids" in batch.inputs or not aligned:

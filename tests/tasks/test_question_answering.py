@@ -262,9 +262,10 @@ def logits(bound: Any, made: Sequence[Feature], best: Mapping[int, tuple[int, in
 
 
 def asked(bound: Any, context: str, best: Mapping[int, tuple[int, int, float]]) -> dict[str, Any]:
-    made = features(bound, [{"question": "q1 q2", "context": context}])
+    row = {"question": "q1 q2", "context": context}
+    made = features(bound, [row])
     answers = bound.decode(logits(bound, made, best), collated(bound, made))
-    found: dict[str, Any] = bound.combine(answers)
+    found: dict[str, Any] = bound.combine(answers, row)
     return found
 
 
