@@ -38,8 +38,10 @@ class Characters(Processor):
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
     ) -> Encoding:
-        """As many zeros as there are characters."""
-        return Encoding({"input_ids": np.zeros(len(text) + len(pair or ""), np.int64)})
+        """As many zeros as there are characters, each where it is."""
+        places = [np.arange(len(part)) for part in (text, pair or "")]
+        at, parts = np.concatenate(places), np.repeat([0, 1], [len(part) for part in places])
+        return Encoding({"input_ids": np.zeros(len(at), np.int64)}, 0, np.stack([at, at + 1], 1), parts)
 
     def encode_words(self, words: Sequence[str]) -> Encoding:
         """As `encode`, by words."""

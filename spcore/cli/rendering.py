@@ -45,8 +45,8 @@ def _marked(
     none: list[str | None] = [None] * count
     targets = [np.asarray(target) for target in batch.targets.values()]
     shape = np.asarray(batch.inputs["input_ids"]).shape
-    if bound.head.kind == "span":  # first and last token
-        begin, end = next((target[s].tolist() for target in targets if target.shape == (shape[0], 2)), (-1, -1))
+    if bound.head.kind == "span":  # labels [sequences, 2]: first and last token
+        begin, end = np.asarray(batch.targets["labels"])[s].tolist()
         return ids, [0 <= begin <= n <= end for n in range(count)], none
     aligned = [target for target in targets if target.shape[:2] == shape]
     if "decoder_input_ids" in batch.inputs or not aligned:
