@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from spcore.components import Registry
 from spcore.cli.rendering import rendered
+from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
@@ -38,8 +38,10 @@ class Characters(Processor):
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
     ) -> Encoding:
-        """As many zeros as there are characters."""
-        return Encoding({"input_ids": np.zeros(len(text) + len(pair or ""), np.int64)})
+        """As many zeros as there are characters, each where it is."""
+        places = [np.arange(len(part)) for part in (text, pair or "")]
+        at, parts = np.concatenate(places), np.repeat([0, 1], [len(part) for part in places])
+        return Encoding({"input_ids": np.zeros(len(at), np.int64)}, 0, np.stack([at, at + 1], 1), parts)
 
     def encode_words(self, words: Sequence[str]) -> Encoding:
         """As `encode`, by words."""
@@ -142,9 +144,9 @@ def _reading(
     tasks = {name: _task(registry, name, opened) for name in ([known] if known else registry.names("task"))}
     name, problem = _suited(tasks, opened, part, sure=known is not None)
     if name is None:
-        for name, task in tasks.items():  # its texts at least
-            try:
-                return _Reading(view(task, targets=False), name, None, processor, problem)
+        for other, task in sorted(tasks.items(), key=lambda item: not any(r.kind == "label" for r in item[1].roles)):
+            try:  # its texts at least
+                return _Reading(view(task, targets=False), other, None, processor, problem)
             except (DataError, RecipeError):
                 continue
         return _Reading(view(None), None, None, processor, problem)
@@ -163,23 +165,23 @@ def _reading(
     return reading
 
 
-def _suited(
-    tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool
-) -> tuple[str | None, str | None]:
-    """The task that the columns suit best, and where none has its columns why the first has not. sure: it is known that they suit."""
-    best, most, problem = None, 0.0, None
+def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool) -> tuple[str | None, str | None]:
+    """The task that the columns suit best, and where none has its columns why the simplest that learns labels has not. sure: it is known
+    that they suit."""
+    best, most, lacking = None, 0.0, []
     for name, task in tasks.items():
         try:
             columns = map_roles(opened.schema, task.roles, part.columns, report=opened.report)
         except (DataError, RecipeError) as error:
-            problem = problem or str(error)
+            labelled = any(role.kind == "label" for role in task.roles)
+            lacking.append((not labelled, sum(role.required for role in task.roles), name, str(error)))
             continue
         told = {**opened.schema.column_map, **part.columns}
         held = Schema({role: opened.schema.columns[column] for role, column in columns.items()})
         suits = task.suits(held, {role: role if role in told else column for role, column in columns.items()})
         if sure or suits > most:
             best, most = name, suits
-    return best, problem
+    return best, min(lacking)[-1] if lacking and best is None else None
 
 
 def _task(registry: Registry, name: str, opened: Source) -> Task:

@@ -44,10 +44,11 @@ def _marked(
     ids = np.asarray(batch.inputs["input_ids"])[s][:count]
     none: list[str | None] = [None] * count
     targets = [np.asarray(target) for target in batch.targets.values()]
-    if bound.head.kind == "span":  # begins and ends, a sequence each
-        begin, end = (int(target[s]) for target in targets[:2])
+    shape = np.asarray(batch.inputs["input_ids"]).shape
+    if bound.head.kind == "span":  # labels [sequences, 2]: first and last token
+        begin, end = np.asarray(batch.targets["labels"])[s].tolist()
         return ids, [0 <= begin <= n <= end for n in range(count)], none
-    aligned = [target for target in targets if target.shape[:2] == np.asarray(batch.inputs["input_ids"]).shape]
+    aligned = [target for target in targets if target.shape[:2] == shape]
     if "decoder_input_ids" in batch.inputs or not aligned:
         return ids, [False] * count, none
     labels = aligned[0][s][:count]
@@ -72,8 +73,14 @@ def _part(
         if n < len(ids) and (loss[n], labels[n]) == (loss[start], labels[start]) and labels[n] is None:
             continue
         whole = processor.decode(ids[:n].tolist(), skip_special=False)
-        own = whole[len(before) :] if whole.startswith(before) else processor.decode(ids[start:n].tolist(), skip_special=False)
-        pieces.append({"text": own, "loss": bool(loss[start]), **({} if labels[start] is None else {"label": labels[start]})})
+        own = (
+            whole[len(before) :]
+            if whole.startswith(before)
+            else processor.decode(ids[start:n].tolist(), skip_special=False)
+        )
+        pieces.append(
+            {"text": own, "loss": bool(loss[start]), **({} if labels[start] is None else {"label": labels[start]})}
+        )
         before, start = whole, n
     return {"part": part, "tokens": len(ids), "pieces": pieces}
 

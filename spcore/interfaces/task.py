@@ -101,7 +101,8 @@ class Role:
 
     guesses: names of columns to take for it, best first, when the recipe maps none. required: for training and
     evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any". tokens: a list of token ids is
-    taken in a text's place.
+    taken in a text's place. series: beginnings of names, best first: where no column has one of `guesses`, columns called by one and a
+    number ("choice1", "choice2") are together a list.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Role:
     target: bool = False
     guesses: tuple[str, ...] = ()
     tokens: bool = False
+    series: tuple[str, ...] = ()
 
 
 class Ops(Protocol):
