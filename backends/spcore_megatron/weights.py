@@ -65,14 +65,18 @@ class Part:
         return found.t().contiguous() if self._turned else found
 
 
-_FUSED = {".self_attention.linear_qkv.layer_norm_": ".input_layernorm.", ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm."}  # fmt: skip
-"""Transformer Engine keeps a norm in the layer that follows it."""
+_PLAIN = {
+    ".self_attention.linear_qkv.layer_norm_": ".input_layernorm.",
+    ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm.",
+    ".shared_experts.gate_weight": ".shared_experts.gate.weight",
+}
+"""Transformer Engine keeps a norm in the layer that follows it; one tensor has no module of its own."""
 
 
 def plain_name(name: str) -> str:
     """A parameter's name as the local layer spec has it, whichever spec it is from."""
-    for fused, plain in _FUSED.items():
-        name = name.replace(fused, plain)
+    for other, plain in _PLAIN.items():
+        name = name.replace(other, plain)
     return name
 
 

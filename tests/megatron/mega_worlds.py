@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str) -> None:
+def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, world: int = WORLD) -> None:
     """One process: for each (case, layout) figures go to a file of the folder."""
     import warnings
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    importlib.import_module("torch._dynamo")  # looks through torch.cuda as it is imported
     from spcore_megatron import shim
 
     with shim.installed():
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
         from megatron.core import parallel_state as ps
         from megatron.core import tensor_parallel
 
