@@ -27,24 +27,20 @@ VERSIONS = SpecifierSet(">=0.16,<0.17")
 _CPU = torch.device("cpu")
 
 
-def check() -> None:
-    """Raise RefusalError where the CPU may not stand for CUDA, before anything is changed."""
+def unfit() -> str:
+    """Why the CPU may not stand for CUDA here, "" where it may."""
     if torch.cuda.is_available():
-        raise RefusalError(
-            "strategy 'megatron' on device 'cpu': this machine has CUDA, of which Megatron would find a part; use device=cuda"
-        )
+        return "this machine has CUDA, of which Megatron would find a part"
     found = version("megatron-core")
-    if found not in VERSIONS:
-        raise RefusalError(
-            f"strategy 'megatron' on device 'cpu': megatron-core {found} was not tried there; install megatron-core{VERSIONS}"
-        )
+    return "" if found in VERSIONS else f"megatron-core {found} was not tried there, {VERSIONS} was"
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """Within, the CPU stands for CUDA in this process. Raises RefusalError, see `check`. megatron.core is imported inside at the earliest:
+    """Within, the CPU stands for CUDA in this process. Raises RefusalError, see `unfit`. megatron.core is imported inside at the earliest:
     what it compiles as it is imported would need a compiler of the machine."""
-    check()
+    if why := unfit():
+        raise RefusalError(f"strategy 'megatron' on device 'cpu': {why}; use device=cuda")
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, TORCHDYNAMO_DISABLE="1"))
         stack.enter_context(patch.multiple(torch.cuda, **_CUDA))

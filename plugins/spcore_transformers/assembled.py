@@ -97,7 +97,7 @@ class Assembled(nn.Module):  # type: ignore[misc]
         self._received = stages.cut(self, anatomy, layers)
         assert anatomy.layers is not None, "a list of layers was cut"
         self._ends = layers.stop == len(self.get_submodule(self._base).get_submodule(anatomy.layers))
-        self._prunes = self._prunes and self._ends
+        self._prunes = self._prunes and self._ends and len(layers) > 0
 
     def share(self, positions: Positions) -> None:
         """Work on one rank's part of the positions, see `spcore.interfaces.model.SharesPositions`."""

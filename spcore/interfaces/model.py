@@ -186,7 +186,7 @@ class Stages(Protocol):
     def stage(self, module: torch.nn.Module, head: Head, layers: range) -> None:
         """Leave of a module that `build(head)` made, still without values, what the stage with these layers needs; names stay. The first
         stage keeps the embeddings, the last one what follows the layers, the head too; a tied tensor stays under its owner's name on
-        every stage that has an alias of it.
+        every stage that has an alias of it. No layers, `range(depth, depth)`: what follows them alone.
 
         Then forward(states=..., **inputs): every stage is given the microbatch's inputs; `states` holds what the stage before gave, None on
         the first. All but the last give {"hidden": [S, L, H], and by name what `Anatomy.carried` lists}, the last one the outputs.

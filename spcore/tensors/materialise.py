@@ -7,8 +7,7 @@ the same on every engine and at every layout, and the process's generator is unt
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -76,24 +75,17 @@ def _check_lost(
         )
 
 
-def sources(
-    model: LanguageModel, head: Head, seed: int
-) -> tuple[dict[str, Callable[[], torch.Tensor]], LoadReport]:
-    """Name -> what gives the whole CPU tensor that `materialise` puts there, owners of tied ones alone: for engines whose modules have
-    names and shapes of their own. Stored tensors are kept until the dict is gone, new ones are made at each call. Raises as `materialise`."""
-    module, anatomy, report = model.build(head), model.anatomy(head), LoadReport()
-    own = named_tensors(module, anatomy.tied)
-    found: dict[str, Callable[[], torch.Tensor]] = {}
-    for name, tensor in _stored(report, {n: tuple(t.shape) for n, t in own.items()}, model, anatomy):
-        found[name] = functools.partial(torch.Tensor.detach, tensor)
-    for path, leaf in module.named_modules():
-        names = {f"{path}.{n}" if path else n: n for n in _direct(leaf)}
-        for name, below in names.items():
-            if name in own and name not in found:
-                found[name] = functools.partial(_drawn, leaf, path, below, model, seed)
-                report.initialised.append(name)
+def values(
+    model: LanguageModel, head: Head, seed: int, report: LoadReport, needed: Collection[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, whole CPU tensor) of what `materialise` puts into a module, owners of tied ones alone: for engines whose modules have names
+    and shapes of their own. One at a time; what is stored comes all, of what is new only `needed` is made. Raises as `materialise`."""
+    module, anatomy = model.build(head), model.anatomy(head)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module, anatomy.tied).items()}
+    yield from _stored(report, shapes, model, anatomy)
+    report.initialised += [name for name in shapes if name not in report.loaded]
     _check_lost(report, named_parameters(module, anatomy.tied), model, anatomy)
-    return found, report
+    yield from _leaves(module, model, seed, set(report.initialised).intersection(needed).__contains__)
 
 
 @dataclass(frozen=True)
@@ -165,31 +157,17 @@ def _leaves(
         wanted = {name: n for name, n in names.items() if only(name)}
         if not wanted:
             continue
-        values = _made(leaf, path, model, seed)
+        twin = _alone(leaf)
+        with rng.drawing(rng.address(seed, path)), torch.no_grad():
+            model.initialise(twin, path)
+        values = _direct(twin)
         for name, n in wanted.items():
-            yield name, _given(values, n, name, leaf, model)
-
-
-def _drawn(leaf: torch.nn.Module, path: str, below: str, model: LanguageModel, seed: int) -> torch.Tensor:
-    """One tensor of a leaf module, initialised anew."""
-    return _given(_made(leaf, path, model, seed), below, f"{path}.{below}", leaf, model)
-
-
-def _made(leaf: torch.nn.Module, path: str, model: LanguageModel, seed: int) -> dict[str, torch.Tensor]:
-    """A leaf module's tensors, from (seed, path)."""
-    twin = _alone(leaf)
-    with rng.drawing(rng.address(seed, path)), torch.no_grad():
-        model.initialise(twin, path)
-    return _direct(twin)
-
-
-def _given(
-    values: Mapping[str, torch.Tensor], below: str, name: str, leaf: torch.nn.Module, model: LanguageModel
-) -> torch.Tensor:
-    value = values[below].detach()
-    empty = value.is_floating_point() and bool(value.isnan().any())
-    assert not empty, f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
-    return value
+            value = values[n].detach()
+            empty = value.is_floating_point() and bool(value.isnan().any())
+            assert not empty, (
+                f"model family {model.family!r}: initialise() gives {name} no value ({type(leaf).__name__})"
+            )
+            yield name, value
 
 
 def _direct(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head
 from spcore.tensors import rng
-from spcore.tensors.materialise import sources, materialise, named_parameters
+from spcore.tensors.materialise import LoadReport, materialise, named_parameters, values
 from spcore.testing.fakes.language import FakeLanguageModel
 
 VOCABULARY = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
@@ -118,14 +118,15 @@ def test_the_built_dtype_is_kept(backbone: dict[str, torch.Tensor]) -> None:
     assert {p.dtype for p in build(half, dtype="bfloat16").parameters()} == {torch.bfloat16}
 
 
-def test_sources_give_engines_of_other_shapes_the_same_values() -> None:
-    model = FakeLanguageModel()
+def test_values_give_engines_of_other_shapes_the_same() -> None:
+    model, report = FakeLanguageModel(), LoadReport()
     whole = dict(build(model, VOCABULARY, seed=5).state_dict())
     whole.pop("lm_head.weight")
-    found, report = sources(model, VOCABULARY, 5)
+    found = dict(values(model, VOCABULARY, 5, report, whole))
     assert found.keys() == whole.keys() == set(report.initialised)
-    # In any order, and again.
-    assert all(found[name]().equal(whole[name]) for name in [*reversed(found), *found])
+    assert all(value.equal(whole[name]) for name, value in found.items())
+    few = {"model.layers.1.mix.weight", "model.layers.1.mix.bias"}
+    assert dict(values(model, VOCABULARY, 5, LoadReport(), few)).keys() == few
 
 
 def test_a_leaf_that_is_left_without_a_value_is_a_fault_of_its_model() -> None:
