@@ -9,6 +9,7 @@ engine's own code is the same on either device.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ def installed() -> Iterator[None]:
     what it compiles as it is imported would need a compiler of the machine."""
     if why := unfit():
         raise RefusalError(f"strategy 'megatron' on device 'cpu': {why}; use device=cuda")
+    importlib.import_module("torch._dynamo")  # which looks through torch.cuda as it is imported
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, TORCHDYNAMO_DISABLE="1"))
         stack.enter_context(patch.multiple(torch.cuda, **_CUDA))

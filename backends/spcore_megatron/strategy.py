@@ -48,8 +48,9 @@ class Megatron(ParallelStrategy):
         )
 
     def options_for(self, axes: Mapping[str, int]) -> Mapping[str, Any] | None:
-        """See `ParallelStrategy.options_for`. Experts are shared by processes with rows of their own: "ep=2" is two of them."""
-        if not axes.keys() <= {*_AXES, "dp", "ep"}:
+        """See `ParallelStrategy.options_for`. Experts are shared by processes with rows of their own: "ep=2" is two of them. One process is left
+        to another strategy, with which the layouts are compared."""
+        if not axes or not axes.keys() <= {*_AXES, "dp", "ep"}:
             return None
         sizes: dict[str, Any] = {name: axes.get(axis, 1) for axis, name in _AXES.items()}
         experts = axes.get("ep", 1)
