@@ -66,9 +66,7 @@ class MegatronEngine(TorchEngine):
             self.tensors = self._weights(plan)
             exact = self._load(plan)
             self.ddp = [
-                DistributedDataParallel(
-                    self.config, settings.reduction(options), chunk, disable_bucketing=n > 0
-                )
+                DistributedDataParallel(self.config, settings.reduction(options), chunk, disable_bucketing=n > 0)
                 for n, chunk in enumerate(self.chunks)
             ]
         data_group = ps.get_data_parallel_group() if plan.layout.data_size > 1 else None
@@ -93,7 +91,7 @@ class MegatronEngine(TorchEngine):
         heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
         beside = {name: tensor for head in heads for name, tensor in _tensors(head).items()}
         return Weights(
-            [chunk.module for chunk in self.chunks], self.family.rules, self.config, self.family.shape(plan.model.config).vocabulary,
+            [chunk.module for chunk in self.chunks], self.family.rules(plan.model.config), self.config, self.family.shape(plan.model.config).vocabulary,
             base=anatomy.base, tied=anatomy.tied, beside=beside,
         )  # fmt: skip
 
@@ -151,7 +149,9 @@ class MegatronEngine(TorchEngine):
         found: dict[int, GroupKey] = {}
         for name, parameter in self._parts():
             key = self.plan.optimizer.groups(name, self.shapes[name])
-            assert found.setdefault(id(parameter), key) == key, f"{name}: `check` refuses groups that part a fused tensor"
+            assert found.setdefault(id(parameter), key) == key, (
+                f"{name}: `check` refuses groups that part a fused tensor"
+            )
         return found
 
     def _parts(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -352,5 +352,7 @@ def _tensors(head: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks."""
-    found: torch.Tensor = parameter.main_grad.detach() if hasattr(parameter, "main_grad") else torch.zeros_like(parameter)
+    found: torch.Tensor = (
+        parameter.main_grad.detach() if hasattr(parameter, "main_grad") else torch.zeros_like(parameter)
+    )
     return found

@@ -20,6 +20,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2pp2": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
+    "ep2": {"expert_model_parallel_size": 2},
+    "ep2tp2sp": {"expert_model_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
     "tp4": {"tensor_model_parallel_size": 4},
 }
 
@@ -61,16 +63,15 @@ def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
     family = family_of(hf.config.model_type, bridges())
     config = family.config(
         hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
-        moe_token_dispatcher_type="alltoall", **layout,
+        **layout,
     )  # fmt: skip
     tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}
     stage = family.build(
-        config, hf.config, vocabulary=case.vocabulary, tied=bool(tied), packs="segment_ids" in case.inputs,
+        config, hf.config, vocabulary=case.vocabulary, tied=family.ties(tied), packs="segment_ids" in case.inputs,
         pre_process=ps.is_pipeline_first_stage(), post_process=ps.is_pipeline_last_stage(),
     )  # fmt: skip
-    weights = Weights(
-        [stage], family.rules, config, hf.config.vocab_size, base=hf.base_model_prefix if case.vocabulary else "", tied=tied
-    )
+    base = hf.base_model_prefix if case.vocabulary and not family.encoder else ""
+    weights = Weights([stage], family.rules(hf.config), config, hf.config.vocab_size, base=base, tied=tied)
     stored = hf.state_dict()
     assert weights.names <= set(stored), weights.names.difference(stored)
     with torch.no_grad():

@@ -14,7 +14,10 @@ def settings(config: Any) -> dict[str, Any]:
     refuse(
         config.model_type,
         [
-            (config.embd_pdrop != config.resid_pdrop, f"embd_pdrop {config.embd_pdrop}, resid_pdrop {config.resid_pdrop}"),
+            (
+                config.embd_pdrop != config.resid_pdrop,
+                f"embd_pdrop {config.embd_pdrop}, resid_pdrop {config.resid_pdrop}",
+            ),
             (not config.scale_attn_weights, "scale_attn_weights false"),
             (config.scale_attn_by_inverse_layer_idx, "scale_attn_by_inverse_layer_idx"),
         ],

@@ -16,7 +16,7 @@ from spcore_megatron.rules import Rule, column, row, whole
 
 def settings(config: Any) -> dict[str, Any]:
     """Sizes of the experts beside Llama's. Scores become weights before the best are chosen where they need not add up to one."""
-    mixtral = config.model_type == "mixtral"
+    mixtral, shared = config.model_type == "mixtral", config.model_type == "qwen2_moe"
     narrow = getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1
     refuse(
         config.model_type,
@@ -29,8 +29,8 @@ def settings(config: Any) -> dict[str, Any]:
         **dense(config),
         "num_moe_experts": config.num_local_experts if mixtral else config.num_experts,
         "moe_ffn_hidden_size": config.intermediate_size if mixtral else config.moe_intermediate_size,
-        "moe_shared_expert_intermediate_size": getattr(config, "shared_expert_intermediate_size", None),
-        "moe_shared_expert_gate": config.model_type == "qwen2_moe",
+        "moe_shared_expert_intermediate_size": config.shared_expert_intermediate_size if shared else None,
+        "moe_shared_expert_gate": shared,
         "moe_router_topk": config.num_experts_per_tok,
         "moe_router_pre_softmax": not (mixtral or config.norm_topk_prob),
         "moe_router_load_balancing_type": "none", "moe_router_dtype": "fp32", "moe_token_dispatcher_type": "alltoall",

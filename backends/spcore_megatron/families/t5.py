@@ -31,18 +31,20 @@ def shape(config: Any) -> Shape:
 
 def _attention(mine: str, stack: str, n: int) -> dict[str, Rule]:
     """A stack's attention to itself."""
-    layer, own = f"^{stack}.block.*.layer.{n}", f"{mine}.layers.*"
+    layer, own = f"{stack}.block.*.layer.{n}", f"{mine}.layers.*"
     return {
         f"{own}.input_layernorm": whole(f"{layer}.layer_norm"),
         f"{own}.self_attention.linear_qkv": column(*(f"{layer}.SelfAttention.{name}" for name in "qkv"), how="heads"),
         f"{own}.self_attention.linear_proj": row(f"{layer}.SelfAttention.o"),
-        f"{mine}_distances": whole(f"^{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"),
-        f"{mine}.final_layernorm": whole(f"^{stack}.final_layer_norm"),
+        f"{mine}_distances.relative_attention_bias": whole(
+            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
+        ),
+        f"{mine}.final_layernorm": whole(f"{stack}.final_layer_norm"),
     }
 
 
 def _mlp(mine: str, stack: str, n: int, *, gated: bool) -> dict[str, Rule]:
-    layer, own = f"^{stack}.block.*.layer.{n}", f"{mine}.layers.*"
+    layer, own = f"{stack}.block.*.layer.{n}", f"{mine}.layers.*"
     wide = [f"{layer}.DenseReluDense.{name}" for name in (("wi_0", "wi_1") if gated else ("wi",))]
     return {
         f"{own}.pre_mlp_layernorm": whole(f"{layer}.layer_norm"),
@@ -51,14 +53,14 @@ def _mlp(mine: str, stack: str, n: int, *, gated: bool) -> dict[str, Rule]:
     }
 
 
-_CROSS = "^decoder.block.*.layer.1"
+_CROSS = "decoder.block.*.layer.1"
 
 
 def rules(config: Any) -> dict[str, Rule]:
     """The map; gate and up are two matrices in gated models."""
     gated = config.is_gated_act
     return {
-        "embedding.word_embeddings": vocabulary("^shared"),
+        "embedding.word_embeddings": vocabulary("shared"),
         **_attention("encoder", "encoder", 0), **_mlp("encoder", "encoder", 1, gated=gated),
         **_attention("decoder", "decoder", 0), **_mlp("decoder", "decoder", 2, gated=gated),
         "decoder.layers.*.pre_cross_attn_layernorm": whole(f"{_CROSS}.layer_norm"),
