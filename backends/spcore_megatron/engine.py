@@ -29,6 +29,7 @@ from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.materialise import LoadReport, named_parameters, values
 from spcore.tensors.ops import PositionOps, VocabularyOps, WholeOps
 from spcore_megatron import chunks, masters, settings
+from spcore_megatron.checkpoints import Keeper
 from spcore_megatron.options import MegatronOptions
 from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
@@ -66,9 +67,7 @@ class MegatronEngine(TorchEngine):
             self.tensors = self._weights(plan)
             exact = self._load(plan)
             self.ddp = [
-                DistributedDataParallel(
-                    self.config, settings.reduction(options), chunk, disable_bucketing=n > 0
-                )
+                DistributedDataParallel(self.config, settings.reduction(options), chunk, disable_bucketing=n > 0)
                 for n, chunk in enumerate(self.chunks)
             ]
         data_group = ps.get_data_parallel_group() if plan.layout.data_size > 1 else None
@@ -84,6 +83,7 @@ class MegatronEngine(TorchEngine):
         heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
         self._head_parameters = [parameter for head in heads for parameter in head.parameters()]
         self._whole_gradients = False
+        self.keeper = Keeper(self.tensors, self.shapes, self.optimizer, self.device)
         self._configure()
 
     # -- what it is made of ----------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class MegatronEngine(TorchEngine):
         heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
         beside = {name: tensor for head in heads for name, tensor in _tensors(head).items()}
         return Weights(
-            [chunk.module for chunk in self.chunks], self.family.rules, self.config, self.family.shape(plan.model.config).vocabulary,
+            [chunk.module for chunk in self.chunks], self.family.rules(plan.model.config), self.config, self.family.shape(plan.model.config).vocabulary,
             base=anatomy.base, tied=anatomy.tied, beside=beside,
         )  # fmt: skip
 
@@ -151,7 +151,9 @@ class MegatronEngine(TorchEngine):
         found: dict[int, GroupKey] = {}
         for name, parameter in self._parts():
             key = self.plan.optimizer.groups(name, self.shapes[name])
-            assert found.setdefault(id(parameter), key) == key, f"{name}: `check` refuses groups that part a fused tensor"
+            assert found.setdefault(id(parameter), key) == key, (
+                f"{name}: `check` refuses groups that part a fused tensor"
+            )
         return found
 
     def _parts(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -312,11 +314,22 @@ class MegatronEngine(TorchEngine):
 
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
-        raise NotImplementedError
+        leads = self._place_in_row == 0
+        return self.keeper.save(self._file(folder, self._place_in_row), self.random if leads else None)
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        raise NotImplementedError
+        """See `Engine.load`. All ranks of a data rank go on with its generator; those of one that the saving run had not, with their own."""
+        self.keeper.load(folder, self._file(folder, 0), self.random)
+
+    def _file(self, folder: Path, number: int) -> Path:
+        return folder / f"data-{self.place.data_rank:05d}-{number:05d}.safetensors"
+
+    @property
+    def _place_in_row(self) -> int:
+        """This rank's number among those of its data rank."""
+        options = self.options
+        stage, at = ps.get_pipeline_model_parallel_rank(), ps.get_context_parallel_rank()
+        return (stage * options.context_parallel + at) * options.tensor_parallel + ps.get_tensor_model_parallel_rank()
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
@@ -336,6 +349,7 @@ class MegatronEngine(TorchEngine):
     def close(self) -> None:
         """See `Engine.close`."""
         self.chunks, self.ddp = [], []
+        del self.keeper
         super().close()
         self.held_open.close()
 
@@ -352,5 +366,7 @@ def _tensors(head: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks."""
-    found: torch.Tensor = parameter.main_grad.detach() if hasattr(parameter, "main_grad") else torch.zeros_like(parameter)
+    found: torch.Tensor = (
+        parameter.main_grad.detach() if hasattr(parameter, "main_grad") else torch.zeros_like(parameter)
+    )
     return found
