@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import transformers as hf
 
-from spcore.components import RegistryBridges, default_registry
+from spcore.components import Component, Registry, RegistryBridges
+from tests.megatron import mega_gemma
 
 VOCABULARY, LENGTH, ROWS = 101, 16, 3
 
@@ -69,6 +70,7 @@ CASES: dict[str, Case] = {
     "mistral-packed": Case("MistralForCausalLM", "MistralConfig", _llama(sliding_window=5, head_dim=8), inputs=("segment_ids",)),
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _llama()),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _llama(head_dim=16)),
+    "gemma": Case("GemmaForCausalLM", "GemmaConfig", _llama(head_dim=8)),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2, inputs=("segment_ids",)),
     "bert": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("attention_mask", "token_type_ids")),
     "bert-packed": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("segment_ids", "token_type_ids")),
@@ -91,8 +93,11 @@ CASES: dict[str, Case] = {
 
 
 def bridges() -> RegistryBridges:
-    """Of the parts that are installed."""
-    return RegistryBridges(default_registry())
+    """Of the parts that are installed, and a plugin's."""
+    registry = Registry()
+    component = Component("bridge", "megatron.gemma", "tests.megatron.mega_gemma:GEMMA", "Gemma for Megatron")
+    registry.add(component, mega_gemma.GEMMA)
+    return RegistryBridges(registry)
 
 
 def made(case: Case) -> Any:
