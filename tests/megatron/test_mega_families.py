@@ -18,6 +18,7 @@ from spcore.errors import RefusalError
 from spcore.interfaces.bridge import NoBridges
 from spcore_megatron.families import Family, bert, family_of, gpt2, llama, moe, t5
 from spcore_megatron.rules import Sizes, places
+from tests.megatron import mega_gemma
 from tests.megatron.mega_models import bridges
 
 MAPS = Path(inspect.getfile(spcore_megatron.families)).parent
@@ -100,3 +101,10 @@ def test_each_family_is_one_short_file() -> None:
         assert len(text.splitlines()) < 150, file.name
         for node in ast.walk(ast.parse(text)):
             assert not isinstance(node, (ast.For, ast.While)) or file.name == "__init__.py", f"{file.name}: a map is data"
+
+
+def test_the_guide_shows_the_plugin_that_is_tested() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "megatron.md").read_text()
+    shown = guide.partition("```python\n")[2].partition("```")[0]
+    assert shown.strip()
+    assert inspect.getsource(mega_gemma).endswith(shown)
