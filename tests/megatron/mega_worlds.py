@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.megatron.mega_models import CASES, Case, batch, made, reference
+from tests.megatron.mega_models import CASES, REAL, Case, batch, made, reference
 
 WORLD = 4
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -22,6 +22,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cp2": {"context_parallel_size": 2},
     "ep2": {"expert_model_parallel_size": 2},
     "ep2tp2sp": {"expert_model_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "tp3": {"tensor_model_parallel_size": 3},
     "tp4": {"tensor_model_parallel_size": 4},
 }
 
@@ -44,7 +45,7 @@ def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, wo
             sizes = {key: n for key, n in LAYOUTS[layout].items() if key != "sequence_parallel"}
             ps.initialize_model_parallel(**sizes, order="tp-cp-ep-dp-pp")
             tensor_parallel.model_parallel_cuda_manual_seed(1)
-            found = figures(CASES[name], LAYOUTS[layout])
+            found = figures({**CASES, **REAL}[name], LAYOUTS[layout])
             if rank == 0:
                 (Path(folder) / f"{name}-{layout}.json").write_text(json.dumps(found))
             ps.destroy_model_parallel()
