@@ -7,6 +7,7 @@ every rank of a context group comes to the same masks.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,26 +42,20 @@ def masked(
     """
     ids, segments, padding = inputs["input_ids"], inputs.get("segment_ids"), inputs.get("attention_mask")
     length, device = ids.shape[1], ids.device
-    near = window is not None and window < length
-    if segments is None and not near and (ranks == 1 or not causal):
-        if causal or padding is None:
-            return None
-        keys = torch.cat([held(length, n, ranks) for n in range(ranks)]).to(device)
-        return (padding[:, keys] == 0)[:, None, None, :]
+    near = length if window is None else window
+    if causal and segments is None and ranks == 1 and near >= length:
+        return None
     keys = torch.cat([held(length, n, ranks) for n in range(ranks)]).to(device)
     queries = held(length, rank, ranks).to(device)
-    seen = torch.ones(len(queries), length, dtype=torch.bool, device=device)
-    far = queries[:, None] - keys[None, :]
-    if causal:
-        seen &= far >= 0
-    if near:
-        assert window is not None
-        seen &= (far if causal else far.abs()) < window
-    if segments is None:
-        if not causal and padding is not None:
-            return ~(seen[None] & (padding[:, None, keys] != 0))[:, None]
-        return ~seen[None, None]
-    return ~(seen[None] & (segments[:, queries, None] == segments[:, None, keys]))[:, None]
+    seen = []
+    if segments is not None:
+        seen.append(segments[:, queries, None] == segments[:, None, keys])
+    elif padding is not None and not causal:
+        seen.append((padding[:, keys] != 0)[:, None])
+    if causal or near < length:
+        back = (queries[:, None] - keys)[None]
+        seen.append((back >= 0) & (back < near) if causal else back.abs() < near)
+    return ~functools.reduce(torch.logical_and, seen)[:, None] if seen else None
 
 
 class Attention(MegatronModule):  # type: ignore[misc]
@@ -136,8 +131,18 @@ class Norm:
 
     def __new__(cls, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> torch.nn.Module:
         """[..., hidden_size] -> the same."""
-        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
+        kind = torch.nn.LayerNorm
+        if config.normalization == "RMSNorm":
+            kind = _CentredNorm if config.layernorm_zero_centered_gamma else torch.nn.RMSNorm
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel
         return norm
+
+
+class _CentredNorm(torch.nn.RMSNorm):  # type: ignore[misc]
+    """Weights are stored as their difference from one (Gemma)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., hidden_size] -> the same."""
+        return F.rms_norm(x, self.normalized_shape, 1.0 + self.weight, self.eps)

@@ -137,6 +137,8 @@ class Body(LanguageModule):  # type: ignore[misc]
         if self.shape.token_types:
             types = inputs["token_type_ids"][:, mine] if "token_type_ids" in inputs else torch.zeros_like(ids)
         found = self.embedding(ids, places + self.shape.first_position, types)
+        if self.shape.embedding_scale != 1.0:
+            found = found * torch.tensor(self.shape.embedding_scale, dtype=found.dtype)
         if not self.family.embedding_norm:
             return found
         found = torch.nn.functional.dropout(self.embedding_norm(found), self.config.hidden_dropout, self.training)

@@ -25,7 +25,7 @@ def refusals(plan: Plan, options: MegatronOptions) -> list[Refusal]:
         family.shape(plan.model.config)
     except RefusalError as error:
         return [*found, Refusal("strategy 'megatron'", error.message, error.hint or "")]
-    return [*found, *_sizes(options, settings), *_lengths(plan, options), *_head(plan), *_groups(plan, family)]
+    return [*found, *_stacks(plan, options, family), *_sizes(options, settings), *_lengths(plan, options), *_head(plan), *_groups(plan, family)]
 
 
 def _device(plan: Plan) -> Iterator[Refusal]:
@@ -37,7 +37,9 @@ def _device(plan: Plan) -> Iterator[Refusal]:
             yield Refusal(subject, why, "use device=cuda")
     elif not torch.cuda.is_available():
         yield Refusal(
-            subject, "strategy 'megatron' is for GPUs, and torch sees none", "try it out on CPU processes with device=cpu, or use strategy=parallel"
+            subject,
+            "strategy 'megatron' is for GPUs, and torch sees none",
+            "try it out on CPU processes with device=cpu, or use strategy=parallel",
         )
 
 
@@ -48,6 +50,10 @@ def _precision(plan: Plan) -> Iterator[Refusal]:
         yield Refusal(subject, "8-bit products need Transformer Engine on a GPU that has them", "use precision=bf16")
     if precision.matmul == "tf32" and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
         yield Refusal(subject, f"device {plan.device!r} has no TF32 products", "use precision=fp32 or bf16")
+    scaling = precision.loss_scaling
+    if scaling is not None and (scaling.growth, scaling.backoff) != (2.0, 0.5):
+        why = f"its loss scale grows by {scaling.growth:g} and falls by {scaling.backoff:g}: Megatron's by 2 and 0.5"
+        yield Refusal(subject, why, "use precision=fp16 or bf16")
     if (precision.parameter, precision.state) != ("float32", "float32"):
         why = f"parameters in {precision.parameter}, optimizer state in {precision.state}: both are float32 here"
         yield Refusal(subject, why, "use precision=fp32, bf16 or fp16")
@@ -78,7 +84,9 @@ def _optimizer(plan: Plan) -> Iterator[Refusal]:
     name = type(plan.optimizer).__name__.lower()
     if plan.optimizer.family not in ("adam", "sgd"):
         yield Refusal(
-            f"optimizer {name!r}", "Megatron has optimizers of its own: Adam and SGD", "use optimizer=adamw or sgd, or another strategy"
+            f"optimizer {name!r}",
+            "Megatron has optimizers of its own: Adam and SGD",
+            "use optimizer=adamw or sgd, or another strategy",
         )
     elif plan.optimizer.hyper.get("nesterov"):
         yield Refusal("optimizer.nesterov", "Megatron's SGD has none", "leave it out")
@@ -90,7 +98,9 @@ def _training(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
     cuda = plan.device != "cpu"
     if plan.deterministic and cuda:
         yield Refusal(
-            "train.deterministic", "kernels on CUDA are not held to it by this strategy", "leave it out, or use device=cpu"
+            "train.deterministic",
+            "kernels on CUDA are not held to it by this strategy",
+            "leave it out, or use device=cpu",
         )
     if options.offload > 0 and not cuda:
         why = "on device 'cpu' the optimizer's state is in its memory already"
@@ -131,8 +141,22 @@ def _sizes(options: MegatronOptions, settings: Mapping[str, Any]) -> Iterator[Re
     each = f" of {virtual} stages each" if virtual > 1 else ""
     why = f"the model's {layers} layers do not divide by that many processes{each}"
     if options.pipeline_parallel > 1:
-        yield from _size("pipeline_parallel", options.pipeline_parallel, ((why, lambda n: layers % (n * virtual) == 0),), layers)
+        yield from _size(
+            "pipeline_parallel", options.pipeline_parallel, ((why, lambda n: layers % (n * virtual) == 0),), layers
+        )
     yield from _experts(options, settings.get("num_moe_experts"))
+
+
+def _stacks(plan: Plan, options: MegatronOptions, family: Family) -> Iterator[Refusal]:
+    """An encoder and a decoder lie on one stage, with all positions of both."""
+    wanted = {
+        f"pipeline_parallel {options.pipeline_parallel}": options.pipeline_parallel > 1,
+        f"context_parallel {options.context_parallel}": options.context_parallel > 1,
+        "sequence_parallel": options.sequence_parallel,
+    }
+    for name in (name for name, given in wanted.items() if given and family.encoder):
+        why = f"family {plan.model.family!r} has an encoder and a decoder, which lie on one process with all their positions"
+        yield Refusal(f"strategy.{name}", why, "leave it out; tensor_parallel and data_parallel are there")
 
 
 def _size(name: str, size: int, wrong: tuple[tuple[str, Callable[[int], bool]], ...], most: int) -> Iterator[Refusal]:
@@ -145,6 +169,10 @@ def _size(name: str, size: int, wrong: tuple[tuple[str, Callable[[int], bool]], 
 
 def _experts(options: MegatronOptions, experts: int | None) -> Iterator[Refusal]:
     size = options.expert_parallel
+    if experts is not None and options.tensor_parallel > 1 and not options.sequence_parallel:
+        why = "processes that share a layer send its experts tokens of their own, which are positions of their own"
+        subject = f"strategy.tensor_parallel {options.tensor_parallel} with experts"
+        yield Refusal(subject, why, "set strategy.sequence_parallel")
     if size == 1:
         return
     subject = f"strategy.expert_parallel {size}"
@@ -156,7 +184,9 @@ def _experts(options: MegatronOptions, experts: int | None) -> Iterator[Refusal]
     elif options.data_parallel is not None and (options.data_parallel * options.context_parallel) % size:
         there = options.data_parallel * options.context_parallel
         others = nearest(size, lambda n: there % n == 0 and experts % n == 0, there)
-        yield Refusal(subject, f"the {there} processes of data_parallel and context_parallel do not divide by it", f"use {others}")
+        yield Refusal(
+            subject, f"the {there} processes of data_parallel and context_parallel do not divide by it", f"use {others}"
+        )
 
 
 def _lengths(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
@@ -166,7 +196,11 @@ def _lengths(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
     multiple, most = Megatron(options).batch_rule(plan).length_multiple, plan.model.processor.max_length
     if most is None or plan.max_length is None or -(-plan.max_length // multiple) * multiple <= most:
         return
-    names = " and ".join(f"strategy.{name}" for name in ("context_parallel", "sequence_parallel") if getattr(options, name) > 1 or getattr(options, name) is True)
+    names = " and ".join(
+        f"strategy.{name}"
+        for name in ("context_parallel", "sequence_parallel")
+        if getattr(options, name) > 1 or getattr(options, name) is True
+    )
     why = f"lengths are rounded up to a multiple of {multiple}, {plan.max_length} to more than the model's {most} positions"
     yield Refusal(names, why, f"make data.max_length {most // multiple * multiple} or less")
 
@@ -180,7 +214,9 @@ def _head(plan: Plan) -> Iterator[Refusal]:
             raise RefusalError("its plugin cannot cut it into stages")
         plan.model.depth(plan.head)
     except RefusalError as error:
-        yield Refusal(f"a head of kind {plan.head.kind!r} on family {plan.model.family!r}", error.message, "use another strategy")
+        yield Refusal(
+            f"a head of kind {plan.head.kind!r} on family {plan.model.family!r}", error.message, "use another strategy"
+        )
 
 
 def _groups(plan: Plan, family: Family) -> Iterator[Refusal]:
@@ -189,7 +225,7 @@ def _groups(plan: Plan, family: Family) -> Iterator[Refusal]:
         return
     shapes = {name: tuple(p.shape) for name, p in plan.model.build(plan.head).named_parameters()}
     base = plan.model.anatomy(plan.head).base
-    for rule in family.rules.values():
+    for rule in family.rules(plan.model.config).values():
         keys: dict[tuple[str, ...], tuple[str, Any]] = {}
         for source in rule.sources if len(rule.sources) > 1 else ():
             path = re.escape(f"{base}.{source}" if base else source).replace(r"\*", r"(\d+)")
@@ -197,6 +233,8 @@ def _groups(plan: Plan, family: Family) -> Iterator[Refusal]:
                 if found := re.fullmatch(rf"{path}\.(\w+)", name):
                     first = keys.setdefault(found.groups(), (name, plan.optimizer.groups(name, shape)))
                     if plan.optimizer.groups(name, shape) != first[1]:
-                        why = f"{first[0]} and {name} are one tensor in Megatron, and would be updated in different ways"
+                        why = (
+                            f"{first[0]} and {name} are one tensor in Megatron, and would be updated in different ways"
+                        )
                         yield Refusal("optimizer.no_decay", why, "name both, or neither")
                         return

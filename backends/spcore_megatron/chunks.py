@@ -49,7 +49,7 @@ def made(plan: Plan, options: MegatronOptions, device: torch.device) -> tuple[li
     """This process's chunks on its device, without values, the family and Megatron's configuration."""
     family = family_of(plan.model.family, plan.bridges)
     config = family.config(plan.model.config, **settings.transformer(plan, options, device))
-    vocabulary, tied = plan.head.kind == "vocabulary", bool(plan.model.anatomy(plan.head).tied)
+    vocabulary, tied = plan.head.kind == "vocabulary", family.ties(plan.model.anatomy(plan.head).tied)
     positions = Zigzag(ps.get_context_parallel_group()) if options.context_parallel > 1 else None
     chunks = []
     for number in range(options.virtual_pipeline):

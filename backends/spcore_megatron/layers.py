@@ -11,8 +11,11 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.transformer.attention import CrossAttention, CrossAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
@@ -39,16 +42,20 @@ class PostNormLayer(TransformerLayer):  # type: ignore[misc]
 
 
 def block(
-    config: Any, *, causal: bool, post_norm: bool, masks: bool, vp_stage: int | None
+    config: Any, *, causal: bool, post_norm: bool, masks: bool, vp_stage: int | None, cross: bool = False
 ) -> TransformerBlockSubmodules:
     """The layers that this stage has. post_norm: see `PostNormLayer`; such layers have no norm after the last. masks: whether positions
-    are kept apart by masks that Transformer Engine's attention is not given (packs, a window): ours then stands in its place."""
+    are kept apart by masks that Transformer Engine's attention is not given (packs, a window): ours then stands in its place. cross: whether layers
+    attend to an encoder's states too."""
     engine = has_transformer_engine() and not post_norm  # its layers have the norm in front built in
     kinds = {"num_experts": config.num_moe_experts, "qk_layernorm": config.qk_layernorm}
     if engine:
         layer = get_gpt_layer_with_transformer_engine_spec(**kinds)
     else:
         layer = get_gpt_layer_local_spec(**kinds, normalization=config.normalization)
+    if config.num_moe_experts:
+        # megatron-core 0.16.1 asks whether this name is None, and defines it only where Transformer Engine is installed.
+        vars(moe_utils).setdefault("te_general_gemm", None)
     layer = copy.deepcopy(layer)  # some are one object for the whole process
     parts, attention = layer.submodules, layer.submodules.self_attention
     if not engine:
@@ -59,6 +66,16 @@ def block(
         attention.submodules.core_attention = Attention
     if not causal:
         attention.params = {**attention.params, "attn_mask_type": AttnMaskType.padding}
+    if cross:
+        own = attention.submodules
+        linear = own.linear_qkv if not engine else _engine("TEColumnParallelLinear")
+        parts.pre_cross_attn_layernorm = Norm if not engine else _engine("TENorm")
+        parts.cross_attention = ModuleSpec(
+            CrossAttention,
+            params={"attn_mask_type": AttnMaskType.padding},
+            submodules=CrossAttentionSubmodules(linear, linear, own.core_attention, own.linear_proj),
+        )
+        parts.cross_attn_bda = parts.self_attn_bda
     if post_norm:
         layer.module = PostNormLayer
     return TransformerBlockSubmodules(
@@ -69,8 +86,11 @@ def block(
 def _final(engine: bool, post_norm: bool) -> Any:
     if post_norm:
         return None
-    if not engine:
-        return Norm
-    from megatron.core.extensions.transformer_engine import TENorm
+    return Norm if not engine else _engine("TENorm")
 
-    return TENorm
+
+def _engine(name: str) -> Any:
+    """A class of Megatron's over Transformer Engine."""
+    from megatron.core.extensions import transformer_engine
+
+    return getattr(transformer_engine, name)

@@ -7,7 +7,10 @@ from spcore.hooks import hookimpl
 
 SPCORE_API = "1.0"
 _NEEDS = ("megatron-core>=0.16,<0.17", "psutil>=5.9")
-_FAMILIES = {"llama": ("llama:LLAMA", ("mistral", "qwen2", "qwen3"))}
+_FAMILIES = {
+    "llama": ("llama:LLAMA", ("mistral", "qwen2", "qwen3")), "gpt2": ("gpt2:GPT2", ()), "bert": ("bert:BERT", ()),
+    "roberta": ("bert:ROBERTA", ("xlm-roberta",)), "t5": ("t5:T5", ()), "mixtral": ("moe:MOE", ("qwen2_moe", "qwen3_moe")),
+}  # fmt: skip
 """model_type -> its `Family`, those with the same."""
 
 

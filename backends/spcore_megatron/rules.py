@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-How = Literal["plain", "heads", "gated", "vocabulary"]
+How = Literal["plain", "heads", "pairs", "gated", "vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Rule:
     """One Megatron module's weight, and bias where it has one, from Hugging Face modules.
 
     sources: paths below the backbone ("^" first: at the root), "*" for the number of the layer. how: "plain": one source, or several one
-        after the other; "heads": query, key and value, laid together for each group of queries; "gated": gate and up, each cut; "vocabulary":
+        after the other; "heads": query, key and value, laid together for each group of queries; "pairs": key and value, for each head; "gated": gate and up, each cut; "vocabulary":
         padded to a multiple of the ranks. axis: of the weight, which tensor parallelism cuts; 0 cuts the bias too; None: whole on every rank.
     transposed: the source's weight is [in, out] (GPT-2's Conv1D). experts: the source is one tensor [experts, ...] without a leaf's name,
         and a second "*" stands for the expert.
@@ -68,6 +68,9 @@ def places(how: How, sizes: Sizes, length: int) -> list[torch.Tensor]:
         each = sizes.heads // sizes.groups * sizes.width
         rows = torch.arange(length).view(sizes.groups, each + 2 * sizes.width)
         return [part.reshape(-1) for part in rows.split([each, sizes.width, sizes.width], 1)]
+    if how == "pairs":
+        rows = torch.arange(length).view(sizes.groups, 2, sizes.width)
+        return [rows[:, n].reshape(-1) for n in range(2)]
     if how == "gated":
         rows = torch.arange(length).view(sizes.ranks, 2, -1)
         return [rows[:, n].reshape(-1) for n in range(2)]

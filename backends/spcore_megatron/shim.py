@@ -85,14 +85,14 @@ def _placed(device: Any) -> Any:
 
 
 class _Stream:
-    """Stands for a stream or an event: everything is done when it is called."""
+    """Stands for a stream or an event: everything is done when it is called. What it gives is one too (`record_event`)."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Callable[..., _Stream]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *_, **__: None
+        return lambda *_, **__: self
 
 
 def _nothing(*_: Any, **__: Any) -> None: ...

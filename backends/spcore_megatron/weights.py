@@ -39,10 +39,11 @@ class Part:
         found = list(self.parameter.shape)
         if self.axis is not None:
             found[self.axis] = len(self.at)
-        return tuple(reversed(found) if self._turned else found)
+        return tuple(reversed(found) if self.turned else found)
 
     @property
-    def _turned(self) -> bool:
+    def turned(self) -> bool:
+        """Whether the source is the parameter's transpose."""
         return self.rule.transposed and self.parameter.dim() == 2
 
     def put(self, tensor: torch.Tensor, rank: int) -> None:
@@ -50,7 +51,7 @@ class Part:
         tensor = tensor if self.expert is None else tensor[self.expert]
         if tuple(tensor.shape) != self.shape:
             raise ArtifactError(f"{self.source} is {tuple(tensor.shape)}, the configuration says {self.shape}")
-        tensor = tensor.t() if self._turned else tensor
+        tensor = tensor.t() if self.turned else tensor
         if self.axis is None:
             self.parameter.data.copy_(tensor)
             return
@@ -62,17 +63,21 @@ class Part:
     def of(self, whole: torch.Tensor) -> torch.Tensor:
         """The source from the whole tensor."""
         found = whole if self.axis is None else whole.index_select(self.axis, self.at.to(whole.device))
-        return found.t().contiguous() if self._turned else found
+        return found.t().contiguous() if self.turned else found
 
 
-_FUSED = {".self_attention.linear_qkv.layer_norm_": ".input_layernorm.", ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm."}  # fmt: skip
-"""Transformer Engine keeps a norm in the layer that follows it."""
+_PLAIN = {
+    ".self_attention.linear_qkv.layer_norm_": ".input_layernorm.",
+    ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm.",
+    ".shared_experts.gate_weight": ".shared_experts.gate.weight",
+}
+"""Transformer Engine keeps a norm in the layer that follows it; one tensor has no module of its own."""
 
 
 def plain_name(name: str) -> str:
     """A parameter's name as the local layer spec has it, whichever spec it is from."""
-    for fused, plain in _FUSED.items():
-        name = name.replace(fused, plain)
+    for other, plain in _PLAIN.items():
+        name = name.replace(other, plain)
     return name
 
 
@@ -104,12 +109,14 @@ class Weights:
         tied: Mapping[str, str],
         beside: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        self.rank, self.beside = ps.get_tensor_model_parallel_rank(), dict(beside or {})
+        self.beside = dict(beside or {})
         self._base, self._tied = f"{base}." if base else "", tied
-        self._sizes = Sizes(
-            config.num_attention_heads, config.num_query_groups, config.kv_channels, vocabulary_size,
-            config.tensor_model_parallel_size,
-        )  # fmt: skip
+        heads = (config.num_attention_heads, config.num_query_groups, config.kv_channels, vocabulary_size)
+        # Of experts or not: who shares a tensor.
+        self._groups = {
+            True: ps.get_expert_tensor_parallel_group(), False: ps.get_tensor_model_parallel_group()
+        }  # fmt: skip
+        self._sizes = {experts: Sizes(*heads, group.size()) for experts, group in self._groups.items()}
         self.parts: dict[str, list[Part]] = {}
         for chunk in chunks:
             for name, parameter in _global(chunk):
@@ -118,10 +125,11 @@ class Weights:
 
     def _parts(self, name: str, parameter: torch.nn.Parameter, rules: Mapping[str, Rule]) -> Iterator[Part]:
         rule, leaf, numbers = _matched(plain_name(name), rules)
+        sizes = self._sizes[rule.experts]
         axis = None if rule.axis is None or (rule.axis == 1 and parameter.dim() == 1) else rule.axis
         if axis is not None:
             parameter.tensor_model_parallel, parameter.partition_dim, parameter.partition_stride = True, axis, 1
-            found = places(rule.how, self._sizes, parameter.shape[axis] * self._sizes.ranks)
+            found = places(rule.how, sizes, parameter.shape[axis] * sizes.ranks)
         else:
             found = [torch.empty(0, dtype=torch.int64)]
         if len(rule.sources) == 1:
@@ -148,7 +156,7 @@ class Weights:
     def put(self, name: str, tensor: torch.Tensor) -> bool:
         """Take this rank's part of a whole tensor; False where it has none. Raises ArtifactError for another shape."""
         for part in self.parts.get(name, ()):
-            part.put(tensor, self.rank)
+            part.put(tensor, self.rank_of(part))
         if name in self.beside:
             if self.beside[name].shape != tensor.shape:
                 raise ArtifactError(
@@ -156,6 +164,10 @@ class Weights:
                 )
             self.beside[name].data.copy_(tensor)
         return name in self.names
+
+    def rank_of(self, part: Part) -> int:
+        """This rank's number among those that share the parameter."""
+        return int(self._groups[part.rule.experts].rank())
 
     def export(
         self, of: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach
@@ -170,23 +182,32 @@ class Weights:
 
     def _speaks(self) -> bool:
         """Whether this rank passes on what its equals have too."""
-        return self.rank == 0 and ps.get_data_parallel_rank(with_context_parallel=True) == 0
+        return ps.get_tensor_model_parallel_rank() == 0 and ps.get_data_parallel_rank(with_context_parallel=True) == 0
 
     def _of_stage(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """Of the tensors that this stage has; collective over those who share its tensors."""
         last: tuple[torch.nn.Parameter, torch.Tensor] | None = None
         for name, parts in self.parts.items():
             part = parts[0]
+            if part.rule.experts:
+                yield name, self._of_experts(parts, of)
+                continue
             if last is None or last[0] is not part.parameter:  # the sources of one parameter follow each other
                 last = part.parameter, self._whole(part, of(part.parameter))
             yield name, part.of(last[1])
         for name, tensor in self.beside.items():
             yield name, of(tensor)
 
+    def _of_experts(self, parts: Sequence[Part], of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """A source that holds all experts: this rank's, in their order, and then those of the next."""
+        mine = torch.stack([part.of(self._whole(part, of(part.parameter))) for part in parts])
+        return torch.cat(_gathered(mine, ps.get_expert_model_parallel_group()))
+
     def _whole(self, part: Part, mine: torch.Tensor) -> torch.Tensor:
-        if part.axis is None or self._sizes.ranks == 1:
+        group = self._groups[part.rule.experts]
+        if part.axis is None or group.size() == 1:
             return mine
-        return torch.cat(_gathered(mine, ps.get_tensor_model_parallel_group()), part.axis)
+        return torch.cat(_gathered(mine, group), part.axis)
 
     def _of_all_stages(self, mine: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """One stage after the other sends to the first what no earlier one has."""
@@ -218,15 +239,22 @@ def _drained(items: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, t
 
 
 def _global(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """(name with the numbers that layers have in the whole model, parameter)."""
+    """(name with the numbers that layers, and experts, have in the whole model, parameter)."""
     numbers = {
         f"{path}.": f"{path.rpartition('.')[0]}.{layer.layer_number - 1}."
         for path, layer in chunk.named_modules()
         if path.rpartition(".")[0].endswith("layers") and hasattr(layer, "layer_number")
     }
+    lists = (module for module in chunk.modules() if hasattr(module, "local_experts"))
+    first = ps.get_expert_model_parallel_rank() * next((len(m.local_experts) for m in lists), 0)
     for name, parameter in chunk.named_parameters():
         local = next((path for path in numbers if name.startswith(path)), "")
-        yield numbers.get(local, "") + name.removeprefix(local), parameter
+        found = numbers.get(local, "") + name.removeprefix(local)
+        before, experts, after = found.partition(".local_experts.")
+        if experts:
+            number, _, rest = after.partition(".")
+            found = f"{before}{experts}{first + int(number)}.{rest}"
+        yield found, parameter
 
 
 def _gathered(mine: torch.Tensor, group: Any) -> list[torch.Tensor]:

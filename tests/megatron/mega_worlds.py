@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.megatron.mega_models import CASES, Case, batch, made, reference
+from tests.megatron.mega_models import CASES, REAL, Case, batch, made, reference
 
 WORLD = 4
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -19,20 +20,24 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2pp2": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
+    "ep2": {"expert_model_parallel_size": 2},
+    "ep2tp2sp": {"expert_model_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "tp3": {"tensor_model_parallel_size": 3},
     "tp4": {"tensor_model_parallel_size": 4},
 }
 
 
-def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str) -> None:
+def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, world: int = WORLD) -> None:
     """One process: for each (case, layout) figures go to a file of the folder."""
     import warnings
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    importlib.import_module("torch._dynamo")  # looks through torch.cuda as it is imported
     from spcore_megatron import shim
 
     with shim.installed():
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD)
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
         from megatron.core import parallel_state as ps
         from megatron.core import tensor_parallel
 
@@ -40,7 +45,7 @@ def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str) ->
             sizes = {key: n for key, n in LAYOUTS[layout].items() if key != "sequence_parallel"}
             ps.initialize_model_parallel(**sizes, order="tp-cp-ep-dp-pp")
             tensor_parallel.model_parallel_cuda_manual_seed(1)
-            found = figures(CASES[name], LAYOUTS[layout])
+            found = figures({**CASES, **REAL}[name], LAYOUTS[layout])
             if rank == 0:
                 (Path(folder) / f"{name}-{layout}.json").write_text(json.dumps(found))
             ps.destroy_model_parallel()
@@ -59,16 +64,15 @@ def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
     family = family_of(hf.config.model_type, bridges())
     config = family.config(
         hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
-        moe_token_dispatcher_type="alltoall", **layout,
+        **layout,
     )  # fmt: skip
     tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}
     stage = family.build(
-        config, hf.config, vocabulary=case.vocabulary, tied=bool(tied), packs="segment_ids" in case.inputs,
+        config, hf.config, vocabulary=case.vocabulary, tied=family.ties(tied), packs="segment_ids" in case.inputs,
         pre_process=ps.is_pipeline_first_stage(), post_process=ps.is_pipeline_last_stage(),
     )  # fmt: skip
-    weights = Weights(
-        [stage], family.rules, config, hf.config.vocab_size, base=hf.base_model_prefix if case.vocabulary else "", tied=tied
-    )
+    base = hf.base_model_prefix if case.vocabulary and not family.encoder else ""
+    weights = Weights([stage], family.rules(hf.config), config, hf.config.vocab_size, base=base, tied=tied)
     stored = hf.state_dict()
     assert weights.names <= set(stored), weights.names.difference(stored)
     with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +12,23 @@ from tests.megatron import mega_worlds
 from tests.megatron.mega_models import CASES
 
 CHOSEN = [
-    *((name, layout) for name in CASES for layout in ("tp1", "tp2")),
+    *((name, "tp1") for name in CASES),
+    *((name, "tp2") for name, case in CASES.items() if "num_experts" not in case.settings and name != "mixtral"),
     *(("llama", layout) for layout in ("tp2sp", "pp2", "tp2pp2", "cp2", "tp4")),
-    *(("llama-tied", layout) for layout in ("tp2pp2", "tp4")),
-    ("qwen3", "tp2pp2"), ("mistral", "cp2"), ("llama-hidden", "tp2sp"), ("mistral-packed", "cp2"),
+    *((name, layout) for name in ("llama-tied", "bert", "gpt2") for layout in ("pp2", "tp2pp2", "tp2sp")),
+    *((name, layout) for name in ("mixtral", "qwen2_moe") for layout in ("tp2sp", "ep2", "ep2tp2sp", "pp2")),
+    ("llama-tied", "tp4"), ("llama-hidden", "tp2sp"), ("llama-hidden", "pp2"), ("qwen3", "tp2pp2"), ("qwen3", "tp2sp"),
+    ("mistral", "cp2"), ("mistral-packed", "cp2"), ("bert", "cp2"), ("gpt2", "cp2"), ("roberta", "tp2pp2"), ("t5", "tp4"),
 ]  # fmt: skip
+"""Experts are shared by ranks with sequence parallelism alone: see `spcore_megatron.checks`."""
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
     folder = tmp_path_factory.mktemp("figures")
-    mp.start_processes(mega_worlds.work, (str(folder / "meeting"), CHOSEN, str(folder)), nprocs=mega_worlds.WORLD, start_method="spawn")
+    mp.start_processes(
+        mega_worlds.work, (str(folder / "meeting"), CHOSEN, str(folder)), nprocs=mega_worlds.WORLD, start_method="spawn"
+    )
     return {pair: json.loads((folder / f"{pair[0]}-{pair[1]}.json").read_text()) for pair in CHOSEN}
 
 
@@ -37,4 +42,4 @@ def test_outputs_are_transformers_own(figures: Any, name: str, layout: str) -> N
 @pytest.mark.parametrize(("name", "layout"), CHOSEN)
 def test_the_way_there_and_back_changes_no_bit(figures: Any, name: str, layout: str) -> None:
     found = figures[name, layout]
-    assert not found["lacking"] and not found["strange"] and not found["twice"] and not found["differ"], found
+    assert (found["lacking"], found["strange"], found["twice"], found["differ"]) == ([], [], 0, [])

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from spcore_megatron.families import Family, Shape, refuse
-from spcore_megatron.families.rotary import frequencies, head_width
+from spcore_megatron.families.parts import activation, frequencies, head_width
 from spcore_megatron.rules import column, row, vocabulary, whole
 
 
 def settings(config: Any) -> dict[str, Any]:
     """Sizes; where linear layers have biases is a matter of the family and two switches."""
-    from torch.nn import functional
-
     biased, mlp = bool(getattr(config, "attention_bias", False)), bool(getattr(config, "mlp_bias", False))
     refuse(
         config.model_type,
         [
-            (config.hidden_act != "silu", f"hidden_act {config.hidden_act!r}"),
             (biased != mlp, f"attention_bias {biased} with mlp_bias {mlp}"),
         ],
     )
@@ -25,8 +22,8 @@ def settings(config: Any) -> dict[str, Any]:
         "num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size, "ffn_hidden_size": config.intermediate_size,
         "num_attention_heads": config.num_attention_heads, "num_query_groups": config.num_key_value_heads,
         "kv_channels": head_width(config), "layernorm_epsilon": config.rms_norm_eps, "normalization": "RMSNorm",
-        "attention_dropout": config.attention_dropout, "gated_linear_unit": True, "activation_func": functional.silu,
-        "add_bias_linear": biased, "add_qkv_bias": config.model_type == "qwen2", "qk_layernorm": config.model_type == "qwen3",
+        "attention_dropout": config.attention_dropout, "gated_linear_unit": True, "activation_func": activation(config.hidden_act),
+        "add_bias_linear": biased, "add_qkv_bias": config.model_type.startswith("qwen2") and getattr(config, "qkv_bias", True), "qk_layernorm": config.model_type.startswith("qwen3"),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions: how much each pair of a head's entries is turned a position, as transformers computes it."""
+"""What several families read from a configuration in the same way: rotary positions and activations, as transformers has them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def frequencies(config: Any) -> torch.Tensor:
 def head_width(config: Any) -> int:
     """Of one head of queries."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def activation(name: str) -> Any:
+    """The function that a configuration calls `name`; Megatron knows torch's own ones by identity, which fused kernels need."""
+    from torch.nn import functional
+    from transformers.activations import ACT2FN
+
+    own = {"gelu": functional.gelu, "silu": functional.silu, "relu": functional.relu}
+    return own[name] if name in own else ACT2FN[name]
