@@ -31,6 +31,7 @@ from spcore.tensors.materialise import LoadReport, named_parameters, values
 from spcore.tensors.ops import PositionOps, VocabularyOps, WholeOps
 from spcore.tensors.stepping import SMALLEST_SCALE, Scaler, no_scale_helps
 from spcore_megatron import chunks, generating, masters, settings
+from spcore_megatron.checkpoints import Keeper
 from spcore_megatron.options import MegatronOptions
 from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
@@ -87,6 +88,7 @@ class MegatronEngine(TorchEngine):
         heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
         self._head_parameters = [parameter for head in heads for parameter in head.parameters()]
         self._whole_gradients = False
+        self.keeper = Keeper(self.tensors, self.shapes, self.optimizer, self.device)
         self._configure()
 
     # -- what it is made of ----------------------------------------------------------------------------------------
@@ -332,11 +334,22 @@ class MegatronEngine(TorchEngine):
 
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
-        raise NotImplementedError
+        leads = self._place_in_row == 0
+        return self.keeper.save(self._file(folder, self._place_in_row), self.random if leads else None)
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        raise NotImplementedError
+        """See `Engine.load`. All ranks of a data rank go on with its generator; those of one that the saving run had not, with their own."""
+        self.keeper.load(folder, self._file(folder, 0), self.random)
+
+    def _file(self, folder: Path, number: int) -> Path:
+        return folder / f"data-{self.place.data_rank:05d}-{number:05d}.safetensors"
+
+    @property
+    def _place_in_row(self) -> int:
+        """This rank's number among those of its data rank."""
+        options = self.options
+        stage, at = ps.get_pipeline_model_parallel_rank(), ps.get_context_parallel_rank()
+        return (stage * options.context_parallel + at) * options.tensor_parallel + ps.get_tensor_model_parallel_rank()
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
@@ -356,6 +369,7 @@ class MegatronEngine(TorchEngine):
     def close(self) -> None:
         """See `Engine.close`."""
         self.chunks, self.ddp = [], []
+        self.__dict__.pop("keeper", None)
         super().close()
         self.held_open.close()
 
