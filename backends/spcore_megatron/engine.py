@@ -108,7 +108,9 @@ class MegatronEngine(TorchEngine):
         learned = [p for chunk in self.chunks for p in chunk.parameters()] if narrow != torch.float32 else []
         masters.widen(learned)
         with torch.no_grad():
-            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}):
+            for name, tensor in values(
+                plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}
+            ):
                 if name in self.computed:
                     self.computed[name] = tensor
                 self.tensors.put(name, tensor)

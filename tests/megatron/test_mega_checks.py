@@ -143,9 +143,7 @@ def test_layouts_by_their_axes() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("size", "most", "said"), [(3, 12, "2 or 4"), (5, 12, "4 or 6"), (99, 12, "12"), (7, 7, "6")]
-)
+@pytest.mark.parametrize(("size", "most", "said"), [(3, 12, "2 or 4"), (5, 12, "4 or 6"), (99, 12, "12"), (7, 7, "6")])
 def test_nearest_sizes(size: int, most: int, said: str) -> None:
     assert nearest(size, lambda n: 12 % n == 0, most) == said
 

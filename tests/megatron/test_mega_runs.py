@@ -68,7 +68,9 @@ def test_a_class_of_weight_nothing_moves_nothing(tmp_path: Path, two: int) -> No
 def test_a_loss_over_the_whole_batch(tmp_path: Path, two: int) -> None:
     tree = classification(tmp_path)
     file = tmp_path / "twos.jsonl"
-    file.write_text("".join(json.dumps({"text": f"w{n} w{n + 1}", "other": f"w{n + 2} w{n}"}) + "\n" for n in range(40)))
+    file.write_text(
+        "".join(json.dumps({"text": f"w{n} w{n + 1}", "other": f"w{n + 2} w{n}"}) + "\n" for n in range(40))
+    )
     tree |= {"task": "fake-contrast", "data": {"use": "files", "source": str(file)}, "eval": {}}
     settings = {"global_batch_size": 9, "micro_batch_size": 2}
     one = measure(laid(tree, "single", 1, **settings))
