@@ -38,7 +38,8 @@ class Component:
     summary: one line for `plugins list`. options: "package.module:Model" of a pydantic model in a light module.
     requires: distributions it needs, as pip writes them ("megatron-core>=0.16"), alternatives with | between. aliases: other names. schemes: source
     prefixes it claims ("hf" for "hf:..."). default: what a recipe has that names none of the kind (of loggers, all that are
-    so); of models and data sets, what takes sources that no scheme claims.
+    so); of models and data sets, what takes sources that nothing else claims. suffixes: ends of sources that it claims (".idx"), where no
+    scheme stands before them.
     extra: the extra of its distribution that brings `requires`.
     """
 
@@ -52,6 +53,7 @@ class Component:
     schemes: tuple[str, ...] = ()
     default: bool = False
     extra: str | None = None
+    suffixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
@@ -168,10 +170,13 @@ class Registry:
         return self._discover().plugins[self._find(kind, name)[0]]
 
     def claiming(self, kind: str, source: str) -> Component:
-        """The component of a kind that takes `source`: by scheme, else the kind's default. Raises ComponentError."""
+        """The component of a kind that takes `source`: by scheme, else by suffix, else the kind's default. Raises ComponentError."""
         scheme, colon, _ = source.partition(":")
         for _, component in self.components(kind):
             if colon and scheme in component.schemes:
+                return component
+        for _, component in self.components(kind):
+            if component.suffixes and source.endswith(component.suffixes):
                 return component
         for _, component in self.components(kind):
             if component.default:
@@ -400,6 +405,6 @@ def describe(registry: Registry, kind: str, name: str) -> dict[str, Any]:
     return {
         "kind": kind, "name": component.name, "summary": component.summary, "plugin": plugin.name,
         "distribution": plugin.distribution, "version": plugin.version, "target": component.target,
-        "aliases": list(component.aliases), "schemes": list(component.schemes), "requires": list(component.requires),
+        "aliases": list(component.aliases), "schemes": list(component.schemes), "suffixes": list(component.suffixes), "requires": list(component.requires),
         "missing": [need for need in component.requires if not _satisfied(need)], "options": fields,
     }  # fmt: skip

@@ -116,7 +116,8 @@ def _summed(columns: list[Column]) -> Column:
             continue
         for value, rows in column.counts.items():
             counts[value] = counts.get(value, 0) + rows
-    return Column(columns[0].kind, columns[0].labels, counts)
+    largest = [column.largest for column in columns if column.largest is not None]
+    return Column(columns[0].kind, columns[0].labels, counts, max(largest, default=None))
 
 
 def _listed(column: Column) -> str:

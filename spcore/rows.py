@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from spcore.errors import DataError, RecipeError, unknown
+from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Column, Dataset, ReadReport, Row, Schema, Source
 from spcore.interfaces.task import Role
@@ -146,7 +146,7 @@ def map_roles(
     report: ReadReport | None = None,
 ) -> dict[str, str]:
     """role -> column: as given, else as the source says, else the first of the role's guesses that is free. report: of the
-    source, whose files and remarks an error names. Raises RecipeError, DataError."""
+    source, whose files and remarks an error names. Raises RecipeError, DataError, RefusalError for ids where the task needs texts."""
     where = f"{report.files[0]['path']}:1: " if report and report.files else ""
     for name in given:
         if name not in {r.name for r in roles}:
@@ -163,6 +163,11 @@ def map_roles(
             mapping[role.name] = given[role.name]
         elif schema.column_map.get(role.name) in schema.columns:
             mapping[role.name] = schema.column_map[role.name]
+        if (column := mapping.get(role.name)) and schema.columns[column].largest is not None and not role.tokens:
+            raise RefusalError(
+                f"column {column!r} holds ids of tokens, and the task reads texts: its {role.name!r} cannot be made of them",
+                hint="Give the texts that they were made of, or a task that learns from tokens",
+            )
     for role in roles:
         if role.name not in mapping and not (schema.column_map and not role.required):
             free = [

@@ -14,7 +14,7 @@ CORES, MINUTES = 2, 25
 DEFAULT = 40
 BUDGETS = {
     "api": 140, "chat": 90, "cli": 30, "constraints": 20, "core": 75, "crash": 110, "data": 50, "dirt": 60, "docs_run": 190, "embed": 180, "exact": 330,
-    "generation": 150, "gpu": 0, "kills": 240, "launch": 220, "mixtures": 20, "objectives": 50, "onnx_backend": 180, "parity": 120, "settings": 70, "stranger": 110,
+    "generation": 150, "gpu": 0, "indexed": 40, "kills": 240, "launch": 220, "megatron": 150, "mixtures": 20, "objectives": 50, "onnx_backend": 180, "parity": 120, "settings": 70, "stranger": 110,
     "tensors": 30, "testing_kit": 60, "torch_backend": 75,
     "transformers_plugin": 160,
 }  # fmt: skip

@@ -50,6 +50,10 @@ def _precision(plan: Plan) -> Iterator[Refusal]:
         yield Refusal(subject, "8-bit products need Transformer Engine on a GPU that has them", "use precision=bf16")
     if precision.matmul == "tf32" and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
         yield Refusal(subject, f"device {plan.device!r} has no TF32 products", "use precision=fp32 or bf16")
+    scaling = precision.loss_scaling
+    if scaling is not None and (scaling.growth, scaling.backoff) != (2.0, 0.5):
+        why = f"its loss scale grows by {scaling.growth:g} and falls by {scaling.backoff:g}: Megatron's by 2 and 0.5"
+        yield Refusal(subject, why, "use precision=fp16 or bf16")
     if (precision.parameter, precision.state) != ("float32", "float32"):
         why = f"parameters in {precision.parameter}, optimizer state in {precision.state}: both are float32 here"
         yield Refusal(subject, why, "use precision=fp32, bf16 or fp16")

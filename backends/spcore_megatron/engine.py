@@ -22,13 +22,16 @@ from megatron.core.optimizer.optimizer_config import ParamPredicate
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from spcore.interfaces.optimizer import GroupKey
+from spcore.interfaces.runtime import Decodes
 from spcore.interfaces.strategy import Pending, Place, Plan, StepReport
 from spcore.interfaces.task import Batch
 from spcore.tensors import process, rng
 from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.materialise import LoadReport, named_parameters, values
 from spcore.tensors.ops import PositionOps, VocabularyOps, WholeOps
-from spcore_megatron import chunks, masters, settings
+from spcore.tensors.stepping import SMALLEST_SCALE, Scaler, no_scale_helps
+from spcore_megatron import chunks, generating, masters, settings
+from spcore_megatron.checkpoints import Keeper
 from spcore_megatron.options import MegatronOptions
 from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
@@ -51,10 +54,12 @@ def groups(options: MegatronOptions) -> Iterator[None]:
 
 
 class MegatronEngine(TorchEngine):
-    """One rank's. chunks: its stages; ddp: the same, each with its gradient buffers. tensors: what they hold by Hugging Face name.
-    held_open: what to close after it: process groups, and the shim."""
+    """One rank's. chunks: its stages; ddp: the same, each with its gradient buffers. tensors: what they hold by Hugging Face name. shapes:
+    of the whole tensors; computed: buffers that are no part of a model's files. held_open: what to close after it: process groups, and the
+    shim. Has the abilities `Gradients` and `LendsDecoder`."""
 
     optimizer: Any
+    decodes_together = False
 
     def __init__(self, plan: Plan, place: Place, options: MegatronOptions) -> None:
         self.options, self.held_open = options, contextlib.ExitStack()
@@ -62,7 +67,7 @@ class MegatronEngine(TorchEngine):
         process.ready()
         with process.plainly():
             self.chunks, self.family, self.config = chunks.made(plan, options, device)
-            self.shapes = _shapes(plan)
+            self.shapes, self.computed = _shapes(plan)
             self.tensors = self._weights(plan)
             exact = self._load(plan)
             self.ddp = [
@@ -74,6 +79,7 @@ class MegatronEngine(TorchEngine):
         super().__init__(plan, place, module, data_group=data_group, threads=options.threads)
         if self.optimizer is not None:
             masters.put(self.optimizer, exact)
+        self.scaler = Scaler()  # the optimizer has Megatron's
         # Ranks of one data rank draw alike: Megatron's own generators start from that at every sweep, see `_drawing`.
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.data_rank), device)
         self.has_output = self.chunks[-1].ends
@@ -82,6 +88,7 @@ class MegatronEngine(TorchEngine):
         heads = [chunk.head for chunk in self.chunks if chunk.head is not None]
         self._head_parameters = [parameter for head in heads for parameter in head.parameters()]
         self._whole_gradients = False
+        self.keeper = Keeper(self.tensors, self.shapes, self.optimizer, self.device)
         self._configure()
 
     # -- what it is made of ----------------------------------------------------------------------------------------
@@ -101,7 +108,9 @@ class MegatronEngine(TorchEngine):
         learned = [p for chunk in self.chunks for p in chunk.parameters()] if narrow != torch.float32 else []
         masters.widen(learned)
         with torch.no_grad():
-            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, self.tensors.names):
+            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}):
+                if name in self.computed:
+                    self.computed[name] = tensor
                 self.tensors.put(name, tensor)
         return masters.rounded(learned, narrow)
 
@@ -245,7 +254,10 @@ class MegatronEngine(TorchEngine):
     def train_step(self, microbatches: Sequence[Batch], lr: float, step: int) -> StepReport:
         """See `Engine.train_step`. Losses are scaled by Megatron's own scaler."""
         scale = float(self.optimizer.get_loss_scale())
-        return replace(super().train_step(microbatches, lr, step), loss_scale=scale)
+        report = super().train_step(microbatches, lr, step)
+        if not report.applied and scale <= SMALLEST_SCALE:
+            raise no_scale_helps(scale)
+        return replace(report, loss_scale=scale)
 
     def zero_gradients(self) -> None:
         """See `TorchEngine.zero_gradients`."""
@@ -292,6 +304,12 @@ class MegatronEngine(TorchEngine):
             for part in self.ddp:
                 part.force_all_reduce = False
 
+    @contextlib.contextmanager
+    def decoding(self, slots: int, length: int, encoder_length: int = 0) -> Iterator[Decodes]:
+        """See `LendsDecoder.decoding`."""
+        with generating.decoding(self, slots, length, encoder_length) as decoder:
+            yield decoder
+
     # -- state -----------------------------------------------------------------------------------------------------
 
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:
@@ -312,11 +330,22 @@ class MegatronEngine(TorchEngine):
 
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
-        raise NotImplementedError
+        leads = self._place_in_row == 0
+        return self.keeper.save(self._file(folder, self._place_in_row), self.random if leads else None)
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        raise NotImplementedError
+        """See `Engine.load`. All ranks of a data rank go on with its generator; those of one that the saving run had not, with their own."""
+        self.keeper.load(folder, self._file(folder, 0), self.random)
+
+    def _file(self, folder: Path, number: int) -> Path:
+        return folder / f"data-{self.place.data_rank:05d}-{number:05d}.safetensors"
+
+    @property
+    def _place_in_row(self) -> int:
+        """This rank's number among those of its data rank."""
+        options = self.options
+        stage, at = ps.get_pipeline_model_parallel_rank(), ps.get_context_parallel_rank()
+        return (stage * options.context_parallel + at) * options.tensor_parallel + ps.get_tensor_model_parallel_rank()
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""
@@ -336,14 +365,16 @@ class MegatronEngine(TorchEngine):
     def close(self) -> None:
         """See `Engine.close`."""
         self.chunks, self.ddp = [], []
+        self.__dict__.pop("keeper", None)
         super().close()
         self.held_open.close()
 
 
-def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Of all tensors that are learned or kept, by Hugging Face name, tied ones under their owner's."""
+def _shapes(plan: Plan) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.Tensor]]:
+    """Of all tensors that are learned or kept, by Hugging Face name, tied ones under their owner's; and those that are computed."""
     module, tied = plan.model.build(plan.head), plan.model.anatomy(plan.head).tied
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items() if name not in tied}
+    kept = {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items() if name not in tied}
+    return kept, {name: tensor for name, tensor in module.named_buffers() if name not in kept}
 
 
 def _tensors(head: torch.nn.Module) -> dict[str, torch.Tensor]:

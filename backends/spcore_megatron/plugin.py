@@ -6,6 +6,7 @@ from spcore.components import Component
 from spcore.hooks import hookimpl
 
 SPCORE_API = "1.0"
+_NEEDS = ("megatron-core>=0.16,<0.17", "psutil>=5.9")
 _FAMILIES = {
     "llama": ("llama:LLAMA", ("mistral", "qwen2", "qwen3")), "gpt2": ("gpt2:GPT2", ()), "bert": ("bert:BERT", ()),
     "roberta": ("bert:ROBERTA", ("xlm-roberta",)), "t5": ("t5:T5", ()), "mixtral": ("moe:MOE", ("qwen2_moe", "qwen3_moe")),
@@ -15,7 +16,7 @@ _FAMILIES = {
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Strategy `megatron`, bridges `megatron.FAMILY`."""
+    """Strategy `megatron`, bridges `megatron.FAMILY`, data set `megatron-indexed`, command `megatron`."""
     return [
         Component(
             "strategy",
@@ -23,7 +24,26 @@ def spcore_components() -> list[Component]:
             "spcore_megatron.strategy:Megatron",
             "megatron-core: tensor, sequence, pipeline, context, expert and data parallel",
             options="spcore_megatron.options:MegatronOptions",
-            requires=("megatron-core>=0.16,<0.17", "psutil>=5.9"),
+            requires=_NEEDS,
+            extra="megatron",
+        ),
+        Component(
+            "dataset",
+            "megatron-indexed",
+            "spcore_megatron.indexed:Indexed",
+            "Tokens prepared for Megatron-LM: PREFIX.bin and PREFIX.idx",
+            options="spcore_megatron.indexed_options:IndexedOptions",
+            schemes=("megatron",),
+            suffixes=(".idx",),
+            requires=_NEEDS,
+            extra="megatron",
+        ),
+        Component(
+            "command",
+            "megatron",
+            "spcore_megatron.command:app",
+            "Exchange with Megatron-LM.",
+            requires=_NEEDS,
             extra="megatron",
         ),
         *(

@@ -9,6 +9,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 
 from spcore.interfaces.strategy import Plan
+from spcore.tensors.stepping import SMALLEST_SCALE
 from spcore_megatron.options import MegatronOptions
 
 
@@ -81,10 +82,13 @@ def optimizer(plan: Plan, options: MegatronOptions) -> OptimizerConfig:
     )
     # Without hysteresis: the scale backs off at the first overflow, as the policy says.
     scale: dict[str, Any] = (
-        {"initial_loss_scale": scaling.initial, "loss_scale_window": scaling.interval, "hysteresis": 1}
+        {
+            "initial_loss_scale": scaling.initial, "min_loss_scale": SMALLEST_SCALE, "loss_scale_window": scaling.interval,
+            "hysteresis": 1,
+        }
         if scaling is not None
         else {}
-    )
+    )  # fmt: skip
     return OptimizerConfig(
         optimizer=plan.optimizer.family,
         lr=plan.optimizer.lr,

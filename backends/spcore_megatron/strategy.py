@@ -21,7 +21,7 @@ class Megatron(ParallelStrategy):
     """Any number of processes that the axes' sizes divide, each of its own: Megatron keeps its state for a whole process."""
 
     inline = False
-    decodes = False
+    decodes = True
 
     def __init__(self, options: MegatronOptions) -> None:
         self.options = options

@@ -39,10 +39,11 @@ class Part:
         found = list(self.parameter.shape)
         if self.axis is not None:
             found[self.axis] = len(self.at)
-        return tuple(reversed(found) if self._turned else found)
+        return tuple(reversed(found) if self.turned else found)
 
     @property
-    def _turned(self) -> bool:
+    def turned(self) -> bool:
+        """Whether the source is the parameter's transpose."""
         return self.rule.transposed and self.parameter.dim() == 2
 
     def put(self, tensor: torch.Tensor, rank: int) -> None:
@@ -50,7 +51,7 @@ class Part:
         tensor = tensor if self.expert is None else tensor[self.expert]
         if tuple(tensor.shape) != self.shape:
             raise ArtifactError(f"{self.source} is {tuple(tensor.shape)}, the configuration says {self.shape}")
-        tensor = tensor.t() if self._turned else tensor
+        tensor = tensor.t() if self.turned else tensor
         if self.axis is None:
             self.parameter.data.copy_(tensor)
             return
@@ -62,7 +63,7 @@ class Part:
     def of(self, whole: torch.Tensor) -> torch.Tensor:
         """The source from the whole tensor."""
         found = whole if self.axis is None else whole.index_select(self.axis, self.at.to(whole.device))
-        return found.t().contiguous() if self._turned else found
+        return found.t().contiguous() if self.turned else found
 
 
 _PLAIN = {
@@ -155,7 +156,7 @@ class Weights:
     def put(self, name: str, tensor: torch.Tensor) -> bool:
         """Take this rank's part of a whole tensor; False where it has none. Raises ArtifactError for another shape."""
         for part in self.parts.get(name, ()):
-            part.put(tensor, self._groups[part.rule.experts].rank())
+            part.put(tensor, self.rank_of(part))
         if name in self.beside:
             if self.beside[name].shape != tensor.shape:
                 raise ArtifactError(
@@ -163,6 +164,10 @@ class Weights:
                 )
             self.beside[name].data.copy_(tensor)
         return name in self.names
+
+    def rank_of(self, part: Part) -> int:
+        """This rank's number among those that share the parameter."""
+        return int(self._groups[part.rule.experts].rank())
 
     def export(
         self, of: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach

@@ -18,8 +18,8 @@ from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Ops
-from spcore.text import Groups, stacked
-from spcore_tasks.language import BoundLanguageTask, LanguageTask, each_feature, first_tokens, spread, windows
+from spcore.text import TEXT, Groups, stacked
+from spcore_tasks.language import BoundLanguageTask, LanguageTask, check_ids, each_feature, first_tokens, spread, windows
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ _MEASURES = ("bits_per_byte", "nats_per_character")
 class CausalLM(LanguageTask):
     """Kind `task`, `causal-lm`."""
 
+    roles = (replace(TEXT, tokens=True),)
     endings = ("ForCausalLM", "LMHeadModel")
 
     def __init__(self, options: CausalLMOptions) -> None:
@@ -40,8 +41,10 @@ class CausalLM(LanguageTask):
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:
-        """Nothing is taken from the data. Raises RefusalError for a special token that the tokenizer lacks."""
+        """Nothing is taken from the data. Raises RefusalError for a special token that the tokenizer lacks, and for data of tokens that
+        are another tokenizer's."""
         self.whole(config)
+        check_ids(processor, schema_or_state)
         if self.options.shift and not limits.evaluation:
             if limits.stride:
                 raise RefusalError("task.shift: windows that overlap stay where they are; leave it or data.stride out")
@@ -51,7 +54,7 @@ class CausalLM(LanguageTask):
 
 class BoundCausalLM(BoundLanguageTask):
     """Feature arrays: "input_ids" [n]; "after", the tokens that follow, the next one first ([0] where none is asked for); "skip", first
-    targets that do not count; "bytes" and "characters" that the others stand for."""
+    targets that do not count; "bytes" and "characters" that the others stand for, -1 where the text came tokenised."""
 
     head = replace(BoundLanguageTask.head, causal=True)
 
@@ -98,18 +101,29 @@ class BoundCausalLM(BoundLanguageTask):
 
     def tokens(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
         """All tokens of a row's text, special ones in place, and the (bytes, characters) of each: [tokens], [tokens, 2]."""
-        text, encoding = self.encoded(row)
-        own = encoding.arrays["input_ids"]
+        own, measures = self._own(row)
         if not len(own):
             raise DataError("the text gives no token")
+        begin = [] if self.begin and isinstance(row["text"], list) and int(own[0]) == self.begin[0] else self.begin
         end = [] if self.end and int(own[-1]) == self.end[0] else self.end
-        measures = np.zeros((len(own), 2), np.int64) if encoding.offsets is None else spread(text, encoding.offsets)
-        first, last = np.array(self.begin, np.int64), np.array(end, np.int64)
+        first, last = np.array(begin, np.int64), np.array(end, np.int64)
         return np.concatenate([first, own, last]).astype(self.ids), np.pad(measures, ((len(first), len(last)), (0, 0)))
+
+    def _own(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and measures without what is put round a text. What came tokenised is not measured."""
+        given = row.get("text")
+        if isinstance(given, list):
+            return self.given_ids(given), np.zeros((len(given), 2), np.int64)
+        text, encoding = self.encoded(row)
+        own = encoding.arrays["input_ids"]
+        if encoding.offsets is None or not len(own):
+            return own, np.zeros((len(own), 2), np.int64)
+        return own, spread(text, encoding.offsets)
 
     def featurize(self, row: Row) -> list[Feature]:
         """The windows of a text. Raises DataError for one that holds nothing to predict, or less than `min_tail`."""
         tokens, measures = self.tokens(row)
+        tokenised = isinstance(row["text"], list)
         ahead = int(self.options.look_ahead)
         if len(tokens) < 2:
             raise DataError("the text is one token: there is none to predict")
@@ -122,7 +136,7 @@ class BoundCausalLM(BoundLanguageTask):
                 if made and targets > 0:
                     made[-1] = replace(made[-1], truncated=targets)
                 continue
-            size, characters = until[stop + ahead] - until[first + 1 + known]
+            size, characters = (-1, -1) if tokenised else until[stop + ahead] - until[first + 1 + known]
             arrays = {
                 "input_ids": tokens[first:stop], "skip": np.int64(known), "bytes": np.int64(size),
                 "characters": np.int64(characters), **self.around(tokens, first, stop),
@@ -149,15 +163,17 @@ class BoundCausalLM(BoundLanguageTask):
     # -- outputs to figures and answers ----------------------------------------------------------------------------
 
     def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
-        """As every objective's, with the bytes and characters that the tokens stand for."""
+        """As every objective's, with the bytes and characters that the tokens stand for; unmeasured: windows that do not tell."""
         part = super().reduce(outputs, batch, ops)
-        return replace(part, sums={**part.sums, **{n: float(batch.targets[n].sum()) for n in ("bytes", "characters")}})
+        measures = {n: float(batch.targets[n].clamp(min=0).sum()) for n in ("bytes", "characters")}
+        unmeasured = float((batch.targets["bytes"] < 0).sum())
+        return replace(part, sums={**part.sums, **measures, "unmeasured": unmeasured})
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. bits_per_byte, nats_per_character: of the text that the counted tokens stand for; with a tokenizer that
-        tells where its tokens lie. 0 where nothing was counted."""
+        tells where its tokens lie, of texts that it cut itself. 0 where nothing was counted."""
         found = super().metrics(part)
-        if self.measured:
+        if self.measured and not part.sums["unmeasured"]:
             nats = part.sums["tokens.sum"]
             found["bits_per_byte"] = nats / math.log(2) / max(1.0, part.sums["bytes"])
             found["nats_per_character"] = nats / max(1.0, part.sums["characters"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spcore.errors import DataError, RefusalError
-from spcore.interfaces.dataset import Row
+from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Encoding, Head, Processor
 from spcore.interfaces.task import IGNORE, Batch, EvalPart, Feature, Limits, LossTerm, Ops, Role, Task
 from spcore.text import TEXT, TextTask, mean_loss, pad, places, text_of
@@ -71,6 +71,15 @@ class BoundLanguageTask(TextTask):
         text = text_of(row, "text")
         return text, self.processor.encode(text, special=special)
 
+    def given_ids(self, value: Sequence[Any]) -> np.ndarray:
+        """The ids of a text that comes tokenised: [tokens], int64. Raises DataError for what are no ids of the tokenizer's."""
+        if not all(type(one) is int for one in value):
+            raise DataError("text is a list of other things than ids of tokens")
+        ids = np.array(value, np.int64)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.processor.vocabulary_size:
+            raise DataError(f"an id that none of the tokenizer's {self.processor.vocabulary_size} tokens has")
+        return ids
+
     def weights(self, features: Sequence[Feature], targets: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The number of labels."""
         return {TERM: float((targets["labels"] >= 0).sum())}
@@ -98,6 +107,16 @@ class BoundLanguageTask(TextTask):
             "loss": loss, "perplexity": math.exp(min(loss, _MOST)), "accuracy": part.sums["right"] / max(1.0, tokens),
             "rows": float(len(part.rows)),
         }  # fmt: skip
+
+
+def check_ids(processor: Processor, schema_or_state: Schema | dict[str, Any]) -> None:
+    """Raise RefusalError for data that comes tokenised, by another tokenizer, as its ids tell."""
+    column = schema_or_state.columns.get(TEXT.name) if isinstance(schema_or_state, Schema) else None
+    if column is not None and column.largest is not None and column.largest >= processor.vocabulary_size:
+        raise RefusalError(
+            f"data: its tokens have ids up to {column.largest}, and the model's tokenizer has {processor.vocabulary_size}: another made them",
+            hint="Give the tokenizer that they were made with (model.tokenizer), or the texts",
+        )
 
 
 def first_tokens(processor: Processor) -> list[int]:

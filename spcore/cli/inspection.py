@@ -57,6 +57,12 @@ class _Reading:
     processor: Processor
     problem: str | None = None
 
+    @property
+    def tokenised(self) -> bool:
+        """Whether the texts come as tokens."""
+        column = self.rows.schema.columns.get("text")
+        return column is not None and column.largest is not None
+
 
 @dataclass
 class _Seen:
@@ -185,6 +191,8 @@ def _measure(reading: _Reading, row: Row, place: str, seen: _Seen) -> None:
     try:
         if reading.bound is not None:
             found = [(f.length, f.truncated) for f in reading.bound.featurize(row)]
+        elif reading.tokenised:
+            found = [(len(row["text"]), 0)]
         elif "text" in row:
             pair = text_of(row, "text_pair") if "text_pair" in row else None
             encoding = reading.processor.encode(text_of(row, "text"), pair, max_length=reading.processor.max_length)
@@ -233,7 +241,7 @@ def _facts(reading: _Reading, seen: _Seen) -> dict[str, Any]:
             }
             for name, column in rows.source.schema.columns.items()
         },
-        "lengths": _lengths(seen.lengths, reading.processor),
+        "lengths": _lengths(seen.lengths, reading),
         "labels": None if label is None or label.counts is None else _by_name(label.labels, label.counts),
         "label_names": list(reading.bound.head.labels) if reading.bound is not None else None,
         "duplicates": {
@@ -261,9 +269,11 @@ def _by_name(names: Sequence[str] | None, counts: Mapping[str, int]) -> dict[str
     return {known.get(value, value): n for value, n in sorted(held.items(), key=lambda item: (-item[1], item[0]))}
 
 
-def _lengths(lengths: Sequence[int], processor: Processor) -> dict[str, Any]:
+def _lengths(lengths: Sequence[int], reading: _Reading) -> dict[str, Any]:
     """Of the whole texts, before they are cut. histogram: from and to, both included, doubling."""
-    found: dict[str, Any] = {"unit": "characters" if isinstance(processor, Characters) else "tokens", "histogram": []}
+    processor = reading.processor
+    characters = isinstance(processor, Characters) and not reading.tokenised
+    found: dict[str, Any] = {"unit": "characters" if characters else "tokens", "histogram": []}
     if processor.max_length is not None:
         found["max_length"] = processor.max_length
     if not lengths:

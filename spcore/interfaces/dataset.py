@@ -21,11 +21,13 @@ class Column:
 
     labels: the names of a class column's values, in the order of their ids (the rows then hold ids or names);
     counts: rows by value, as str; None where there are too many different values to be labels, or it is not known.
+    largest: of a column of lists that are texts already tokenised, the largest id of all; None: it holds none, or it is not known.
     """
 
     kind: str
     labels: tuple[str, ...] | None = None
     counts: Mapping[str, int] | None = None
+    largest: int | None = None
 
 
 @dataclass(frozen=True)

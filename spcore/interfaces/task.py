@@ -100,7 +100,8 @@ class Role:
     """A column that a task reads, under the task's own name for it.
 
     guesses: names of columns to take for it, best first, when the recipe maps none. required: for training and
-    evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any".
+    evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any". tokens: a list of token ids is
+    taken in a text's place.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Role:
     required: bool = True
     target: bool = False
     guesses: tuple[str, ...] = ()
+    tokens: bool = False
 
 
 class Ops(Protocol):

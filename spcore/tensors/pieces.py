@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
@@ -56,6 +56,13 @@ class Cutting:
         (first, end), size = self.span(rank), self.shape[self.axis] // self.parts
         return [((n * (end - first), (n + 1) * (end - first)), n * size + first) for n in range(self.parts)]
 
+    def located(self, local: torch.Tensor, rank: int) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+        """See `Located`."""
+        return [
+            (local.narrow(self.axis, first, end - first), tuple(at if n == self.axis else 0 for n in range(local.dim())))
+            for (first, end), at in self.blocks(rank)
+        ]
+
     def counts(self, rank: int) -> bool:
         """Whether a rank's piece is not a lower rank's copy."""
         return rank % self.copies == 0
@@ -71,18 +78,29 @@ class Cutting:
         return torch.cat([blocks[part] for part in range(self.parts) for blocks in kept], self.axis)
 
 
+class Located(Protocol):
+    """Where ranks' pieces lie in a whole of a shape; `Cutting` is the usual one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+
+    def located(self, local: torch.Tensor, rank: int) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+        """A rank's piece in blocks, at least one: (a view of the piece, where it begins in the whole)."""
+
+
 class Piece(torch.Tensor):  # type: ignore[misc]
     """A rank's piece that knows its place in the whole: what `torch.distributed.checkpoint` asks of a tensor that is a part of one.
 
-    cutting, rank: see `Cutting`. speaks: whether this rank stores it, of those that hold the same.
+    cutting, rank: see `Located`, `Cutting`. speaks: whether this rank stores it, of those that hold the same.
     """
 
-    cutting: Cutting
+    cutting: Located
     rank: int
     speaks: bool
 
     @classmethod
-    def of(cls, local: torch.Tensor, cutting: Cutting, rank: int, *, speaks: bool) -> Piece:
+    def of(cls, local: torch.Tensor, cutting: Located, rank: int, *, speaks: bool) -> Piece:
         """In the same memory."""
         piece: Piece = local.detach().as_subclass(cls)
         piece.cutting, piece.rank, piece.speaks = cutting, rank, speaks
@@ -96,11 +114,7 @@ class Piece(torch.Tensor):  # type: ignore[misc]
 
     def blocks(self) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
         """(a view of this piece, where it begins in the whole)."""
-        axis, local = self.cutting.axis, self.plain()
-        return [
-            (local.narrow(axis, first, end - first), tuple(at if n == axis else 0 for n in range(local.dim())))
-            for (first, end), at in self.cutting.blocks(self.rank)
-        ]
+        return self.cutting.located(self.plain(), self.rank)
 
     def size(self, dim: int | None = None) -> Any:
         """Of the whole."""

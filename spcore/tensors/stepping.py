@@ -33,14 +33,19 @@ class Scaler:
         if not finite:
             self.scale, self.good = self.scale * self.rule.backoff, 0
             if self.scale < SMALLEST_SCALE:
-                raise RunError(
-                    f"loss scale fell to {self.scale:.3g}: gradients are not finite at any scale",
-                    hint="Lower optimizer.lr, or use precision=bf16",
-                )
+                raise no_scale_helps(self.scale)
         else:
             self.good += 1
             if self.good >= self.rule.interval:
                 self.scale, self.good = self.scale * self.rule.growth, 0
+
+
+def no_scale_helps(scale: float) -> RunError:
+    """Where gradients overflow under any loss scale."""
+    return RunError(
+        f"loss scale fell to {scale:.3g}: gradients are not finite at any scale",
+        hint="Lower optimizer.lr, or use precision=bf16",
+    )
 
 
 def scaled_step(optimizer: torch.optim.Optimizer, factor: float) -> None:

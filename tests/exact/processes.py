@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 TESTS = Path(__file__).resolve().parent.parent
+LIMIT = 240
 STRANGER = TESTS.parent / "docs" / "example_plugin"
 
 
@@ -122,7 +123,19 @@ class Processes:
         return result
 
     def _asked(self, request: dict[str, Any], around: str | None) -> list[dict[str, Any]]:
-        """Every rank's answer."""
+        """Every rank's answer. After LIMIT seconds all are killed: what hangs is a failure, not a wait."""
+        timer = threading.Timer(LIMIT, self._kill)
+        timer.start()
+        try:
+            return self._answers(request, around)
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def _answers(self, request: dict[str, Any], around: str | None) -> list[dict[str, Any]]:
         for worker in self._workers:
             assert worker.stdin is not None
             worker.stdin.write(json.dumps([request, around]) + "\n")
@@ -131,7 +144,7 @@ class Processes:
         for worker, errors in zip(self._workers, self._errors, strict=True):
             assert worker.stdout is not None
             line = worker.stdout.readline()
-            assert line, f"a process died: {errors.read_text()[-3000:]}"
+            assert line, f"a process died, or all took more than {LIMIT} s: {errors.read_text()[-3000:]}"
             answers.append(json.loads(line))
         return answers
 
@@ -139,8 +152,7 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.kill()
+        self._kill()
         for worker in self._workers:
             worker.communicate()
         self._folder.cleanup()

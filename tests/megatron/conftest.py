@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from parity.conftest import four, two
+
+__all__ = ["four", "two"]
