@@ -61,6 +61,8 @@ def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
     from tests.megatron.mega_models import bridges
 
     family = family_of(hf.config.model_type, bridges())
+    if "num_moe_experts" not in family.settings(hf.config):
+        layout = {name: size for name, size in layout.items() if name != "expert_model_parallel_size"}
     config = family.config(
         hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
         **layout,
