@@ -20,7 +20,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2pp2": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
-    "ep2tp2sp": {"expert_model_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "tp2sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "ep2tp2sp": {
+        "expert_model_parallel_size": 2,
+        "expert_tensor_parallel_size": 1,
+        "tensor_model_parallel_size": 2,
+        "sequence_parallel": True,
+    },
     "tp3": {"tensor_model_parallel_size": 3},
     "tp4": {"tensor_model_parallel_size": 4},
 }
@@ -61,10 +67,8 @@ def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
     from tests.megatron.mega_models import bridges
 
     family = family_of(hf.config.model_type, bridges())
-    if "num_moe_experts" not in family.settings(hf.config):
-        layout = {name: size for name, size in layout.items() if name != "expert_model_parallel_size"}
     config = family.config(
-        hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
+        hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32,
         **layout,
     )  # fmt: skip
     tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}

@@ -16,7 +16,8 @@ CHOSEN = [
     *((name, "pp2") for name in ("llama", "llama-tied", "llama-hidden", "bert", "qwen2_moe")),
     *((name, "tp2pp2") for name in ("llama", "gpt2", "bert", "roberta", "qwen3")),
     *((name, "cp2") for name in ("llama", "mistral", "mistral-packed", "gpt2", "bert")),
-    *((name, "ep2tp2sp") for name in ("llama-tied", "llama-hidden", "qwen3", "bert", "gpt2", "mixtral", "qwen2_moe", "qwen3_moe")),
+    *((name, "tp2sp") for name in ("llama-tied", "llama-hidden", "qwen3", "bert", "gpt2", "mixtral")),
+    *((name, "ep2tp2sp") for name in ("mixtral", "qwen2_moe", "qwen3_moe")),
     *((name, "tp4") for name in ("llama", "llama-tied", "t5")),
 ]  # fmt: skip
 """Models with experts run where ranks share layers under sequence parallelism alone: see `spcore_megatron.checks`."""
