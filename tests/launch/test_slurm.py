@@ -107,7 +107,9 @@ def test_a_killed_rank_and_the_next_job(slurm: Path, tmp_path: Path) -> None:
     assert losses(events) == losses(whole)
     warned = [e.message for e in events if isinstance(e, Warned)]
     (again,) = (line for line in warned if "started again from the last checkpoint" in line)
-    assert re.match(r"rank 1 failed at step [34]: the process was killed by SIGKILL", again), "told of step 4 it may not have"
+    assert re.match(r"rank 1 failed at step [34]: the process was killed by SIGKILL", again), (
+        "told of step 4 it may not have"
+    )
     assert [job["state"] for job in slurm_fake.jobs(slurm)] == ["FAILED", "COMPLETED"]
 
 
