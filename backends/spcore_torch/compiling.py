@@ -24,7 +24,7 @@ from spcore.interfaces.strategy import Plan, Refusal
 from spcore_torch.options import SingleOptions
 
 log = logging.getLogger("slimpajama.torch")
-BACKEND, SETTINGS = "inductor", {"compile_threads": 1}
+BACKEND, SETTINGS = "inductor", {"config_patches": {"compile_threads": 1}}
 """torch's compiler, in this process: a pool of its own forks, which waits for an engine that computes."""
 SHAPES = 8
 """Compiled forms of a layer: its first shapes, sizes that vary, one row alone, each in two formats."""
@@ -86,7 +86,7 @@ class Compiler:
         if self.graphs == self.limit:
             self.tell(f"layers were compiled {self.limit} times, for as many kinds of shapes; others run uncompiled")
         try:
-            made: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, config_patches=SETTINGS)
+            made: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, **SETTINGS)
         except RuntimeError as error:
             self.tell(f"the compiler {BACKEND} failed, layers run uncompiled: {_first_line(error)}", alike=False)
             return graph.forward

@@ -254,6 +254,10 @@ class ParallelEngine(DataParallelEngine):
         shared = fn if self.shared is None else self.shared.of_all(fn)
         return self.through(microbatches, shared, backward, training=training)
 
+    def prepared(self, batch: Batch) -> Batch:
+        """See `SingleEngine.prepared`."""
+        return super().prepared(batch if self.shared is None else self.shared.even(batch))
+
     def through(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None
     ) -> list[Any]:

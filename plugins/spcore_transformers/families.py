@@ -29,6 +29,7 @@ class Family:
     encoder_layers: str | None = None
     carried: tuple[str, ...] = ()
     staged: bool = False
+    shares: bool = False
 
     def first_position(self, config: Any) -> int:
         """The position id of a text's first token."""
@@ -68,6 +69,6 @@ FAMILIES: dict[str, Family] = {
     "marian": _BART,
     "t5": Family(
         "shared", "decoder.block", "decoder.final_layer_norm", causal=True, encoder_layers="encoder.block",
-        carried=("position_bias", "encoder_decoder_position_bias"),
+        carried=("position_bias", "encoder_decoder_position_bias"), shares=True,
     ),
 }  # fmt: skip

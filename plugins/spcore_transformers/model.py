@@ -369,12 +369,10 @@ class TransformersLanguageModel(LanguageModel):
     def shares(self, head: Head) -> None:
         """See `SharesPositions.shares`."""
         known = self._known_under(head)
-        if known is not None and known.encoder_layers:
-            raise RefusalError(f"family {self.family!r} has an encoder and a decoder: their positions are not shared")
-        if known is None or not known.packs:
-            shared = ", ".join(name for name, family in FAMILIES.items() if family.packs)
+        if known is None or not (known.packs or known.shares):
+            shared = ", ".join(name for name, family in FAMILIES.items() if family.packs or family.shares)
             raise RefusalError(f"family {self.family!r} does not take its positions in parts; these do: {shared}")
-        if self._attention() != segments.NAME:
+        if self._attention() != (segments.NAME if known.packs else None):
             why = (
                 "model.attention is given"
                 if self.options.attention != "auto"
