@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Mapping, Sequence
+from glob import escape as glob_escape
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,17 @@ def grouped(source: str) -> dict[Path, dict[str, Path]]:
                 )
             found[stem][language] = file
     return found
+
+
+def alike(file: Path) -> list[Path]:
+    """Files beside one that are called as it is but for their language."""
+    stem, language = _split(file)
+    if not _LANGUAGE.fullmatch(language):
+        return []
+    beside = sorted(
+        other for other in file.parent.glob(f"{glob_escape(stem.name)}.*") if other.is_file() and other != file
+    )
+    return [other for other in beside if _split(other)[0] == stem and _LANGUAGE.fullmatch(_split(other)[1])]
 
 
 def _split(file: Path) -> tuple[Path, str]:
