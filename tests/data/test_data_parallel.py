@@ -112,8 +112,10 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path, tmp_path_fa
         DataError, match=r"val.de:? ?.*lines of the same number are the same text, and val.de has 2, val.en has 1"
     ):
         opened(folder, "validation", languages=["de", "en"])
+    (folder / "val.en").write_text("one\n\n\n\n")
+    assert rows(folder, "validation", languages=["de", "en"]) == [{"de": "eins", "en": "one"}, {"de": "zwei", "en": ""}]
     (folder / "val.en.gz").write_bytes(gzip.compress(b"twice\n"))
-    with pytest.raises(DataError, match=r"val.en and val.en.gz are the same language twice"):
+    with pytest.raises(SourceError, match=r"val.en and val.en.gz are the same language twice"):
         opened(folder)
     alone = tmp_path_factory.mktemp("alone")
     (alone / "train.en").write_text("x\n")
