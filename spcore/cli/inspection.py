@@ -23,7 +23,7 @@ from spcore.rows import RoleSource, is_missing, map_roles, open_rows
 from spcore.text import text_of
 
 _CHUNK, _FIRST, _SHORT = 1024, 5, 200
-_TURNS = (("role", "content"), ("from", "value"))
+_TURNS = ({"role", "content"}, {"from", "value"})
 """How turns of conversations are written: as chat templates take them, and ShareGPT's."""
 
 
@@ -284,21 +284,20 @@ def _facts(reading: _Reading, seen: _Seen) -> dict[str, Any]:
             "rows": len(seen.twice), "first": seen.twice[:_FIRST], "conflicts": len(seen.conflicts),
             "first_conflicts": seen.conflicts[:_FIRST],
         },
-        "dirt": dirt, "examples": seen.examples, "remarks": [*report.remarks, *_conversations(rows)], "problem": problem,
+        "dirt": dirt, "examples": seen.examples, "remarks": [*report.remarks, *_nested(rows)], "problem": problem,
     }  # fmt: skip
 
 
-def _conversations(rows: RoleSource) -> list[str]:
-    """Columns that hold conversations, by the first row that has one."""
+def _nested(rows: RoleSource) -> list[str]:
+    """What columns of lists of objects hold, by the first row that has some."""
     found = []
-    nested = [name for name, column in rows.source.schema.columns.items() if column.kind in ("list", "object")]
-    first = rows.source.read([rows.row_number(0)])[0] if nested and rows.length else {}
-    for name in nested:
-        turns = first.get(name)
-        turn = turns[0] if isinstance(turns, list) and turns else None
-        keys = next((keys for keys in _TURNS if isinstance(turn, dict) and turn.keys() >= set(keys)), None)
-        if keys is not None:
-            found.append(f"column {name!r} holds conversations: turns of {' and '.join(keys)}")
+    lists = [name for name, column in rows.source.schema.columns.items() if column.kind == "list"]
+    first = rows.source.read([rows.row_number(0)])[0] if lists and rows.length else {}
+    for name in lists:
+        held = first[name][0] if first[name] else None
+        if isinstance(held, dict):
+            what = "conversations, turns" if any(held.keys() >= keys for keys in _TURNS) else "lists"
+            found.append(f"column {name!r} holds {what} of {', '.join(held)}")
     return found
 
 

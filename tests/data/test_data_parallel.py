@@ -108,10 +108,14 @@ def test_what_is_refused(folder: Path, options: dict[str, Any], error: type[Exce
 
 def test_files_that_do_not_belong_together_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (folder / "val.de").write_text("eins\nzwei\n")
-    with pytest.raises(DataError, match=r"val.de:? ?.*lines of the same number are the same text, and val.de has 2, val.en has 1"):
+    with pytest.raises(
+        DataError, match=r"val.de:? ?.*lines of the same number are the same text, and val.de has 2, val.en has 1"
+    ):
         opened(folder, "validation", languages=["de", "en"])
+    (folder / "val.en").write_text("one\n\n\n\n")
+    assert rows(folder, "validation", languages=["de", "en"]) == [{"de": "eins", "en": "one"}, {"de": "zwei", "en": ""}]
     (folder / "val.en.gz").write_bytes(gzip.compress(b"twice\n"))
-    with pytest.raises(DataError, match=r"val.en and val.en.gz are the same language twice"):
+    with pytest.raises(SourceError, match=r"val.en and val.en.gz are the same language twice"):
         opened(folder)
     alone = tmp_path_factory.mktemp("alone")
     (alone / "train.en").write_text("x\n")
@@ -122,7 +126,10 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path, tmp_path_fa
 
 
 def test_rows_of_translations_are_columns(tmp_path: Path) -> None:
-    made = [{"id": 1, "translation": {"en": "a dog", "de": "ein Hund"}}, {"id": 2, "translation": {"fr": "un chat", "en": "a cat"}}]
+    made = [
+        {"id": 1, "translation": {"en": "a dog", "de": "ein Hund"}},
+        {"id": 2, "translation": {"fr": "un chat", "en": "a cat"}},
+    ]
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     source = Files(FilesOptions(source=str(file))).open(None)

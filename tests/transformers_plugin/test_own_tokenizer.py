@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from spcore.components import default_registry
 from spcore.errors import SlimPajamaError
-from spcore.recipe import Recipe, resolve
+from spcore.recipe import Recipe, load_recipe
 from spcore.session import assemble
 from spcore_transformers.tokenizer_corpus import train_tokenizer
 
@@ -33,7 +33,7 @@ def recipe(data: Path, tokenizer: Any = None, **model: Any) -> Recipe:
         "model": {"use": "transformers", "tokenizer": tokenizer, **sizes, **model}, "task": "seq2seq",
         "data": {"source": str(data)}, "train": {"steps": 1}, "output": str(data.parent / "run"),
     }  # fmt: skip
-    return resolve(tree)
+    return load_recipe(tree, registry=default_registry())
 
 
 def test_it_is_the_tokenizer_that_the_command_makes(data: Path, tmp_path: Path) -> None:
@@ -65,7 +65,11 @@ def test_it_is_made_once_and_anew_for_other_texts_or_options(data: Path, tmp_pat
     ("tokenizer", "model", "said"),
     [
         ({"kind": "bpe"}, {}, "vocabulary_size: kind bpe needs one"),
-        ({"kind": "bpe", "vocabulary_size": 20, "sentinels": 0}, {}, "vocabulary_size 20: special tokens and bytes alone need"),
+        (
+            {"kind": "bpe", "vocabulary_size": 20, "sentinels": 0},
+            {},
+            "vocabulary_size 20: special tokens and bytes alone need",
+        ),
         ({"kind": "bpe", "size": 20}, {}, "model.tokenizer"),
         (None, {"architecture": None, "source": "somewhere"}, "know their own tokenizer's ids only"),
     ],
