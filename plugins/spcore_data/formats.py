@@ -23,6 +23,8 @@ from spcore_data.header import find_header
 from spcore_data.nested import TASK, holds_questions, questions
 from spcore_data.options import FilesOptions
 from spcore_data.parts import Part
+from spcore_data.translations import TASK as TRANSLATION
+from spcore_data.translations import flat, is_translation
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
@@ -198,7 +200,11 @@ def _json(content: Content, options: FilesOptions) -> Part:
 
 
 def _unnested(part: Part) -> Part:
-    """Rows as they are, or a row for each question where they are articles or paragraphs with questions."""
+    """Rows as they are, or a row for each question where they are articles or paragraphs with questions, or with columns for what a
+    translation holds."""
+    if part.rows and all(map(is_translation, part.rows)):
+        part.rows, part.task, part.facts = flat(part.rows), TRANSLATION, {"translations": len(part.rows)}
+        return part
     if not any(map(holds_questions, part.rows or ())):
         return part
     assert part.rows is not None, "there are rows"

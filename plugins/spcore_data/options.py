@@ -68,6 +68,39 @@ class CorpusOptions(_Closed):
         return self
 
 
+class ParallelOptions(_Closed):
+    """Data set `parallel`."""
+
+    source: str = Field(
+        description="a folder with files NAME.LANGUAGE (train.en, train.de, packed or not), a path without the language, or one of the files"
+    )
+    languages: tuple[str, ...] | None = Field(
+        None,
+        description="the languages to read, first what is translated, then what it is translated into; null: all that are there",
+    )
+    pairs: tuple[str, ...] | None = Field(
+        None,
+        description="pairs of languages (en-de, de-en): each line gives a row of each pair, with columns source, target, source_language, "
+        "target_language; null: a column a language",
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> ParallelOptions:
+        if self.languages is not None and self.pairs is not None:
+            raise ValueError("`pairs` say the languages; give one of the two")
+        for name in ("languages", "pairs"):
+            given = getattr(self, name)
+            if given is not None and (len(set(given)) < len(given) or len(given) < (2 if name == "languages" else 1)):
+                raise ValueError(
+                    f"{name} {list(given)}: expected {'two or more' if name == 'languages' else 'one or more'}, each once"
+                )
+        for pair in self.pairs or ():
+            one, dash, other = pair.partition("-")
+            if not (one and dash and other) or one == other:
+                raise ValueError(f"pairs: {pair!r} is no pair of languages; expected one as 'en-de'")
+        return self
+
+
 class HubOptions(_Closed):
     """Data set `hub`."""
 

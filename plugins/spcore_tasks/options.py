@@ -208,7 +208,7 @@ class DenoisingOptions(BaseModel):
     )
 
 
-AnswerMetric = Literal["bleu", "chrf", "exact_match"]
+AnswerMetric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"]
 
 
 class AnswerOptions(BaseModel):
@@ -254,8 +254,9 @@ class Seq2SeqOptions(BaseModel):
 
     prompt: StrictStr | None = Field(
         None,
-        description="what the model reads, {source} being the row's text ('translate English to German: {source}'); null: the text alone, "
-        "for encoder-decoders; a decoder needs one",
+        description="what the model reads, {source} being the row's text ('translate English to German: {source}'); {context}, {pair}, "
+        "{source_language} and {target_language} are its columns of these names; null: the text alone, a context below it, for "
+        "encoder-decoders; a decoder needs one",
         json_schema_extra={"known_as": ["prefix", "source_prefix", "template", "prompt_template"]},
     )
     max_target_length: int | None = Field(
@@ -269,11 +270,25 @@ class Seq2SeqOptions(BaseModel):
     generate: AnswerOptions = Field(AnswerOptions.model_validate({}), description="how answers are generated")
     metric: AnswerMetric | list[AnswerMetric] | None = Field(
         None,
-        description="the metric that decides which model is the best, or several, the first deciding; null: bleu, chrf, exact_match",
+        description="the metric that decides which model is the best, or several, the first deciding; null: bleu",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a label's probability that is spread over the vocabulary in training; a fraction",
+        json_schema_extra={"known_as": ["label_smoothing_factor"]},
     )
     bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = Field(
         "13a",
         description="sacreBLEU's tokenizer: 13a for most languages, zh for Chinese, char for other scripts without spaces",
+    )
+    rouge_tokenizer: Literal["default", "13a", "intl", "zh", "char"] = Field(
+        "default",
+        description="words of ROUGE: rouge-score's own, which knows a to z and digits alone, or sacreBLEU's, lower-cased, for other languages",
+    )
+    rouge_stemmer: StrictBool = Field(
+        False, description="ROUGE compares words by their Porter stems; English, rouge_tokenizer default"
     )
 
     @field_validator("prompt")
@@ -282,6 +297,14 @@ class Seq2SeqOptions(BaseModel):
         if prompt is not None and prompt.count("{source}") != 1:
             raise ValueError(f"{prompt!r} has {{source}} {prompt.count('{source}')} times; expected once")
         return prompt
+
+    @model_validator(mode="after")
+    def _stems(self) -> Seq2SeqOptions:
+        if self.rouge_stemmer and self.rouge_tokenizer != "default":
+            raise ValueError(
+                f"rouge_stemmer is for rouge_tokenizer default, and that is {self.rouge_tokenizer}; leave one out"
+            )
+        return self
 
 
 class QuestionAnsweringOptions(BaseModel):

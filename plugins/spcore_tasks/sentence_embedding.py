@@ -61,6 +61,10 @@ class SentenceEmbedding(Task):
     def __init__(self, options: SentenceEmbeddingOptions) -> None:
         self.options = options
 
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: pairs of texts may be of any other task that reads two."""
+        return min(0.3, super().suits(schema, columns))
+
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:

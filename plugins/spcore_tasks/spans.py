@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spcore.errors import DataError
-from spcore.rows import is_missing
+from spcore.rows import MISSING, is_missing
 from spcore_tasks.labels import canonical
 
 MISPLACED = "an answer that is not where answer_start says"
@@ -37,16 +37,18 @@ class Span:
 
 def golds_of(answers: Any, start: Any = None, impossible: Any = None) -> list[Gold]:
     """The right answers that a row holds, none where it has none: {"text": [...], "answer_start": [...]}, a list of {"text", "answer_start"},
-    one such, a text, or texts. start: of a text that is a column of its own. impossible: whether there is said to be none. Raises
+    one such, a text, or texts; a number is written out. start: of a text that is a column of its own. impossible: whether there is said to be none. Raises
     DataError for what is no answer."""
     if impossible is not None and not is_missing(impossible) and canonical(impossible).lower() in ("1", "true"):
         return []
     found: list[Gold] = []
     for text, at in _pairs(answers, start):
-        if not isinstance(text, str):
-            raise DataError(f"an answer that is {_named(text)}, not a text")
-        if text.strip():
-            found.append(Gold(text, _place(at)))
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
+            raise DataError(
+                f"an answer that is {'missing' if text is None else f'a {type(text).__name__}'}, not a text"
+            )
+        if not is_missing(text) or text in MISSING:  # "None" is a word of a context like any other
+            found.append(Gold(str(text), _place(at)))
     return found
 
 
@@ -69,10 +71,6 @@ def _place(at: Any) -> int | None:
     if not isinstance(at, bool) and re.fullmatch(r"\d+(\.0+)?", str(at).strip()):
         return int(float(at))
     raise DataError("an answer_start that is no number of a character")
-
-
-def _named(value: Any) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"
 
 
 def located(context: str, gold: Gold) -> tuple[int, int]:
@@ -101,12 +99,15 @@ def located(context: str, gold: Gold) -> tuple[int, int]:
 def trimmed(text: str, offsets: np.ndarray) -> np.ndarray:
     """[tokens, 2] int32: offsets without the spaces that a tokenizer counts to its tokens; a token of nothing else is empty."""
     found = np.array(offsets, np.int32)
-    for n, (first, end) in enumerate(offsets.tolist()):
-        while first < end and text[first].isspace():
-            first += 1
-        while end > first and text[end - 1].isspace():
-            end -= 1
-        found[n] = first, end
+    spaces = np.array([c.isspace() for c in text] + [False])
+    ends = (found[:, 1] > found[:, 0]) & (spaces[found[:, 0]] | spaces[found[:, 1] - 1])
+    for n in np.flatnonzero(ends).tolist():
+        first, end = found[n].tolist()
+        own = text[first:end]
+        found[n] = (
+            first + len(own) - len(own.lstrip()),
+            max(first + len(own) - len(own.lstrip()), first + len(own.rstrip())),
+        )
     return found
 
 

@@ -205,6 +205,17 @@ class Task(ABC):
     ) -> BoundTask:
         """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
 
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """How sure it is that a data set is for this task: from 0, not at all, to 1. `data inspect` takes the task that is surest. schema: of
+        the columns that serve the roles, under the roles' names; columns: role -> the column's own name, or the role's where somebody
+        said that it serves it. Default: 0.5 where all targets go by a name that is expected of them, 0.1 of a task without targets."""
+        targets = [role for role in self.roles if role.required and role.target]
+        for role in targets or self.roles:
+            known = {name.lower() for name in (role.name, *role.guesses)}
+            if role.name in columns and columns[role.name].lower() not in known:
+                return 0.0
+        return 0.5 if targets else 0.1
+
     def state_of(self, config: Any) -> dict[str, Any] | None:
         """What `bind` takes in place of a saved state, for a model that was trained for this task elsewhere and says so in its
         configuration (Hugging Face's architectures, id2label); None: this one was not, or does not say. Asked, of a task without
