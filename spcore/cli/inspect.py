@@ -20,7 +20,12 @@ def _data() -> None:
 @app.command("inspect")
 def inspect(
     source: Annotated[str, typer.Argument(metavar="FILE", help="A file, a glob, a folder, a Hub name: as --data.")],
-    model: Annotated[str | None, typer.Option(help="A Hub name or a folder: lengths are then in its tokens, and examples shown as it reads them.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A Hub name or a folder: lengths are then in its tokens, and examples shown as it reads them."
+        ),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="Whose rows these are; default: the one that the columns suit best.")
     ] = None,

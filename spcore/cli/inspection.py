@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from spcore.components import Registry
 from spcore.cli.rendering import rendered
+from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
@@ -159,9 +159,7 @@ def _reading(
     return reading
 
 
-def _suited(
-    tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool
-) -> tuple[str | None, str | None]:
+def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool) -> tuple[str | None, str | None]:
     """The task that the columns suit best, and where none has its columns why the first has not. sure: it is known that they suit."""
     best, most, problem = None, 0.0, None
     for name, task in tasks.items():

@@ -72,8 +72,14 @@ def _part(
         if n < len(ids) and (loss[n], labels[n]) == (loss[start], labels[start]) and labels[n] is None:
             continue
         whole = processor.decode(ids[:n].tolist(), skip_special=False)
-        own = whole[len(before) :] if whole.startswith(before) else processor.decode(ids[start:n].tolist(), skip_special=False)
-        pieces.append({"text": own, "loss": bool(loss[start]), **({} if labels[start] is None else {"label": labels[start]})})
+        own = (
+            whole[len(before) :]
+            if whole.startswith(before)
+            else processor.decode(ids[start:n].tolist(), skip_special=False)
+        )
+        pieces.append(
+            {"text": own, "loss": bool(loss[start]), **({} if labels[start] is None else {"label": labels[start]})}
+        )
         before, start = whole, n
     return {"part": part, "tokens": len(ids), "pieces": pieces}
 

@@ -98,7 +98,9 @@ def test_no_answer_is_learnt_and_its_threshold_found(
     assert first["best_f1"] >= first["f1"]
 
 
-def test_the_refusal_reads_as_shown(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_refusal_reads_as_shown(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(made)
     (shown,) = re.findall(r"^error: (data\.stride .*)$", PAGE, re.M)
     settings = ["--set", "data.max_length=40", "--set", "data.stride=38"]
