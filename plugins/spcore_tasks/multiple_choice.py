@@ -63,6 +63,10 @@ class MultipleChoice(Task):
     def __init__(self, options: MultipleChoiceOptions) -> None:
         self.options = options
 
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: other tasks have no choices."""
+        return 0.8 if super().suits(schema, columns) else 0.0
+
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:
