@@ -131,7 +131,9 @@ class Keeper:
     """What is kept of an engine: read and written. optimizer: Megatron's, None where nothing is trained. own: sources that no earlier stage
     has, which this one writes."""
 
-    def __init__(self, weights: Weights, shapes: Mapping[str, tuple[int, ...]], optimizer: Any, device: torch.device) -> None:
+    def __init__(
+        self, weights: Weights, shapes: Mapping[str, tuple[int, ...]], optimizer: Any, device: torch.device
+    ) -> None:
         self.weights, self.shapes, self.optimizer, self.device = weights, shapes, optimizer, device
         self.units = units(weights, shapes)
         self.beside = {name: tensor for name, tensor in weights.beside.items() if name in shapes}
@@ -164,7 +166,7 @@ class Keeper:
             blocks = {key: self._joined(unit, [values[key] for values in found]) for key in found[0] if key != STEP}
             own = shards[unit.name] = blocks.pop(PARAMETER)
             tensors[unit.name] = Piece.of(own, unit.entries, 0, speaks=True)
-            states[own] = {**blocks, **{STEP: found[0][STEP] for _ in range(STEP in found[0])}}
+            states[own] = blocks | ({STEP: found[0][STEP]} if STEP in found[0] else {})
         for n, (name, tensor) in enumerate(self.beside.items()):
             found_one = self._whole(tensor)
             if name in self.own and self._shares(n, experts=False) and ps.get_tensor_model_parallel_rank() == 0:

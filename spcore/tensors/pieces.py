@@ -59,7 +59,10 @@ class Cutting:
     def located(self, local: torch.Tensor, rank: int) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
         """See `Located`."""
         return [
-            (local.narrow(self.axis, first, end - first), tuple(at if n == self.axis else 0 for n in range(local.dim())))
+            (
+                local.narrow(self.axis, first, end - first),
+                tuple(at if n == self.axis else 0 for n in range(local.dim())),
+            )
             for (first, end), at in self.blocks(rank)
         ]
 

@@ -12,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exact.processes import Processes, measure, registry_of
+from exact.processes import measure
 from exact.recipes import laid, language
 from exact.test_resume import content
 from parity.warm import READY
 from spcore.converting import to_hugging_face
+from spcore.recipe import load_recipe
+from spcore.running import execute
+from tests.megatron.mega_recipes import registry
 
 MEGATRON = {
     "tp2-pp2": {"tensor_parallel": 2, "pipeline_parallel": 2}, "dp2": {}, "tp4": {"tensor_parallel": 4}, "tp2": {"tensor_parallel": 2},
@@ -31,7 +34,15 @@ def tree_of(kind: str, folder: Path, **model: Any) -> dict[str, Any]:
     tree = language("causal-lm", folder)
     tree["data"] = {**tree["data"], "limit": 72}
     if kind != "llama":
-        tree["model"] = {"use": "transformers", "architecture": kind, "tokenizer": "bytes", "hidden_size": 32, "layers": 2, "heads": 4, "positions": 64}
+        tree["model"] = {
+            "use": "transformers",
+            "architecture": kind,
+            "tokenizer": "bytes",
+            "hidden_size": 32,
+            "layers": 2,
+            "heads": 4,
+            "positions": 64,
+        }
     tree["model"] = {**tree["model"], **model}
     return tree
 
@@ -61,7 +72,7 @@ def losses(found: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize(
     ("layout", "precision"),
     [
-        ("tp2", "fp32"), ("dp2-distributed", "bf16"), pytest.param("tp2-pp2", "fp32", marks=pytest.mark.slow),
+        ("tp2", "fp32"), ("dp2-distributed", "bf16"), pytest.param("tp2", "fp16", marks=pytest.mark.slow), pytest.param("tp2-pp2", "fp32", marks=pytest.mark.slow),
         pytest.param("tp2-sp", "bf16", marks=pytest.mark.slow), pytest.param("pp2-vpp2", "fp32", marks=pytest.mark.slow),
         pytest.param("dp2-tp2-distributed", "bf16", marks=pytest.mark.slow), pytest.param("cp2", "fp32", marks=pytest.mark.slow),
     ],
@@ -118,15 +129,17 @@ def test_under_another_strategy_too(kind: str, before: str, after: str, tmp_path
 
 def test_a_checkpoint_becomes_a_model(tmp_path: Path, two: int, four: int) -> None:
     """Of any saved step; of the last one it is what the run saved, to the bit, and nothing there is a pickle."""
-    tree = tree_of("llama", tmp_path)
-    run(tree, "tp2-pp2", tmp_path / "run", two, four, steps=4, every=2)
-    made = to_hugging_face(tmp_path / "run", tmp_path / "hf", registry_of())
+    parts = registry()
+    tree = laid(tree_of("llama", tmp_path), {"use": "megatron", **MEGATRON["tp2-pp2"]}, 4, steps=4, save_every=2)
+    tree |= {"launch": {"use": "warm", "processes": 4}, "output": str(tmp_path / "run")}
+    execute(load_recipe(tree, {}, registry=parts), parts)
+    made = to_hugging_face(tmp_path / "run", tmp_path / "hf", parts)
     assert made["step"] == 4
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "run"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     earlier = tmp_path / "run/checkpoints/step-00000002"
-    to_hugging_face(earlier, tmp_path / "earlier", registry_of())
+    to_hugging_face(earlier, tmp_path / "earlier", parts)
     assert not torch.equal(load_file(tmp_path / "earlier/model.safetensors")["lm_head.weight"], ours["lm_head.weight"])
     assert {p.suffix for p in earlier.iterdir()} == {".safetensors", ".json"}
     stored = json.loads((earlier / "manifest.json").read_text())["files"]
