@@ -25,7 +25,14 @@ def refusals(plan: Plan, options: MegatronOptions) -> list[Refusal]:
         family.shape(plan.model.config)
     except RefusalError as error:
         return [*found, Refusal("strategy 'megatron'", error.message, error.hint or "")]
-    return [*found, *_stacks(plan, options, family), *_sizes(options, settings), *_lengths(plan, options), *_head(plan), *_groups(plan, family)]
+    return [
+        *found,
+        *_stacks(plan, options, family),
+        *_sizes(options, settings),
+        *_lengths(plan, options),
+        *_head(plan),
+        *_groups(plan, family),
+    ]
 
 
 def _device(plan: Plan) -> Iterator[Refusal]:

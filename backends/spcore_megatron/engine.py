@@ -108,7 +108,9 @@ class MegatronEngine(TorchEngine):
         learned = [p for chunk in self.chunks for p in chunk.parameters()] if narrow != torch.float32 else []
         masters.widen(learned)
         with torch.no_grad():
-            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}):
+            for name, tensor in values(
+                plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}
+            ):
                 if name in self.computed:
                     self.computed[name] = tensor
                 self.tensors.put(name, tensor)
@@ -182,7 +184,7 @@ class MegatronEngine(TorchEngine):
             part.train(training)
         ready = [self.prepared(batch) for batch in microbatches]
         records: dict[int, Any] = {}
-        with torch.set_grad_enabled(backward), self._drawing():
+        with torch.set_grad_enabled(backward), self._drawing() if training else contextlib.nullcontext():
             for numbers in self._alike(ready, backward):
                 found = self._run([ready[n] for n in numbers], fn, backward)
                 records.update(zip(numbers, found, strict=False))  # rounds that were filled give more
@@ -279,6 +281,10 @@ class MegatronEngine(TorchEngine):
             if found := part.get_parameters():
                 clip_grad_by_total_norm_fp32(found, clip, norm)
         self.optimizer.step_with_ready_grads()
+
+    def named_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `TorchEngine.named_gradients`: before they are scaled and clipped."""
+        yield from ((name, parameter.main_grad) for name, parameter in self._parts())
 
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[tuple[str, torch.Tensor]]:
         """See `spcore.interfaces.strategy.Gradients`."""

@@ -261,11 +261,15 @@ class TorchEngine(Engine):
             group["lr"] = lr * group.get("lr_scale", 1.0)
         scaled_step(self.optimizer, factor / self.scaler.scale)
 
+    def named_gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(Hugging Face name, gradient) of what this rank has of each parameter, where there is one."""
+        yield from ((name, p.grad) for name, p in self.shards.items() if p.grad is not None)
+
     def _nonfinite(self, terms: Mapping[str, float]) -> tuple[str, ...]:
         """What was not finite, over all ranks."""
         named = [f"loss {name!r}" for name, value in terms.items() if not math.isfinite(value)]
-        for name, p in self.shards.items():
-            if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
+        for name, gradient in self.named_gradients():
+            if not bool(torch.isfinite(gradient).all()):
                 named.append(f"gradient of {name}")
         every = [name for rank in self.collect(named, everywhere=True) or [] for name in rank]
         return tuple(dict.fromkeys(every)) or ("gradient norm",)
@@ -274,7 +278,7 @@ class TorchEngine(Engine):
         """See `spcore.interfaces.strategy.Gradients`."""
         with self.owned():
             self._swept(microbatches, self._totals(microbatches)[0])
-        found = {name: p.grad.detach() for name, p in self.shards.items() if p.grad is not None}
+        found = {name: gradient.detach() for name, gradient in self.named_gradients()}
         for name, gradient in self.delivered(found):
             yield name, gradient.float().cpu() / self.scaler.scale
         self.zero_gradients()

@@ -139,7 +139,9 @@ def _stored(
         elif shape is None or may_be_new(owner, anatomy):
             report.unused.append(name)
         else:
-            raise ArtifactError(f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {shape}")
+            raise ArtifactError(
+                f"{model.source}: {name} is {tuple(tensor.shape)} there, the configuration says {shape}"
+            )
 
 
 def may_be_new(name: str, anatomy: Anatomy) -> bool:

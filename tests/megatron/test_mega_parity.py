@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.megatron.mega_recipes import MEGATRON, recipe, registry
 from spcore.parity import parity as compare
+from tests.megatron.mega_recipes import MEGATRON, recipe, registry
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "tp=2": (),
