@@ -26,14 +26,15 @@ MEGATRON = {
     "dp2-distributed": {"distributed_optimizer": True}, "pp2": {"pipeline_parallel": 2}, "pp2-vpp2": {"pipeline_parallel": 2, "virtual_pipeline": 2},
     "tp2-sp": {"tensor_parallel": 2, "sequence_parallel": True}, "cp2": {"context_parallel": 2},
     "dp2-tp2-distributed": {"tensor_parallel": 2, "distributed_optimizer": True},
+"dp2-ep2": {"expert_parallel": 2}, "dp2-tp2-ep2": {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2, "distributed_optimizer": True},
 }  # fmt: skip
 
 
 def tree_of(kind: str, folder: Path, **model: Any) -> dict[str, Any]:
     """A tiny Llama, or another, on texts: 72 rows in steps of 20, so that checkpoints are amid an epoch."""
-    tree = language("causal-lm", folder)
+    tree = language("denoising" if kind == "t5" else "causal-lm", folder)
     tree["data"] = {**tree["data"], "limit": 72}
-    if kind != "llama":
+    if kind not in ("llama", "t5"):
         tree["model"] = {
             "use": "transformers",
             "architecture": kind,
@@ -52,7 +53,7 @@ def run(
 ) -> dict[str, Any]:
     """Figures of a run, which goes on where its folder has a checkpoint."""
     del two, four  # they stand for processes that are there
-    size = 1 if layout == "single" else 4 if layout in ("tp2-pp2", "tp4", "dp2-tp2-distributed") else 2
+    size = 1 if layout == "single" else 4 if layout in ("tp2-pp2", "tp4", "dp2-tp2-distributed", "dp2-tp2-ep2") else 2
     strategy = {"use": "megatron", **MEGATRON[layout]} if layout in MEGATRON else layout
     train = {"global_batch_size": 20, "micro_batch_size": 4, "save_every": every, "keep": 9, "steps": steps}
     whole = {**laid(tree, strategy, size, **train), "output": str(output)}
@@ -115,7 +116,8 @@ def test_stopped_at_one_layout_and_gone_on_at_others(tmp_path: Path, two: int, f
     [
         ("llama", "single", "tp2"), ("gpt2", "pp2", "single"), ("gpt2", "tp2", "dp2-distributed"),
         pytest.param("gpt2", "single", "dp2-distributed", marks=pytest.mark.slow), pytest.param("gpt2", "dp2", "tp2-pp2", marks=pytest.mark.slow),
-        pytest.param("llama", "dp2-tp2-distributed", "ddp", marks=pytest.mark.slow), pytest.param("gpt2", "tp4", "fsdp", marks=pytest.mark.slow),
+        pytest.param("mixtral", "dp2-ep2", "single", marks=pytest.mark.slow), pytest.param("mixtral", "dp2-tp2-ep2", "dp2-ep2", marks=pytest.mark.slow),
+        pytest.param("t5", "tp2", "dp2-distributed", marks=pytest.mark.slow), pytest.param("llama", "dp2-tp2-distributed", "ddp", marks=pytest.mark.slow), pytest.param("gpt2", "tp4", "fsdp", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_under_another_strategy_too(kind: str, before: str, after: str, tmp_path: Path, two: int, four: int) -> None:
