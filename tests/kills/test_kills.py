@@ -61,7 +61,12 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return made(tmp_path_factory.mktemp("sharded"), "fsdp", STEPS // 3)  # whose processes meet more often
 
 
-def made(folder: Path, strategy: str, steps: int) -> Undisturbed:
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return made(tmp_path_factory.mktemp("staged"), {"use": "megatron", "pipeline_parallel": 2}, STEPS // 4)
+
+
+def made(folder: Path, strategy: str | dict[str, Any], steps: int) -> Undisturbed:
     """A run that nobody kills."""
     tree: dict[str, Any] = classification(folder, rows=200)
     tree["model"]["dropout"] = 0.1
@@ -131,6 +136,16 @@ def test_a_killed_run_of_parts_ends_the_same(sharded: Undisturbed, tmp_path: Pat
 @pytest.mark.parametrize("seed", [seed for seed in ALL if seed != 14])
 def test_twenty_killed_runs_of_parts_end_the_same(seed: int, sharded: Undisturbed, tmp_path: Path) -> None:
     check(seed, sharded, tmp_path)
+
+
+def test_a_killed_run_of_megatrons_ends_the_same(staged: Undisturbed, tmp_path: Path) -> None:
+    check(14, staged, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [seed for seed in ALL if seed != 14])
+def test_twenty_killed_runs_of_megatrons_end_the_same(seed: int, staged: Undisturbed, tmp_path: Path) -> None:
+    check(seed, staged, tmp_path)
 
 
 def test_the_draw_is_not_one_sided() -> None:

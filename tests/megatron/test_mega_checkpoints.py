@@ -26,7 +26,7 @@ MEGATRON = {
     "dp2-distributed": {"distributed_optimizer": True}, "pp2": {"pipeline_parallel": 2}, "pp2-vpp2": {"pipeline_parallel": 2, "virtual_pipeline": 2},
     "tp2-sp": {"tensor_parallel": 2, "sequence_parallel": True}, "cp2": {"context_parallel": 2},
     "dp2-tp2-distributed": {"tensor_parallel": 2, "distributed_optimizer": True},
-"dp2-ep2": {"expert_parallel": 2}, "dp2-tp2-ep2": {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2, "distributed_optimizer": True},
+    "dp2-ep2": {"expert_parallel": 2}, "dp2-tp2-ep2": {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2, "distributed_optimizer": True},
 }  # fmt: skip
 
 
@@ -35,15 +35,8 @@ def tree_of(kind: str, folder: Path, **model: Any) -> dict[str, Any]:
     tree = language("denoising" if kind == "t5" else "causal-lm", folder)
     tree["data"] = {**tree["data"], "limit": 72}
     if kind not in ("llama", "t5"):
-        tree["model"] = {
-            "use": "transformers",
-            "architecture": kind,
-            "tokenizer": "bytes",
-            "hidden_size": 32,
-            "layers": 2,
-            "heads": 4,
-            "positions": 64,
-        }
+        sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "positions": 64}
+        tree["model"] = {"use": "transformers", "architecture": kind, "tokenizer": "bytes", **sizes}
     tree["model"] = {**tree["model"], **model}
     return tree
 
