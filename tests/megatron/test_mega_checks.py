@@ -50,7 +50,7 @@ def refused(processes: int, *overrides: str, name: str = LLAMA) -> str:
         (2, ("virtual_pipeline=2",), "strategy.virtual_pipeline 2: it does nothing without strategy.pipeline_parallel above 1"),
         (
             2, ("pipeline_parallel=2", "virtual_pipeline=2", "overlap_p2p=false"),
-            "strategy.overlap_p2p False: between two processes a batch pairs messages of different stages with each other; leave it out",
+            "strategy.overlap_p2p false: between two processes a batch pairs messages of different stages with each other; leave it out",
         ),
         (2, ("recompute_layers=1",), "strategy.recompute_layers 1: it does nothing without strategy.recompute=full"),
         (2, ("overlap_param_gather=true",), "it does nothing without strategy.distributed_optimizer=true"),
