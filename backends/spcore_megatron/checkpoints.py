@@ -131,7 +131,9 @@ class Keeper:
     """What is kept of an engine: read and written. optimizer: Megatron's, None where nothing is trained. own: sources that no earlier stage
     has, which this one writes."""
 
-    def __init__(self, weights: Weights, shapes: Mapping[str, tuple[int, ...]], optimizer: Any, device: torch.device) -> None:
+    def __init__(
+        self, weights: Weights, shapes: Mapping[str, tuple[int, ...]], optimizer: Any, device: torch.device
+    ) -> None:
         self.weights, self.shapes, self.optimizer, self.device = weights, shapes, optimizer, device
         self.units = units(weights, shapes)
         self.beside = {name: tensor for name, tensor in weights.beside.items() if name in shapes}

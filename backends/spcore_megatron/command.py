@@ -17,7 +17,9 @@ def _megatron() -> None:
 
 @app.command("index")
 def index(
-    recipe: Annotated[Path, typer.Argument(help="The recipe: a YAML, TOML or JSON file. Its training data is written.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe: a YAML, TOML or JSON file. Its training data is written.")
+    ],
     output: Annotated[Path, typer.Option(help="The prefix: PREFIX.bin and PREFIX.idx are made.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by dotted path.")

@@ -46,6 +46,7 @@ def groups(options: MegatronOptions) -> Iterator[None]:
         virtual_pipeline_model_parallel_size=options.virtual_pipeline if options.virtual_pipeline > 1 else None,
         context_parallel_size=options.context_parallel,
         expert_model_parallel_size=options.expert_parallel,
+        expert_tensor_parallel_size=settings.expert_tensor_parallel(options),
     )
     try:
         yield

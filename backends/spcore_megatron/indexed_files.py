@@ -101,7 +101,9 @@ class IndexedFile:
         if size == expected + sequences and sequences:
             raise DataError(f"{self.index}: of several modalities, one byte a sequence says which; text alone is read")
         if size != expected or not borders:
-            raise DataError(f"{self.index}: {size} bytes where its head says {expected}: damaged", hint="Fetch it again")
+            raise DataError(
+                f"{self.index}: {size} bytes where its head says {expected}: damaged", hint="Fetch it again"
+            )
         if not self.tokens.stat().st_size:
             raise DataError(f"{self.tokens}: empty", hint="Fetch it again")
         return DType.dtype_from_code(code)
@@ -114,7 +116,9 @@ class IndexedFile:
         if (lengths < 0).any() or borders[0] != 0 or (np.diff(borders) < 0).any():
             raise DataError(f"{self.index}: damaged: its lengths or borders run backwards", hint="Fetch it again")
         if len(ends) and (pointers[0] != 0 or (pointers[1:] != ends[:-1]).any()):
-            raise DataError(f"{self.index}: its sequences do not lie end to end: damaged, or written by another program")
+            raise DataError(
+                f"{self.index}: its sequences do not lie end to end: damaged, or written by another program"
+            )
         if found != size:
             raise DataError(
                 f"{self.tokens}: {found} bytes where {self.index.name} says {size}: cut short, or another data set's",

@@ -16,7 +16,10 @@ class IndexedOptions(BaseModel):
         description="PREFIX.idx beside PREFIX.bin, the prefix alone, a glob of .idx, a folder, or several"
     )
     holdout: float | None = Field(
-        None, gt=0, lt=1, description="share of the documents that is split `validation`, the rest being `train`; null: none"
+        None,
+        gt=0,
+        lt=1,
+        description="share of the documents that is split `validation`, the rest being `train`; null: none",
     )
     holdout_by: Literal["document", "tail"] = Field(
         "document",

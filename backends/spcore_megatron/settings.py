@@ -30,6 +30,7 @@ def transformer(plan: Plan, options: MegatronOptions, device: torch.device) -> d
         "virtual_pipeline_model_parallel_size": options.virtual_pipeline if staged else None,
         "context_parallel_size": options.context_parallel,
         "expert_model_parallel_size": options.expert_parallel,
+        "expert_tensor_parallel_size": expert_tensor_parallel(options),
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
@@ -48,6 +49,12 @@ def transformer(plan: Plan, options: MegatronOptions, device: torch.device) -> d
         "batch_p2p_comm": not (staged and options.overlap_p2p),
         **_recompute(options),
     }
+
+
+def expert_tensor_parallel(options: MegatronOptions) -> int:
+    """Processes that an expert is cut over: whole ones are shared out, else each is cut as all layers are. Both at once would gather as many
+    tokens as came to each process, which gloo cannot."""
+    return 1 if options.expert_parallel > 1 else options.tensor_parallel
 
 
 def _recompute(options: MegatronOptions) -> dict[str, Any]:

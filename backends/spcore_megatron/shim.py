@@ -49,8 +49,10 @@ def installed() -> Iterator[None]:
         stack.enter_context(patch.multiple(torch.cuda.random, **_STATES))
         stack.enter_context(_OnCpu())
         from megatron.core.tensor_parallel import random
+        from megatron.core.transformer.moe import token_dispatcher
 
         stack.enter_context(patch.multiple(random, **{f"_{n[:4]}cuda_{n[4:]}": state for n, state in _STATES.items()}))
+        stack.enter_context(patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _there_already))
         quiet = logging.getLogger(random.__name__)
         quiet.addFilter(_expected)
         stack.callback(quiet.removeFilter, _expected)
@@ -93,6 +95,11 @@ class _Stream:
         if name.startswith("__"):
             raise AttributeError(name)
         return lambda *_, **__: self
+
+
+def _there_already(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    """Counts of tokens for each expert are tensors on a GPU and numpy's on the CPU, from where messages are sized."""
+    return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
 
 
 def _nothing(*_: Any, **__: Any) -> None: ...

@@ -182,7 +182,9 @@ class Weights:
 
     def _speaks(self) -> bool:
         """Whether this rank passes on what its equals have too."""
-        return ps.get_tensor_model_parallel_rank() == 0 and ps.get_data_parallel_rank(with_context_parallel=True) == 0
+        return bool(
+            ps.get_tensor_model_parallel_rank() == 0 and ps.get_data_parallel_rank(with_context_parallel=True) == 0
+        )
 
     def _of_stage(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """Of the tensors that this stage has; collective over those who share its tensors."""

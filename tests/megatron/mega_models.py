@@ -126,7 +126,11 @@ def bridges() -> RegistryBridges:
 def made(case: Case) -> Any:
     """transformers' model, the same in every process, with norms and biases that are not 1 and 0."""
     if case.source is not None:
-        return getattr(hf, case.model).from_pretrained(**case.source(), dtype=torch.float32, attn_implementation="eager").eval()
+        return (
+            getattr(hf, case.model)
+            .from_pretrained(**case.source(), dtype=torch.float32, attn_implementation="eager")
+            .eval()
+        )
     torch.manual_seed(0)
     config = getattr(hf, case.config)(**case.settings, attn_implementation="eager")
     model = getattr(hf, case.model)(config)

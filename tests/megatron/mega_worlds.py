@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ WORLD = 4
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp1": {},
     "tp2": {"tensor_model_parallel_size": 2},
-    "tp2sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2pp2": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
-    "ep2": {"expert_model_parallel_size": 2},
-    "ep2tp2sp": {"expert_model_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "tp2sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "ep2tp2sp": {
+        "expert_model_parallel_size": 2,
+        "expert_tensor_parallel_size": 1,
+        "tensor_model_parallel_size": 2,
+        "sequence_parallel": True,
+    },
     "tp3": {"tensor_model_parallel_size": 3},
     "tp4": {"tensor_model_parallel_size": 4},
 }
@@ -41,15 +46,15 @@ def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, wo
         from megatron.core import parallel_state as ps
         from megatron.core import tensor_parallel
 
-        for name, layout in wanted:
+        for layout, pairs in itertools.groupby(sorted(wanted, key=lambda pair: pair[1]), key=lambda pair: pair[1]):
             sizes = {key: n for key, n in LAYOUTS[layout].items() if key != "sequence_parallel"}
             ps.initialize_model_parallel(**sizes, order="tp-cp-ep-dp-pp")
             tensor_parallel.model_parallel_cuda_manual_seed(1)
-            found = figures({**CASES, **REAL}[name], LAYOUTS[layout])
-            if rank == 0:
-                (Path(folder) / f"{name}-{layout}.json").write_text(json.dumps(found))
+            for name, _ in pairs:
+                found = figures({**CASES, **REAL}[name], LAYOUTS[layout])
+                if rank == 0:
+                    (Path(folder) / f"{name}-{layout}.json").write_text(json.dumps(found))
             ps.destroy_model_parallel()
-            dist.barrier()
         dist.destroy_process_group()
 
 
@@ -63,7 +68,7 @@ def build(case: Case, hf: Any, layout: dict[str, Any]) -> tuple[Any, Any]:
 
     family = family_of(hf.config.model_type, bridges())
     config = family.config(
-        hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32, variable_seq_lengths=layout.get("pipeline_model_parallel_size", 1) > 1,
+        hf.config, use_cpu_initialization=True, pipeline_dtype=torch.float32,
         **layout,
     )  # fmt: skip
     tied = dict(hf.all_tied_weights_keys) if case.vocabulary else {}

@@ -60,8 +60,7 @@ def test_a_plugin_adds_a_family() -> None:
 def test_what_the_layers_cannot_do_is_refused_by_name(family: Family, config: Any, named: str) -> None:
     made = config()
     with pytest.raises(RefusalError) as caught:
-        family.settings(made)
-        family.shape(made)
+        (family.settings(made), family.shape(made))
     assert named in caught.value.message
     assert made.model_type in caught.value.message
     assert "\n" not in caught.value.message
@@ -69,9 +68,18 @@ def test_what_the_layers_cannot_do_is_refused_by_name(family: Family, config: An
 
 def test_rotary_frequencies_are_transformers_own() -> None:
     scaled = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
-    for said in ({"rope_type": "default", "rope_theta": 5e5}, {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, scaled):
+    for said in (
+        {"rope_type": "default", "rope_theta": 5e5},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+        scaled,
+    ):
         config = hf.LlamaConfig(
-            vocab_size=9, hidden_size=32, intermediate_size=8, num_hidden_layers=1, num_attention_heads=4, rope_parameters=said
+            vocab_size=9,
+            hidden_size=32,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            rope_parameters=said,
         )
         rope = llama.shape(config).rope
         assert rope is not None
@@ -84,7 +92,12 @@ def test_rotary_frequencies_are_transformers_own() -> None:
 )  # fmt: skip
 def test_every_row_has_one_place(how: Any, groups: int, shared: int, width: int, ranks: int) -> None:
     sizes = Sizes(groups * shared, groups, width, 0, ranks)
-    each = {"heads": groups * (shared + 2) * width, "pairs": groups * 2 * width, "gated": 2 * ranks * width, "plain": ranks * width}
+    each = {
+        "heads": groups * (shared + 2) * width,
+        "pairs": groups * 2 * width,
+        "gated": 2 * ranks * width,
+        "plain": ranks * width,
+    }
     found = places(how, sizes, each[how])
     assert torch.equal(torch.cat(found).sort().values, torch.arange(each[how]))
     if how == "heads":
@@ -100,7 +113,9 @@ def test_each_family_is_one_short_file() -> None:
         text = file.read_text()
         assert len(text.splitlines()) < 150, file.name
         for node in ast.walk(ast.parse(text)):
-            assert not isinstance(node, (ast.For, ast.While)) or file.name == "__init__.py", f"{file.name}: a map is data"
+            assert not isinstance(node, (ast.For, ast.While)) or file.name == "__init__.py", (
+                f"{file.name}: a map is data"
+            )
 
 
 def test_the_guide_shows_the_plugin_that_is_tested() -> None:

@@ -15,7 +15,10 @@ from tests.megatron import mega_worlds
 @pytest.mark.parametrize(("name", "layout", "world"), [("minilm", "tp2pp2", 4), ("smollm2", "tp3", 3)])
 def test_real_weights_go_there_and_back(tmp_path: Path, name: str, layout: str, world: int) -> None:
     mp.start_processes(
-        mega_worlds.work, (str(tmp_path / "meeting"), [(name, layout)], str(tmp_path), world), nprocs=world, start_method="spawn"
+        mega_worlds.work,
+        (str(tmp_path / "meeting"), [(name, layout)], str(tmp_path), world),
+        nprocs=world,
+        start_method="spawn",
     )
     found = json.loads((tmp_path / f"{name}-{layout}.json").read_text())
     assert (found["lacking"], found["strange"], found["twice"], found["differ"]) == ([], [], 0, [])
