@@ -72,7 +72,7 @@ def test_sizes_and_options(processes: int, overrides: tuple[str, ...], said: str
         (("precision=tf32",), "precision 'tf32': device 'cpu' has no TF32 products"),
         (("device=auto",), "device 'auto': strategy 'megatron' is for GPUs, and torch sees none; try it out on CPU processes with device=cpu"),
         (("device=cuda:0",), "device 'cuda:0': each process has a device of its own"),
-        (("train.global_batch_size=1",), "train.global_batch_size 1: 2 groups of processes share a step"),
+        (("train.global_batch_size=1", "train.micro_batch_size=1"), "train.global_batch_size 1: 2 groups of processes share a step"),
         (("data.max_length=31", "strategy.context_parallel=2", "model.positions=31"), "make data.max_length 28 or less"),
     ],
 )  # fmt: skip
