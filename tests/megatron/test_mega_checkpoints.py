@@ -107,7 +107,7 @@ def test_stopped_at_one_layout_and_gone_on_at_others(tmp_path: Path, two: int, f
 @pytest.mark.parametrize(
     ("kind", "before", "after"),
     [
-        ("llama", "single", "tp2"), ("gpt2", "pp2", "single"), ("gpt2", "tp2", "dp2-distributed"),
+        ("llama", "single", "tp2"), ("gpt2", "pp2", "single"), pytest.param("gpt2", "tp2", "dp2-distributed", marks=pytest.mark.slow),
         pytest.param("gpt2", "single", "dp2-distributed", marks=pytest.mark.slow), pytest.param("gpt2", "dp2", "tp2-pp2", marks=pytest.mark.slow),
         pytest.param("mixtral", "dp2-ep2", "single", marks=pytest.mark.slow), pytest.param("mixtral", "dp2-tp2-ep2", "dp2-ep2", marks=pytest.mark.slow),
         pytest.param("t5", "tp2", "dp2-distributed", marks=pytest.mark.slow), pytest.param("llama", "dp2-tp2-distributed", "ddp", marks=pytest.mark.slow), pytest.param("gpt2", "tp4", "fsdp", marks=pytest.mark.slow),
