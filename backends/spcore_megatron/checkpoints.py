@@ -183,7 +183,7 @@ class Keeper:
 
     def _shares(self, number: int, *, experts: bool) -> bool:
         group = _data_group(experts)
-        return number % group.size() == int(group.rank())
+        return int(group.rank()) == number % int(group.size())
 
     def _whole(self, parameter: torch.Tensor) -> Values:
         """A parameter's values, put together of its data-parallel group's where each rank has a part. Collective then."""
@@ -193,6 +193,7 @@ class Keeper:
         found: Values = {}
         moments = place.state
         if not place.spread:
+            assert place.main is not None, "what is not spread is whole on each rank"
             found = {key: moments[key] for key in self.moments if key in moments}
             found[PARAMETER] = place.main.detach()
         else:
@@ -249,10 +250,12 @@ class Keeper:
         for name, tensor in self.beside.items():
             own = torch.zeros_like(tensor, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
             shards[name], tensors[name] = own, Piece.of(own, _all(tensor), 0, speaks=False)
-        scaler, kept = Scaler(), _Kept({}) if self.optimizer is not None else None
-        state.load(folder, file, state.Held(tensors, shards, kept, scaler, random))
+        scaler, kept = Scaler(), _Kept({})
+        state.load(
+            folder, file, state.Held(tensors, shards, kept if self.optimizer is not None else None, scaler, random)
+        )
         with torch.no_grad():
-            for parameter, values in self._collected(shards, kept.state if kept is not None else {}):
+            for parameter, values in self._collected(shards, kept.state):
                 self._put(parameter, values)
         for one in self._grad_scalers():
             one._scale.fill_(scaler.scale)
