@@ -145,4 +145,4 @@ class _CentredNorm(torch.nn.RMSNorm):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden_size] -> the same."""
-        return F.rms_norm(x, self.normalized_shape, 1.0 + self.weight, self.eps)
+        return F.rms_norm(x.float(), self.normalized_shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)

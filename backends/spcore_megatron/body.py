@@ -57,13 +57,9 @@ class Body(LanguageModule):  # type: ignore[misc]
         if pre_process:
             self._embed(size)
         self.register_buffer("frequencies", None if shape.rope is None else shape.rope.clone(), persistent=False)
-        spec = layers.block(
-            config,
-            causal=family.causal,
-            post_norm=family.post_norm,
-            masks=packs or shape.window is not None,
-            vp_stage=vp_stage,
-        )
+        kind = {"causal": family.causal, "post_norm": family.post_norm, "masks": packs or shape.window is not None}
+        self.attends = layers.attends(config, **kind)
+        spec = layers.block(config, **kind, vp_stage=vp_stage)
         self.decoder = TransformerBlock(
             config,
             spec,
@@ -113,10 +109,12 @@ class Body(LanguageModule):  # type: ignore[misc]
         """See the class."""
         ids = inputs["input_ids"]
         ranks, rank = ps.get_context_parallel_world_size(), ps.get_context_parallel_rank()
-        mask = masked(inputs, causal=self.family.causal, window=self.shape.window, rank=rank, ranks=ranks)
+        mask = None
+        if self.attends or not self.family.causal:
+            mask = masked(inputs, causal=self.family.causal, window=self.shape.window, rank=rank, ranks=ranks)
         mine = held(ids.shape[1], rank, ranks).to(ids.device)
         places = inputs.get("position_ids")
-        places = mine.expand(len(ids), -1) if places is None else places[:, mine]
+        places = mine[None] if places is None else places[:, mine]
         hidden = self._embedded(inputs, mine, places) if self.pre_process else None
         hidden = self.decoder(hidden, attention_mask=mask, rotary_pos_emb=self._angles(places))
         if not self.post_process:
@@ -148,6 +146,5 @@ class Body(LanguageModule):  # type: ignore[misc]
         """[T, B or 1, 1, width]: by which queries and keys are turned; positions restart in every text of a pack."""
         if self.frequencies is None:
             return None
-        one = places[:1] if bool((places == places[:1]).all()) else places
-        angles = one.t().float()[..., None] * self.frequencies.float()
+        angles = places.t().float()[..., None] * self.frequencies.float()
         return torch.cat([angles, angles], -1)[:, :, None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,29 +54,25 @@ class Entries:
         ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Unit:
     """A source with what this rank holds of it. parts: one, or one for each expert; mine: of each, the places of its entries in the source
-    and in the parameter, None where it is whole. number: the same for sources of one parameter."""
+    and in the parameter, None where it is whole. number: the same for sources of one parameter. entries: where they lie."""
 
     name: str
     number: int
     parts: Sequence[Part]
-    mine: list[tuple[torch.Tensor, torch.Tensor] | None]
-    entries: Entries = field(init=False)
+    mine: Sequence[tuple[torch.Tensor, torch.Tensor] | None]
+    entries: Entries
 
-    def __post_init__(self) -> None:
-        part, own = self.parts[0], self.mine[0]
-        lead = () if part.expert is None else (len(self.parts),)  # replaced by `shaped`
-        shape = part.shape
-        axis = 0 if part.axis is None else len(shape) - 1 - part.axis if part.turned else part.axis
-        runs = ((0, shape[0], 0),) if own is None else tuple(_runs(own[0]))
-        self.entries = Entries((*lead, *shape), axis + len(lead), runs, part.expert)
-
-    def shaped(self, shape: tuple[int, ...]) -> Unit:
-        """With the whole source's shape, which tells how many experts there are."""
-        self.entries = Entries(shape, self.entries.axis, self.entries.runs, self.entries.expert)
-        return self
+    @classmethod
+    def of(cls, weights: Weights, name: str, number: int, parts: Sequence[Part], shape: tuple[int, ...]) -> Unit:
+        """shape: of the whole source, with an axis in front for experts where it is theirs."""
+        part, mine = parts[0], [_mine(weights, part) for part in parts]
+        lead, own = len(shape) - len(part.shape), mine[0]
+        axis = 0 if part.axis is None else 1 - part.axis if part.turned else part.axis
+        runs = ((0, part.shape[0], 0),) if own is None else tuple(_runs(own[0]))
+        return cls(name, number, parts, mine, Entries(shape, axis + lead, runs, part.expert))
 
     def taken(self, n: int, whole: torch.Tensor) -> torch.Tensor:
         """This rank's entries of the source, of the n-th part, from something of its parameter's shape."""
@@ -111,10 +107,10 @@ def units(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> list[Unit]
     for name, parts in weights.parts.items():
         if name not in shapes:
             continue
-        kept = parts if parts[0].expert is not None else parts[:1]
-        if kept[0].parameter is not last:  # the sources of one parameter follow each other
-            number, last = number + 1, kept[0].parameter
-        found.append(Unit(name, number, kept, [_mine(weights, part) for part in kept]).shaped(shapes[name]))
+        assert len(parts) == 1 or parts[0].expert is not None, f"{name} makes up two parameters of one rank"
+        if parts[0].parameter is not last:  # the sources of one parameter follow each other
+            number, last = number + 1, parts[0].parameter
+        found.append(Unit.of(weights, name, number, parts, shapes[name]))
     return found
 
 
@@ -166,7 +162,7 @@ class Keeper:
             blocks = {key: self._joined(unit, [values[key] for values in found]) for key in found[0] if key != STEP}
             own = shards[unit.name] = blocks.pop(PARAMETER)
             tensors[unit.name] = Piece.of(own, unit.entries, 0, speaks=True)
-            states[own] = {**blocks, **{STEP: found[0][STEP] for _ in range(STEP in found[0])}}
+            states[own] = blocks | ({STEP: found[0][STEP]} if STEP in found[0] else {})
         for n, (name, tensor) in enumerate(self.beside.items()):
             found_one = self._whole(tensor)
             if name in self.own and self._shares(n, experts=False) and ps.get_tensor_model_parallel_rank() == 0:
@@ -187,7 +183,7 @@ class Keeper:
 
     def _shares(self, number: int, *, experts: bool) -> bool:
         group = _data_group(experts)
-        return number % group.size() == int(group.rank())
+        return int(group.rank()) == number % int(group.size())
 
     def _whole(self, parameter: torch.Tensor) -> Values:
         """A parameter's values, put together of its data-parallel group's where each rank has a part. Collective then."""
@@ -197,6 +193,7 @@ class Keeper:
         found: Values = {}
         moments = place.state
         if not place.spread:
+            assert place.main is not None, "what is not spread is whole on each rank"
             found = {key: moments[key] for key in self.moments if key in moments}
             found[PARAMETER] = place.main.detach()
         else:
@@ -253,10 +250,12 @@ class Keeper:
         for name, tensor in self.beside.items():
             own = torch.zeros_like(tensor, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
             shards[name], tensors[name] = own, Piece.of(own, _all(tensor), 0, speaks=False)
-        scaler, kept = Scaler(), _Kept({}) if self.optimizer is not None else None
-        state.load(folder, file, state.Held(tensors, shards, kept, scaler, random))
+        scaler, kept = Scaler(), _Kept({})
+        state.load(
+            folder, file, state.Held(tensors, shards, kept if self.optimizer is not None else None, scaler, random)
+        )
         with torch.no_grad():
-            for parameter, values in self._collected(shards, kept.state if kept is not None else {}):
+            for parameter, values in self._collected(shards, kept.state):
                 self._put(parameter, values)
         for one in self._grad_scalers():
             one._scale.fill_(scaler.scale)

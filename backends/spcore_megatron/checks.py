@@ -109,8 +109,12 @@ def _training(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
             "kernels on CUDA are not held to it by this strategy",
             "leave it out, or use device=cpu",
         )
-    if options.offload > 0 and not cuda:
-        why = "on device 'cpu' the optimizer's state is in its memory already"
+    if options.offload > 0:
+        there, kept = (
+            "on device 'cpu' the optimizer's state is in its memory already",
+            "what it keeps on the CPU is in no checkpoint yet",
+        )
+        why = kept if cuda else there
         yield Refusal(f"strategy.offload {options.offload:g}", why, "leave it out")
     data = plan.layout.data_size
     if plan.global_batch_size < data:

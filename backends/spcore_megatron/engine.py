@@ -352,7 +352,9 @@ class MegatronEngine(TorchEngine):
         """This rank's number among those of its data rank."""
         options = self.options
         stage, at = ps.get_pipeline_model_parallel_rank(), ps.get_context_parallel_rank()
-        return (stage * options.context_parallel + at) * options.tensor_parallel + ps.get_tensor_model_parallel_rank()
+        return int(stage * options.context_parallel + at) * options.tensor_parallel + int(
+            ps.get_tensor_model_parallel_rank()
+        )
 
     def facts(self) -> Mapping[str, str]:
         """See `Engine.facts`."""

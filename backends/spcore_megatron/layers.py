@@ -41,12 +41,17 @@ class PostNormLayer(TransformerLayer):  # type: ignore[misc]
         return joined, None
 
 
+def attends(config: Any, *, causal: bool, post_norm: bool, masks: bool) -> bool:
+    """Whether layers have our attention. masks: whether positions are kept apart by masks that Transformer Engine's is not given (packs, a
+    window); nor does that share the positions of padded texts over a context group."""
+    return masks or post_norm or not has_transformer_engine() or (config.context_parallel_size > 1 and not causal)
+
+
 def block(
     config: Any, *, causal: bool, post_norm: bool, masks: bool, vp_stage: int | None, cross: bool = False
 ) -> TransformerBlockSubmodules:
-    """The layers that this stage has. post_norm: see `PostNormLayer`; such layers have no norm after the last. masks: whether positions
-    are kept apart by masks that Transformer Engine's attention is not given (packs, a window): ours then stands in its place. cross: whether layers
-    attend to an encoder's states too."""
+    """The layers that this stage has. post_norm: see `PostNormLayer`; such layers have no norm after the last. masks: see `attends`. cross:
+    whether layers attend to an encoder's states too."""
     engine = has_transformer_engine() and not post_norm  # its layers have the norm in front built in
     kinds = {"num_experts": config.num_moe_experts, "qk_layernorm": config.qk_layernorm}
     if engine:
@@ -62,7 +67,7 @@ def block(
         parts.input_layernorm = parts.pre_mlp_layernorm = Norm
         if attention.submodules.q_layernorm is not IdentityOp:
             attention.submodules.q_layernorm = attention.submodules.k_layernorm = Norm
-    if not engine or masks:
+    if attends(config, causal=causal, post_norm=post_norm, masks=masks):
         attention.submodules.core_attention = Attention
     if not causal:
         attention.params = {**attention.params, "attn_mask_type": AttnMaskType.padding}

@@ -80,6 +80,15 @@ def test_sources_are_claimed_by_scheme_else_by_default() -> None:
         parts.claiming("task", "x:y")
 
 
+def test_sources_are_claimed_by_suffix_where_no_scheme_stands_before_them() -> None:
+    parts = registry()
+    parts.add(fake("dataset", "grid", "FilesOptions", suffixes=(".grid", ".grd")), object)
+    assert parts.claiming("dataset", "folder/x.grd").name == "grid"
+    assert parts.claiming("dataset", "x.grid.csv").name == "files"
+    parts.add(fake("dataset", "table", "FilesOptions", schemes=("table",)), object)
+    assert parts.claiming("dataset", "table:x.grid").name == "table", "who asks by name is heard first"
+
+
 def test_missing_distributions_give_the_command_to_type() -> None:
     parts = made(
         Component("strategy", "big", "json:dumps", "", requires=("no-such-engine>=0.16", "pydantic>=2")),

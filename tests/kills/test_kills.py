@@ -18,11 +18,12 @@ import pytest
 
 from exact.recipes import classification, laid
 
-STEPS = {"ddp": 60, "fsdp": 20, "tp2": 20, "pp2": 20}
+STEPS = {"ddp": 60, "fsdp": 20, "tp2": 20, "pp2": 20, "megatron": 15}
 """Of a run, by layout; processes that share layers meet more often."""
-SAMPLED, ALL = {"ddp": 11, "fsdp": 14, "pp2": 8}, tuple(range(20))
+SAMPLED, ALL = {"ddp": 11, "fsdp": 14, "pp2": 8, "megatron": 14}, tuple(range(20))
 TWENTY = [(layout, seed) for layout in STEPS for seed in ALL if SAMPLED.get(layout) != seed]
 """Seeds: one a layout in `make test`, all of every layout in `make test-all`. A seed draws the moment, and which processes die."""
+LAYOUTS: dict[str, dict[str, Any]] = {"megatron": {"use": "megatron", "pipeline_parallel": 2}}
 VICTIMS = ("all", "parent", "rank 0", "rank 1")
 
 
@@ -65,7 +66,7 @@ def made(folder: Path, layout: str, steps: int) -> Undisturbed:
     """A run that nobody kills."""
     tree: dict[str, Any] = classification(folder, rows=200)
     tree["model"]["dropout"] = 0.1
-    recipe = laid(tree, layout, 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5)
+    recipe = laid(tree, LAYOUTS.get(layout, layout), 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5)
     (folder / "recipe.json").write_text(json.dumps({**recipe, "loggers": ["jsonl"]}))
     began = time.monotonic()
     done = subprocess.run(command(folder, "whole"), capture_output=True, text=True, timeout=300)

@@ -12,26 +12,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exact.processes import Processes, measure, registry_of
+from exact.processes import measure
 from exact.recipes import laid, language
 from exact.test_resume import content
 from parity.warm import READY
 from spcore.converting import to_hugging_face
+from spcore.recipe import load_recipe
+from spcore.running import execute
+from tests.megatron.mega_recipes import registry
 
 MEGATRON = {
     "tp2-pp2": {"tensor_parallel": 2, "pipeline_parallel": 2}, "dp2": {}, "tp4": {"tensor_parallel": 4}, "tp2": {"tensor_parallel": 2},
     "dp2-distributed": {"distributed_optimizer": True}, "pp2": {"pipeline_parallel": 2}, "pp2-vpp2": {"pipeline_parallel": 2, "virtual_pipeline": 2},
     "tp2-sp": {"tensor_parallel": 2, "sequence_parallel": True}, "cp2": {"context_parallel": 2},
     "dp2-tp2-distributed": {"tensor_parallel": 2, "distributed_optimizer": True},
+    "dp2-ep2": {"expert_parallel": 2}, "dp2-tp2-ep2": {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2, "distributed_optimizer": True},
 }  # fmt: skip
 
 
 def tree_of(kind: str, folder: Path, **model: Any) -> dict[str, Any]:
     """A tiny Llama, or another, on texts: 72 rows in steps of 20, so that checkpoints are amid an epoch."""
-    tree = language("causal-lm", folder)
+    tree = language("denoising" if kind == "t5" else "causal-lm", folder)
     tree["data"] = {**tree["data"], "limit": 72}
-    if kind != "llama":
-        tree["model"] = {"use": "transformers", "architecture": kind, "tokenizer": "bytes", "hidden_size": 32, "layers": 2, "heads": 4, "positions": 64}
+    if kind not in ("llama", "t5"):
+        sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "positions": 64}
+        tree["model"] = {"use": "transformers", "architecture": kind, "tokenizer": "bytes", **sizes}
     tree["model"] = {**tree["model"], **model}
     return tree
 
@@ -41,7 +46,7 @@ def run(
 ) -> dict[str, Any]:
     """Figures of a run, which goes on where its folder has a checkpoint."""
     del two, four  # they stand for processes that are there
-    size = 1 if layout == "single" else 4 if layout in ("tp2-pp2", "tp4", "dp2-tp2-distributed") else 2
+    size = 1 if layout == "single" else 4 if layout in ("tp2-pp2", "tp4", "dp2-tp2-distributed", "dp2-tp2-ep2") else 2
     strategy = {"use": "megatron", **MEGATRON[layout]} if layout in MEGATRON else layout
     train = {"global_batch_size": 20, "micro_batch_size": 4, "save_every": every, "keep": 9, "steps": steps}
     whole = {**laid(tree, strategy, size, **train), "output": str(output)}
@@ -61,7 +66,7 @@ def losses(found: dict[str, Any]) -> list[float]:
 @pytest.mark.parametrize(
     ("layout", "precision"),
     [
-        ("tp2", "fp32"), ("dp2-distributed", "bf16"), pytest.param("tp2-pp2", "fp32", marks=pytest.mark.slow),
+        ("tp2", "fp32"), ("dp2-distributed", "bf16"), pytest.param("tp2", "fp16", marks=pytest.mark.slow), pytest.param("tp2-pp2", "fp32", marks=pytest.mark.slow),
         pytest.param("tp2-sp", "bf16", marks=pytest.mark.slow), pytest.param("pp2-vpp2", "fp32", marks=pytest.mark.slow),
         pytest.param("dp2-tp2-distributed", "bf16", marks=pytest.mark.slow), pytest.param("cp2", "fp32", marks=pytest.mark.slow),
     ],
@@ -102,9 +107,10 @@ def test_stopped_at_one_layout_and_gone_on_at_others(tmp_path: Path, two: int, f
 @pytest.mark.parametrize(
     ("kind", "before", "after"),
     [
-        ("llama", "single", "tp2"), ("gpt2", "pp2", "single"), ("gpt2", "tp2", "dp2-distributed"),
+        ("llama", "single", "tp2"), ("gpt2", "pp2", "single"), pytest.param("gpt2", "tp2", "dp2-distributed", marks=pytest.mark.slow),
         pytest.param("gpt2", "single", "dp2-distributed", marks=pytest.mark.slow), pytest.param("gpt2", "dp2", "tp2-pp2", marks=pytest.mark.slow),
-        pytest.param("llama", "dp2-tp2-distributed", "ddp", marks=pytest.mark.slow), pytest.param("gpt2", "tp4", "fsdp", marks=pytest.mark.slow),
+        pytest.param("mixtral", "dp2-ep2", "single", marks=pytest.mark.slow), pytest.param("mixtral", "dp2-tp2-ep2", "dp2-ep2", marks=pytest.mark.slow),
+        pytest.param("t5", "tp2", "dp2-distributed", marks=pytest.mark.slow), pytest.param("llama", "dp2-tp2-distributed", "ddp", marks=pytest.mark.slow), pytest.param("gpt2", "tp4", "fsdp", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_under_another_strategy_too(kind: str, before: str, after: str, tmp_path: Path, two: int, four: int) -> None:
@@ -118,15 +124,17 @@ def test_under_another_strategy_too(kind: str, before: str, after: str, tmp_path
 
 def test_a_checkpoint_becomes_a_model(tmp_path: Path, two: int, four: int) -> None:
     """Of any saved step; of the last one it is what the run saved, to the bit, and nothing there is a pickle."""
-    tree = tree_of("llama", tmp_path)
-    run(tree, "tp2-pp2", tmp_path / "run", two, four, steps=4, every=2)
-    made = to_hugging_face(tmp_path / "run", tmp_path / "hf", registry_of())
+    parts = registry()
+    tree = laid(tree_of("llama", tmp_path), {"use": "megatron", **MEGATRON["tp2-pp2"]}, 4, steps=4, save_every=2)
+    tree |= {"launch": {"use": "warm", "processes": 4}, "output": str(tmp_path / "run")}
+    execute(load_recipe(tree, {}, registry=parts), parts)
+    made = to_hugging_face(tmp_path / "run", tmp_path / "hf", parts)
     assert made["step"] == 4
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "run"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     earlier = tmp_path / "run/checkpoints/step-00000002"
-    to_hugging_face(earlier, tmp_path / "earlier", registry_of())
+    to_hugging_face(earlier, tmp_path / "earlier", parts)
     assert not torch.equal(load_file(tmp_path / "earlier/model.safetensors")["lm_head.weight"], ours["lm_head.weight"])
     assert {p.suffix for p in earlier.iterdir()} == {".safetensors", ".json"}
     stored = json.loads((earlier / "manifest.json").read_text())["files"]

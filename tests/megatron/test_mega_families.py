@@ -60,8 +60,7 @@ def test_a_plugin_adds_a_family() -> None:
 def test_what_the_layers_cannot_do_is_refused_by_name(family: Family, config: Any, named: str) -> None:
     made = config()
     with pytest.raises(RefusalError) as caught:
-        family.settings(made)
-        family.shape(made)
+        (family.settings(made), family.shape(made))
     assert named in caught.value.message
     assert made.model_type in caught.value.message
     assert "\n" not in caught.value.message

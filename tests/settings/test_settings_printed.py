@@ -29,6 +29,7 @@ NEEDED = {
     "glue": {"name": "rte"},
     "hub": {"source": "x"},
     "corpus": {"source": "./a.txt"},
+    "megatron-indexed": {"source": "./a.idx"},
     "rows": {"source": "./a.jsonl"},
 }
 
