@@ -166,7 +166,7 @@ class Keeper:
             blocks = {key: self._joined(unit, [values[key] for values in found]) for key in found[0] if key != STEP}
             own = shards[unit.name] = blocks.pop(PARAMETER)
             tensors[unit.name] = Piece.of(own, unit.entries, 0, speaks=True)
-            states[own] = {**blocks, **{STEP: found[0][STEP] for _ in range(STEP in found[0])}}
+            states[own] = blocks | ({STEP: found[0][STEP]} if STEP in found[0] else {})
         for n, (name, tensor) in enumerate(self.beside.items()):
             found_one = self._whole(tensor)
             if name in self.own and self._shares(n, experts=False) and ps.get_tensor_model_parallel_rank() == 0:

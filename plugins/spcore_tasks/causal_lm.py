@@ -19,7 +19,15 @@ from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Ops
 from spcore.text import TEXT, Groups, stacked
-from spcore_tasks.language import BoundLanguageTask, LanguageTask, check_ids, each_feature, first_tokens, spread, windows
+from spcore_tasks.language import (
+    BoundLanguageTask,
+    LanguageTask,
+    check_ids,
+    each_feature,
+    first_tokens,
+    spread,
+    windows,
+)
 
 if TYPE_CHECKING:
     import torch

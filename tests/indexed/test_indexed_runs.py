@@ -34,7 +34,14 @@ def texts(tmp_path: Path) -> Path:
 
 def recipe(data: dict[str, Any], **more: Any) -> dict[str, Any]:
     train = {"steps": 3, "global_batch_size": 4}
-    return {"model": MODEL, "task": "causal-lm", "data": {"max_length": 48, "pack": 64, **data}, "train": train, "loggers": ["jsonl"], **more}
+    return {
+        "model": MODEL,
+        "task": "causal-lm",
+        "data": {"max_length": 48, "pack": 64, **data},
+        "train": train,
+        "loggers": ["jsonl"],
+        **more,
+    }
 
 
 def assembled(data: dict[str, Any], **more: Any) -> Session:
@@ -135,14 +142,18 @@ def test_what_is_written_is_whole_or_not_there(texts: Path, tmp_path: Path) -> N
     ],
 )  # fmt: skip
 def test_what_is_not_written(change: dict[str, Any], error: Any, message: str, texts: Path, tmp_path: Path) -> None:
-    given = json.dumps({**recipe({"source": str(texts)}), **change}).replace("TEXTS", str(texts)).replace("WORDS", "bytes")
+    given = (
+        json.dumps({**recipe({"source": str(texts)}), **change}).replace("TEXTS", str(texts)).replace("WORDS", "bytes")
+    )
     (tmp_path / "a.yaml").write_text(given)
     with pytest.raises(error, match=message):
         write_index(tmp_path / "a.yaml", tmp_path / "docs", default_registry())
     assert not (tmp_path / "docs.idx").exists()
 
 
-def test_the_commands(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe({"source": str(texts)})))
 

@@ -50,7 +50,7 @@ def refused(processes: int, *overrides: str, name: str = LLAMA) -> str:
         (2, ("virtual_pipeline=2",), "strategy.virtual_pipeline 2: it does nothing without strategy.pipeline_parallel above 1"),
         (
             2, ("pipeline_parallel=2", "virtual_pipeline=2", "overlap_p2p=false"),
-            "strategy.overlap_p2p False: between two processes a batch pairs messages of different stages with each other; leave it out",
+            "strategy.overlap_p2p false: between two processes a batch pairs messages of different stages with each other; leave it out",
         ),
         (2, ("recompute_layers=1",), "strategy.recompute_layers 1: it does nothing without strategy.recompute=full"),
         (2, ("overlap_param_gather=true",), "it does nothing without strategy.distributed_optimizer=true"),
@@ -72,7 +72,7 @@ def test_sizes_and_options(processes: int, overrides: tuple[str, ...], said: str
         (("precision=tf32",), "precision 'tf32': device 'cpu' has no TF32 products"),
         (("device=auto",), "device 'auto': strategy 'megatron' is for GPUs, and torch sees none; try it out on CPU processes with device=cpu"),
         (("device=cuda:0",), "device 'cuda:0': each process has a device of its own"),
-        (("train.global_batch_size=1",), "train.global_batch_size 1: 2 groups of processes share a step"),
+        (("train.global_batch_size=1", "train.micro_batch_size=1"), "train.global_batch_size 1: 2 groups of processes share a step"),
         (("data.max_length=31", "strategy.context_parallel=2", "model.positions=31"), "make data.max_length 28 or less"),
     ],
 )  # fmt: skip
