@@ -38,9 +38,11 @@ def drive(asked: dict[str, Any]) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     needs, count = asked["needs"], asked["nodes"]
-    own: dict[str, Any] = {} if asked["address"] else {"num_cpus": needs["CPU"], "include_dashboard": False}
+    further = {name: amount for name, amount in needs.items() if name not in ("CPU", "GPU")}
+    own: dict[str, Any] = {"num_cpus": needs["CPU"], "resources": further, "include_dashboard": False}
     try:
-        ray.init(address=asked["address"] or OWN, log_to_driver=False, logging_level="ERROR", **own)
+        more = {} if asked["address"] else own
+        ray.init(address=asked["address"] or OWN, log_to_driver=False, logging_level="ERROR", **more)
         said = _carried_out(asked["told"], [needs] * count, asked["wait"], ended)
         ray.shutdown()
     except (ConnectionError, RuntimeError, ValueError) as error:  # no cluster there, or one that breaks off

@@ -92,6 +92,7 @@ class _Driver:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", START],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True,
+            env={"RAY_USAGE_STATS_ENABLED": "0", **os.environ},  # it would report to its makers
         )  # fmt: skip
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")

@@ -104,7 +104,8 @@ class Slurm(Launcher):
         cpus = self.options.cpus_per_process * told["processes"]
         executor.update_parameters(
             ntasks_per_node=1, cpus_per_task=cpus, signal_delay_s=self.options.signal, setup=self.options.setup or None,
-            srun_args=[f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"], additional_parameters=self._parameters(),
+            srun_args=[f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
+            additional_parameters={**self._parameters(), "no_requeue": True},  # what goes on is ours to say
         )  # fmt: skip
         try:
             job = executor.submit(on_node, dict(told))
