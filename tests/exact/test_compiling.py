@@ -22,8 +22,8 @@ from exact.recipes import laid
 from exact.test_tensor_parallel import compare, expected, tree_of
 from spcore_torch import compiling
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-"""torch's own, while it reads a layer's inputs."""
+pytestmark = pytest.mark.filterwarnings("default::UserWarning", "default::FutureWarning", "default::DeprecationWarning")
+"""torch's own, while it reads a layer's code and inputs."""
 
 
 @pytest.fixture(scope="module")
