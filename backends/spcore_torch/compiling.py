@@ -89,7 +89,7 @@ class Compiler:
             made: Callable[..., Any] = lookup_backend(BACKEND)(graph, inputs, **SETTINGS)
         except RuntimeError as error:
             self.tell(f"the compiler {BACKEND} failed, layers run uncompiled: {_first_line(error)}", alike=False)
-            return graph.forward
+            made = graph.forward
         return made
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -20,10 +20,12 @@ from exact.test_tensor_parallel import SEQUENCE, TENSOR, tree_of
 from spcore.tensors.engine import TorchEngine
 
 CASES = [
-    ("classification", "single", "full"), ("packed", "single", "selective"), ("denoising", "single", "full"),
-    ("masked-lm", "ddp", "selective"), ("packed", "fsdp", "full"), ("classification", "fsdp", "selective"),
-    ("classification", TENSOR, "full"), ("denoising", TENSOR, "selective"), ("packed", SEQUENCE, "full"), ("classification", "cp2", "full"),
-    ("packed", "pp2", "full"), ("classification", "pp2-gpipe", "selective"),
+    ("classification", "single", "full"), ("packed", "fsdp", "selective"), ("classification", TENSOR, "full"), ("denoising", TENSOR, "selective"),
+    ("packed", SEQUENCE, "full"), ("classification", "cp2", "selective"), ("packed", "pp2", "full"),
+]  # fmt: skip
+SLOW = [
+    ("packed", "single", "selective"), ("denoising", "single", "full"), ("masked-lm", "ddp", "selective"), ("classification", "fsdp", "full"),
+    ("classification", "pp2-gpipe", "selective"), ("denoising", "cp2", "full"),
 ]  # fmt: skip
 FOUR = [("masked-lm", "tp2-pp2-sp", "full"), ("packed", "tp2-cp2", "full"), ("classification", "cp2-pp2", "selective")]
 
@@ -47,7 +49,9 @@ def run(
 
 
 @pytest.mark.parametrize("dropout", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("task", "strategy", "how"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("task", "strategy", "how"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)], ids=str
+)
 def test_to_the_bit(task: str, strategy: Any, how: str, dropout: float, folder: Path, two: Processes) -> None:
     same(task, strategy, how, dropout, folder, {1: measure, 2: two.measure}, 1 if strategy == "single" else 2)
 
