@@ -271,8 +271,9 @@ class BoundQuestions(TextTask):
             golds = own[0]["golds"]
             if golds is None:
                 continue
-            spans = together([[Span(*span) for span in row["spans"]] for row in own], self.options.n_best)
-            text, margin = (spans[0].text, min(row["null"] for row in own) - spans[0].score) if spans else ("", 0.0)
+            text, margin = "", 0.0
+            if best := max((row["spans"][0] for row in own if row["spans"]), key=lambda span: span[2], default=None):
+                text, margin = best[3], min(row["null"] for row in own) - best[2]
             questions.append(span_figures.Answered(tuple(golds), text, margin))
             unreachable += not any(row["held"] for row in own)
         figures = (
