@@ -63,6 +63,10 @@ class MultipleChoice(Task):
     def __init__(self, options: MultipleChoiceOptions) -> None:
         self.options = options
 
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: other tasks have no choices."""
+        return 0.8 if super().suits(schema, columns) else 0.0
+
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:
@@ -215,6 +219,6 @@ def choices_of(row: Row) -> tuple[list[str], list[str]]:
 
 def _questions(batch: Batch) -> Iterator[tuple[int, int]]:
     """(first, last + 1) sequence of each question; filler that follows each other is taken together, as it counts nothing."""
-    ids = batch.feature_ids[:, 0]
+    ids = batch.feature_ids.ravel()  # one a sequence, or a segment where an engine feeds them end to end
     cuts = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)]
     yield from itertools.pairwise(cuts)

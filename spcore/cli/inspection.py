@@ -15,6 +15,7 @@ import numpy as np
 from spcore.cli.rendering import rendered
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
+from spcore.gathering import gathered
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
 from spcore.interfaces.task import BoundTask, Limits, Task
@@ -165,13 +166,14 @@ def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: 
     best, most, lacking = None, 0.0, []
     for name, task in tasks.items():
         try:
-            columns = map_roles(opened.schema, task.roles, part.columns, report=opened.report)
+            source, given = gathered(opened, task.roles, part.columns)
+            columns = map_roles(source.schema, task.roles, given, report=opened.report)
         except (DataError, RecipeError) as error:
             labelled = any(role.kind == "label" for role in task.roles)
             lacking.append((not labelled, sum(role.required for role in task.roles), name, str(error)))
             continue
-        told = {**opened.schema.column_map, **part.columns}
-        held = Schema({role: opened.schema.columns[column] for role, column in columns.items()})
+        told = {**source.schema.column_map, **part.columns}
+        held = Schema({role: source.schema.columns[column] for role, column in columns.items()})
         suits = task.suits(held, {role: role if role in told else column for role, column in columns.items()})
         if sure or suits > most:
             best, most = name, suits

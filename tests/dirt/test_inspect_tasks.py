@@ -29,6 +29,10 @@ FILES = {
     "sums.jsonl": ([{"question": f"{n} + 1?", "answer": f"{n + 1}"} for n in range(30)], "seq2seq"),
     "speeches.jsonl": ([{"id": f"s{n}.txt", "text": f"speech {n}"} for n in range(30)], "causal-lm"),
     "tags.jsonl": ([{"tokens": ["a", "b"], "ner_tags": ["O", "B-PER"]} for _ in range(6)], "token-classification"),
+    "endings.jsonl": (
+        [{"sent1": f"a {n}", "sent2": "b", "ending0": f"c {n}", "ending1": f"d {n}", "label": n % 2} for n in range(6)],
+        "multiple-choice",
+    ),
     "chats.jsonl": ([{"messages": [{"role": "user", "content": "a"}], "label": True} for _ in range(6)], None),
 }  # fmt: skip
 
