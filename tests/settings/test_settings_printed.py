@@ -28,7 +28,7 @@ NEEDED = {
     "files": {"source": "./a.csv"},
     "glue": {"name": "rte"},
     "hub": {"source": "x"},
-    "corpus": {"source": "./a.txt"},
+    "corpus": {"source": "./a.txt"}, "parallel": {"source": "./texts"},
     "rows": {"source": "./a.jsonl"},
 }
 
