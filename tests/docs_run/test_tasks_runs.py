@@ -55,7 +55,8 @@ def swag(rng: np.random.Generator) -> str:
 def pairs(rng: np.random.Generator) -> str:
     names = [f"{a} {b}" for a in ("red", "green", "blue", "old", "new") for b in ("door", "house", "street", "bird")]
     rows = [
-        {"anchor": f"a {n}", "positive": f"one {n}", "negative": f"no {names[k - 1]}"} for k, n in enumerate(names * 2)
+        {"anchor": f"a {n}", "positive": f"one {n}", "negative": f"no {names[k % len(names) - 1]}"}
+        for k, n in enumerate(names * 2)
     ]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
