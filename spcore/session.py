@@ -15,7 +15,7 @@ from spcore.bars import shows_progress, silent
 from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
-from spcore.interfaces.model import Steps
+from spcore.interfaces.model import LearnsTexts, Model, Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
 from spcore.recipe import DataPart, Part, Recipe, part_options
@@ -134,7 +134,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
             raise RefusalError(f"{recipe.adapter.use!r} cannot be saved by this version; leave `adapter` out")
     with recipe.at("model", "source"):
         source = registry.bare("model", recipe.model.use, str(recipe.model.options.get("source", "")))
-        model: LanguageModel = create(registry, "model", recipe.model).open(source)
+        opener: Model = create(registry, "model", recipe.model)
+        learns = isinstance(opener, LearnsTexts) and opener.learns
+        opened = None if learns else opener.open(source)
     with recipe.at("launch"):
         launcher: Launcher = create(registry, "launcher", recipe.launch)
     with recipe.at("strategy"):
@@ -142,6 +144,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         layout = strategy.layout(world_size or launcher.processes)
     with recipe.at("data", "source"):
         train, recipe, task = _bind_data(recipe, registry)
+    with recipe.at("model", "source"):
+        model: LanguageModel = opened or _learnt(opener, train, task).open(source)
     with recipe.at("eval", "data", "source"):
         evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
     with recipe.at("data"):
@@ -178,6 +182,16 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         _check(session)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
     return session
+
+
+def _learnt(opener: Model, train: RoleSource | Mixture, task: Task) -> Model:
+    """A model source that has learnt what it makes of the training texts."""
+    from spcore.texts import Texts
+
+    assert isinstance(opener, LearnsTexts), "it was not opened for this"
+    texts = Texts(sources_of(train), task.roles)
+    opener.learn(texts, texts.rows, texts.fingerprint)
+    return opener
 
 
 def sources_of(rows: RoleSource | Mixture) -> dict[str, RoleSource]:

@@ -81,8 +81,8 @@ class TokenizerProcessor(Processor):
     @cached_property
     def _before(self) -> str:
         """What stands before a word so that it is encoded as within a text: a space where the space is a part of the token."""
-        alone = self.tokenizer.encode(["a", "a"], is_pretokenized=True, add_special_tokens=False).ids
-        return "" if alone[-1:] == self.tokenizer.encode("a a", add_special_tokens=False).ids[-1:] else " "
+        apart = self.tokenizer.encode(["a", "a"], is_pretokenized=True, add_special_tokens=False)
+        return "" if apart.ids == self.tokenizer.encode("a a", add_special_tokens=False).ids else " "
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """See `Processor.decode`."""

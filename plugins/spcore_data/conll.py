@@ -29,7 +29,10 @@ _RANGE = re.compile(r"\d+[-.]\d+")
 def is_conll(lines: Sequence[str]) -> bool:
     """Whether lines are words with tags of entities, and blank lines between: what a file under another name is known by."""
     filled = [line for line in lines if line.strip() and not line.startswith(_DOCUMENT)]
-    if len(filled) == len(lines) or not filled:
+    between = [not line.strip() for line in lines]
+    while between and between[-1]:  # the end of the last line
+        between.pop()
+    if not any(between) or not filled:
         return False
     separator = _separator(filled)
     rows = [line.split(separator) for line in filled if not _comment(line, separator)]

@@ -14,6 +14,7 @@ from spcore_data.content import bare_suffix, read_content
 from spcore_data.formats import FORMATS, read_part
 from spcore_data.header import typed
 from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
+from spcore_data.parallel import alike
 from spcore_data.parts import Part
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
 from spcore_data.table import Origin, TableSource, place_in, table_of
@@ -93,6 +94,11 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
         origins.append(Origin(str(path), part.facts["rows"], part.lines))
         digests.append(content.digest)
         remarks += part.remarks
+        if part.facts["format"] == "text" and (others := alike(path)):
+            names = ", ".join(other.name for other in others)
+            remarks.append(
+                f"{path.name}: {names} beside it are called alike (parallel:{path.name} reads them line by line)"
+            )
         for reason, lines in part.dropped.items():
             dropped[reason if len(paths) == 1 else f"{path.name}: {reason}"] = lines
     subject = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

@@ -86,6 +86,45 @@ class TokenClassificationOptions(BaseModel):
     )
 
 
+class MultipleChoiceOptions(BaseModel):
+    """Task `multiple-choice`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    first: Literal[0, 1] | None = Field(
+        None, description="number of the first choice in the labels; null: 1 where no label is 0 and some are 1, else 0"
+    )
+
+
+class SentenceEmbeddingOptions(BaseModel):
+    """Task `sentence-embedding`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss: Literal["auto", "contrastive", "cosent"] = Field(
+        "auto",
+        description="contrastive: of all second texts of a global batch a text's own is the nearest (InfoNCE); cosent: pairs are in the order of "
+        "their scores; auto: cosent where the data has a score",
+    )
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean",
+        description="a text's vector: the mean of its tokens' hidden states, the first token's, or the last one's",
+    )
+    similarity: Literal["cosine", "dot"] = Field(
+        "cosine", description="cosine: vectors have length 1, also in answers; dot: their product as they are"
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="similarities are divided by it; null: 0.05, for dot 1",
+        json_schema_extra={"known_as": ["tau"]},
+    )
+    symmetric: StrictBool = Field(
+        False,
+        description="contrastive: the mean with the loss of the other direction, of all texts a second text's own",
+    )
+
+
 class CausalLMOptions(BaseModel):
     """Task `causal-lm`."""
 

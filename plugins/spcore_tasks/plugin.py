@@ -23,6 +23,15 @@ def spcore_components() -> list[Component]:
             options="spcore_tasks.options:TokenClassificationOptions", aliases=("ner", "pos", "tagging"),
         ),
         Component(
+            "task", "multiple-choice", "spcore_tasks.multiple_choice:MultipleChoice", "The right one of several answers or endings",
+            options="spcore_tasks.options:MultipleChoiceOptions", aliases=("swag", "copa"),
+        ),
+        Component(
+            "task", "sentence-embedding", "spcore_tasks.sentence_embedding:SentenceEmbedding",
+            "Vectors of texts, near where they mean the same", options="spcore_tasks.options:SentenceEmbeddingOptions",
+            aliases=("sentence-similarity", "embedding", "contrastive"),
+        ),
+        Component(
             "task", "causal-lm", "spcore_tasks.causal_lm:CausalLM", "The next token of a text, by a decoder",
             options="spcore_tasks.options:CausalLMOptions", aliases=("clm", "language-modeling", "next-token"),
         ),

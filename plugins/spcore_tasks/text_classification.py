@@ -48,7 +48,7 @@ class TextClassification(Task):
     def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
         """See `Task.suits`: labels that repeat, or numbers; the text may have any name."""
         label, found = schema.columns["label"], super().suits(schema, columns)
-        if schema.columns["text"].kind != "text":
+        if schema.columns["text"].kind == "list":
             return 0.0
         counts = label.counts
         if label.labels is None and label.kind in ("text", "list", "object"):

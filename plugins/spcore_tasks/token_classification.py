@@ -52,6 +52,11 @@ class TokenClassification(Task):
     def __init__(self, options: TokenClassificationOptions) -> None:
         self.options = options
 
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: words and tags are lists."""
+        lists = schema.columns["tokens"].kind == schema.columns["tags"].kind == "list"
+        return 0.8 if lists and super().suits(schema, columns) else 0.0
+
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:

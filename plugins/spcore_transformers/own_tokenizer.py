@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spcore.bars import on_terminal
@@ -28,9 +29,9 @@ def own_tokenizer(options: TokenizerOptions, style: Style, texts: Iterable[str],
     made = train(counted, settings, rows=rows, progress=on_terminal())
     if settings.kind != "bytes" and not counted.count:
         raise DataError("model.tokenizer: the training data has no text to make it of")
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with staged(folder) as work:
+    with staged(
+        folder.with_name(f"{folder.name}-{os.getpid()}")
+    ) as work:  # ranks that were started by others are here together
         in_transformers(made, settings).save_pretrained(work)
         sync_tree(work)
         with disk_errors(folder):
@@ -44,7 +45,7 @@ class _Counted:
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts, self.count = texts, 0
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         self.count = 0
         for text in self._texts:
             self.count += 1

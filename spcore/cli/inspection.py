@@ -15,6 +15,7 @@ import numpy as np
 from spcore.cli.rendering import rendered
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
+from spcore.gathering import gathered
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
 from spcore.interfaces.task import BoundTask, Limits, Task
@@ -23,7 +24,7 @@ from spcore.rows import RoleSource, is_missing, map_roles, open_rows
 from spcore.text import text_of
 
 _CHUNK, _FIRST, _SHORT = 1024, 5, 200
-_TURNS = (("role", "content"), ("from", "value"))
+_TURNS = ({"role", "content"}, {"from", "value"})
 """How turns of conversations are written: as chat templates take them, and ShareGPT's."""
 
 
@@ -138,9 +139,9 @@ def _reading(
     tasks = {name: _task(registry, name, opened) for name in ([known] if known else registry.names("task"))}
     name, problem = _suited(tasks, opened, part, sure=known is not None)
     if name is None:
-        for name, task in tasks.items():  # its texts at least
-            try:
-                return _Reading(view(task, targets=False), name, None, processor, problem)
+        for other, task in sorted(tasks.items(), key=lambda item: not any(r.kind == "label" for r in item[1].roles)):
+            try:  # its texts at least
+                return _Reading(view(task, targets=False), known and other, None, processor, problem)
             except (DataError, RecipeError):
                 continue
         return _Reading(view(None), None, None, processor, problem)
@@ -160,20 +161,23 @@ def _reading(
 
 
 def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool) -> tuple[str | None, str | None]:
-    """The task that the columns suit best, and where none has its columns why the first has not. sure: it is known that they suit."""
-    best, most, problem = None, 0.0, None
+    """The task that the columns suit best, and where none has its columns why the simplest that learns labels has not. sure: it is known
+    that they suit."""
+    best, most, lacking = None, 0.0, []
     for name, task in tasks.items():
         try:
-            columns = map_roles(opened.schema, task.roles, part.columns, report=opened.report)
+            source, given = gathered(opened, task.roles, part.columns)
+            columns = map_roles(source.schema, task.roles, given, report=opened.report)
         except (DataError, RecipeError) as error:
-            problem = problem or str(error)
+            labelled = any(role.kind == "label" for role in task.roles)
+            lacking.append((not labelled, sum(role.required for role in task.roles), name, str(error)))
             continue
-        told = {**opened.schema.column_map, **part.columns}
-        held = Schema({role: opened.schema.columns[column] for role, column in columns.items()})
+        told = {**source.schema.column_map, **part.columns}
+        held = Schema({role: source.schema.columns[column] for role, column in columns.items()})
         suits = task.suits(held, {role: role if role in told else column for role, column in columns.items()})
         if sure or suits > most:
             best, most = name, suits
-    return best, problem
+    return best, min(lacking)[-1] if lacking and best is None else None
 
 
 def _task(registry: Registry, name: str, opened: Source) -> Task:
@@ -274,21 +278,20 @@ def _facts(reading: _Reading, seen: _Seen) -> dict[str, Any]:
             "rows": len(seen.twice), "first": seen.twice[:_FIRST], "conflicts": len(seen.conflicts),
             "first_conflicts": seen.conflicts[:_FIRST],
         },
-        "dirt": dirt, "examples": seen.examples, "remarks": [*report.remarks, *_conversations(rows)], "problem": problem,
+        "dirt": dirt, "examples": seen.examples, "remarks": [*report.remarks, *_nested(rows)], "problem": problem,
     }  # fmt: skip
 
 
-def _conversations(rows: RoleSource) -> list[str]:
-    """Columns that hold conversations, by the first row that has one."""
+def _nested(rows: RoleSource) -> list[str]:
+    """What columns of lists of objects hold, by the first row that has some."""
     found = []
-    nested = [name for name, column in rows.source.schema.columns.items() if column.kind in ("list", "object")]
-    first = rows.source.read([rows.row_number(0)])[0] if nested and rows.length else {}
-    for name in nested:
-        turns = first.get(name)
-        turn = turns[0] if isinstance(turns, list) and turns else None
-        keys = next((keys for keys in _TURNS if isinstance(turn, dict) and turn.keys() >= set(keys)), None)
-        if keys is not None:
-            found.append(f"column {name!r} holds conversations: turns of {' and '.join(keys)}")
+    lists = [name for name, column in rows.source.schema.columns.items() if column.kind == "list"]
+    first = rows.source.read([rows.row_number(0)])[0] if lists and rows.length else {}
+    for name in lists:
+        held = first[name][0] if first[name] else None
+        if isinstance(held, dict):
+            what = "conversations, turns" if any(held.keys() >= keys for keys in _TURNS) else "lists"
+            found.append(f"column {name!r} holds {what} of {', '.join(held)}")
     return found
 
 

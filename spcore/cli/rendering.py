@@ -44,10 +44,11 @@ def _marked(
     ids = np.asarray(batch.inputs["input_ids"])[s][:count]
     none: list[str | None] = [None] * count
     targets = [np.asarray(target) for target in batch.targets.values()]
+    shape = np.asarray(batch.inputs["input_ids"]).shape
     if bound.head.kind == "span":  # labels [sequences, 2]: first and last token
         begin, end = np.asarray(batch.targets["labels"])[s].tolist()
         return ids, [0 <= begin <= n <= end for n in range(count)], none
-    aligned = [target for target in targets if target.shape[:2] == np.asarray(batch.inputs["input_ids"]).shape]
+    aligned = [target for target in targets if target.shape[:2] == shape]
     if "decoder_input_ids" in batch.inputs or not aligned:
         return ids, [False] * count, none
     labels = aligned[0][s][:count]
@@ -89,12 +90,12 @@ def show_rendered(parts: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.text import Text
 
     for part in parts:
-        line = Text(f"{part['part']} ({part['tokens']} tokens): ", style="dim")
+        line = Text().append(f"{part['part']} ({part['tokens']} tokens): ", style="dim")
         for piece in part["pieces"]:
             text = piece["text"]
             if piece["loss"] and console.color_system is None:
                 text = f"⟦{text}⟧"
-            line.append(text, style="bold green" if piece["loss"] else "not dim")
+            line.append(text, style="bold green" if piece["loss"] else "")
             if "label" in piece:
                 line.append(f"→{piece['label']}", style="italic cyan")
         console.print(line)

@@ -8,7 +8,7 @@ Everything a plugin author must supply is here; torch is imported only by implem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,3 +278,17 @@ class Model(ABC):
     @abstractmethod
     def open(self, source: str) -> LanguageModel:
         """Read configuration and processor. Raises SourceError that says what was looked for, where, and near names."""
+
+
+@runtime_checkable
+class LearnsTexts(Protocol):
+    """Ability of a `Model` of which a part is made of the training data's texts before it is opened: its tokenizer.
+
+    learns: whether its options ask for that. `spcore.session.assemble` then calls `learn` before `open`, in every process.
+    """
+
+    learns: bool
+
+    def learn(self, texts: Iterable[str], rows: int | None, key: str) -> None:
+        """texts: all of the training rows, in order, read anew each time they are iterated. rows: how many, None where that is not known.
+        key: of the texts; where it is the same so are they, and nothing need be made twice. Raises RefusalError, DataError."""

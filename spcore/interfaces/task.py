@@ -100,7 +100,8 @@ class Role:
     """A column that a task reads, under the task's own name for it.
 
     guesses: names of columns to take for it, best first, when the recipe maps none. required: for training and
-    evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any".
+    evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any". series: beginnings of names,
+    best first: where no column has one of `guesses`, columns called by one and a number ("choice1", "choice2") are together a list.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Role:
     required: bool = True
     target: bool = False
     guesses: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
 
 
 class Ops(Protocol):

@@ -57,7 +57,11 @@ def compared(family: str, layouts: list[str], *overrides: str, **how: Any) -> Pa
 
 def families(layout: str) -> list[str]:
     """An encoder-decoder is cut neither between layers nor along positions."""
-    return [family for family in FAMILIES if family != "t5" or not {"pp", "cp"} & parse_layout(layout).keys()]
+    return [
+        family
+        for family in FAMILIES
+        if family not in ("t5", "seq2seq") or not {"pp", "cp"} & parse_layout(layout).keys()
+    ]
 
 
 def cases() -> list[Any]:
