@@ -103,3 +103,10 @@ def test_losses_are_summed_by_their_weights_however_a_step_is_cut(two: int) -> N
 
 def test_sgd_decays_and_moves_alike(two: int) -> None:
     compared("gpt2", "dp=2", "optimizer.use=sgd", "optimizer.lr=0.1", "optimizer.weight_decay=0.1")
+
+
+@pytest.mark.parametrize("axes", ["dp=2", pytest.param("dp=2,tp=2", marks=pytest.mark.slow)])
+def test_data_ranks_drop_different_things(axes: str, two: int, four: int) -> None:
+    found = compare(recipe("bert"), [axes], registry(), overrides=["launch=warm"], strategy="megatron", dropout=0.1)
+    assert found.same, found.to_json()
+    assert found.verdicts[0].masks == "different"

@@ -65,6 +65,22 @@ def test_a_class_of_weight_nothing_moves_nothing(tmp_path: Path, two: int) -> No
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
+def test_what_is_computed_again_drops_the_same(tmp_path: Path, two: int) -> None:
+    tree = classification(tmp_path)
+    tree["model"] = {**tree["model"], "dropout": 0.2}
+    options = {"tensor_parallel": 2, "sequence_parallel": True}
+    settings = {"global_batch_size": 8, "steps": 3}
+    kept, again, none = (
+        READY[two].measure(
+            laid({**tree, "model": {**tree["model"], "dropout": p}}, megatron(**options, recompute=how), 2, **settings)
+        )
+        for how, p in (("none", 0.2), ("full", 0.2), ("full", 0.0))
+    )
+    losses, others = ([s["grad_norm"] for s in run["steps"]] for run in (kept, again))
+    assert others == pytest.approx(losses, rel=1e-5)
+    assert [s["grad_norm"] for s in none["steps"]] != pytest.approx(losses, rel=1e-2)
+
+
 def test_a_loss_over_the_whole_batch(tmp_path: Path, two: int) -> None:
     tree = classification(tmp_path)
     file = tmp_path / "twos.jsonl"
