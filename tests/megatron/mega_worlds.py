@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from tests.megatron.mega_models import CASES, REAL, Case, batch, made, reference
 
-WORLD = 4
+WORLD, LIMIT = 4, 240
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp1": {},
     "tp2": {"tensor_model_parallel_size": 2},
@@ -32,6 +35,23 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
+def run(wanted: list[tuple[str, str]], folder: Path, world: int = WORLD) -> dict[tuple[str, str], dict[str, Any]]:
+    """`figures` of each (case, layout), from processes that are given LIMIT seconds for all of them."""
+    until = time.monotonic() + LIMIT
+    context = mp.start_processes(
+        work, (str(folder / "meeting"), wanted, str(folder), world), nprocs=world, join=False, start_method="spawn"
+    )
+    try:
+        while not context.join(max(0.1, until - time.monotonic())):
+            assert time.monotonic() < until, (
+                f"not done after {LIMIT} s: {sorted(path.name for path in folder.glob('*.json'))}"
+            )
+    finally:
+        for process in context.processes:
+            process.kill()
+    return {(name, layout): json.loads((folder / f"{name}-{layout}.json").read_text()) for name, layout in wanted}
+
+
 def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, world: int = WORLD) -> None:
     """One process: for each (case, layout) figures go to a file of the folder."""
     import warnings
@@ -42,7 +62,9 @@ def work(rank: int, meeting: str, wanted: list[tuple[str, str]], folder: str, wo
     from spcore_megatron import shim
 
     with shim.installed():
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=timedelta(seconds=LIMIT)
+        )
         from megatron.core import parallel_state as ps
         from megatron.core import tensor_parallel
 

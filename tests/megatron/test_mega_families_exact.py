@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-import torch.multiprocessing as mp
 
 from tests.megatron import mega_worlds
 from tests.megatron.mega_models import CASES
 
 CHOSEN = [
+    *((name, "tp1") for name in ("llama", "gpt2", "bert", "t5", "qwen2_moe")),
     *((name, "tp2") for name, case in CASES.items() if "experts" not in " ".join(case.settings)),
     *((name, "pp2") for name in ("llama", "llama-tied", "llama-hidden", "bert", "qwen2_moe")),
     *((name, "tp2pp2") for name in ("llama", "gpt2", "bert", "roberta", "qwen3")),
@@ -25,11 +24,7 @@ CHOSEN = [
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
-    folder = tmp_path_factory.mktemp("figures")
-    mp.start_processes(
-        mega_worlds.work, (str(folder / "meeting"), CHOSEN, str(folder)), nprocs=mega_worlds.WORLD, start_method="spawn"
-    )
-    return {pair: json.loads((folder / f"{pair[0]}-{pair[1]}.json").read_text()) for pair in CHOSEN}
+    return mega_worlds.run(CHOSEN, tmp_path_factory.mktemp("figures"))
 
 
 @pytest.mark.parametrize(("name", "layout"), CHOSEN)
