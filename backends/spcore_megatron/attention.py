@@ -103,7 +103,9 @@ class Attention(MegatronModule):  # type: ignore[misc]
         if attention_bias is not None:
             mask, causal = _biased(attention_bias, mask, causal, q.shape[2]), False
         dropout = self.dropout if self.training else 0.0
-        drawing = tensor_parallel.get_cuda_rng_tracker().fork() if dropout else contextlib.nullcontext()
+        # Under sequence parallelism the whole block draws from the tracker; a fork in a fork would draw the same for every layer.
+        apart = dropout and not self.config.sequence_parallel
+        drawing = tensor_parallel.get_cuda_rng_tracker().fork() if apart else contextlib.nullcontext()
         with drawing:
             found = F.scaled_dot_product_attention(
                 q,

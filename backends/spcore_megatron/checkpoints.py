@@ -212,7 +212,7 @@ class Keeper:
         """Names of the optimizer's moments, and updates so far: of any rank, as one may have no parameter."""
         states: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
         for one in self.optimizer.chained_optimizers if self.optimizer is not None else ():
-            inner = getattr(one, "optimizer", None)
+            inner: Any = getattr(one, "optimizer", None)
             groups = inner.param_groups if inner is not None else ()
             states += [(inner.state[p], group) for group in groups for p in group["params"] if inner.state.get(p)]
         names = {k for state, _ in states for k, v in state.items() if torch.is_tensor(v) and k != STEP}
