@@ -66,7 +66,9 @@ def made(folder: Path, layout: str, steps: int) -> Undisturbed:
     """A run that nobody kills."""
     tree: dict[str, Any] = classification(folder, rows=200)
     tree["model"]["dropout"] = 0.1
-    recipe = laid(tree, LAYOUTS.get(layout, layout), 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5)
+    recipe = laid(
+        tree, LAYOUTS.get(layout, layout), 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5
+    )
     (folder / "recipe.json").write_text(json.dumps({**recipe, "loggers": ["jsonl"]}))
     began = time.monotonic()
     done = subprocess.run(command(folder, "whole"), capture_output=True, text=True, timeout=300)
