@@ -140,7 +140,8 @@ class BoundTask(ABC):
 
     head: what it needs on the hidden states. terms: names of its loss terms, fixed: ranks reduce one vector in this order.
     metric_names: of the figures that `metrics` gives, the one that counts first; so a recipe's `eval.metric` is checked before a run.
-    Empty where they are not known before: then it is checked at the first evaluation.
+    Empty where they are not known before: then it is checked at the first evaluation. NAME/GROUP, of the rows of a group that only an
+    evaluation's data show, need not be there where NAME is.
     """
 
     head: Head

@@ -230,12 +230,13 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
     if told is not None and (wrong := differing(told, dict(merged[0].sums))):
         yield Wrong(f"sums of all rows, and of the part: {wrong}", "the same sums, or None")
     names = case.bound.metric_names
-    if names and set(names) != set(whole):
-        yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(whole))}")
+    known = {name for name in whole if name in names or name.partition("/")[0] not in names}  # others are a group's
+    if names and set(names) != known:
+        yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(known))}")
     if isinstance(case.bound, Prompts):
         bare, made = case.bound.metrics(merged[0]), case.bound.answer_metrics
-        if set(bare) != set(whole) - set(made) or not set(made) <= set(whole):
-            expected = f"those with them, {', '.join(sorted(whole))}, without answer_metrics, {', '.join(made)}"
+        if set(bare) != known - set(made) or not set(made) <= known:
+            expected = f"those with them, {', '.join(sorted(known))}, without answer_metrics, {', '.join(made)}"
             yield Wrong(f"figures without answers: {', '.join(sorted(bare))}", expected)
 
 
