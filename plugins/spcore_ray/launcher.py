@@ -87,6 +87,7 @@ class _Driver:
     """The process that speaks to Ray."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
+        self._why: str | None = None
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process has ended
         # A session of its own: Ctrl-C in a terminal is the caller's to judge. It ends when its input does.
         self._process = subprocess.Popen(
@@ -100,11 +101,13 @@ class _Driver:
 
     def over(self, *, soon: bool = False) -> str | None:
         """See `spcore.launching.cluster.Job`."""
-        if self._process.poll() is None:
-            return None
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"the process that speaks to Ray left with exit code {self._process.returncode}"
+        if self._why is None and self._process.poll() is not None:
+            with self._said:
+                self._said.seek(0)
+                lines = self._said.read().decode(errors="replace").strip().splitlines()
+            silent = f"the process that speaks to Ray left with exit code {self._process.returncode}"
+            self._why = lines[-1] if lines else silent
+        return self._why
 
     def end(self) -> None:
         """See `spcore.launching.cluster.Job`."""

@@ -73,6 +73,7 @@ def test_a_ray_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_ranks_own_error_is_shown(cluster: str) -> None:
     with pytest.raises(RankError, match="rank 1 failed at step 3: ValueError: trouble of a plugin's own") as caught:
         run(tree(trouble={"what": "raise"}, launch=on(cluster)))
@@ -92,6 +93,7 @@ def test_a_killed_rank_and_a_restart(cluster: str, tmp_path: Path) -> None:
     assert any("SIGKILL" in line and "started again from the last checkpoint" in line for line in warned), warned
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_saves(cluster: str, tmp_path: Path) -> None:
     cancel = threading.Event()
 
@@ -105,6 +107,7 @@ def test_a_cancelled_run_saves(cluster: str, tmp_path: Path) -> None:
     assert of_rays() == []
 
 
+@pytest.mark.slow
 def test_nodes_that_are_not_there(cluster: str) -> None:
     with pytest.raises(RunError, match=r"Ray has no 2 nodes with .*'CPU': 8.* within 1 s; it has .*'CPU': 2"):
         run(tree(launch=on(cluster, cpus_per_process=8, wait=1)))
