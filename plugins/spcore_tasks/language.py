@@ -91,9 +91,11 @@ class BoundLanguageTask(TextTask):
         return EvalPart(self.sums(rows), rows)
 
     def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Rows tell all."""
+        """Rows tell all; where nothing but answers was made, there are none."""
+        if rows and "nats" not in rows[0]:
+            return {}
         found = {f"{TERM}.sum": "nats", f"{TERM}.weight": "tokens", "right": "right"}
-        return {name: math.fsum(row.get(key, 0.0) for row in rows) for name, key in found.items()}
+        return {name: math.fsum(row[key] for row in rows) for name, key in found.items()}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. perplexity: its exponential. accuracy: share of tokens that were the likeliest. rows: windows."""
