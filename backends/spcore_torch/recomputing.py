@@ -52,7 +52,7 @@ def _kept() -> frozenset[Any]:
     which are attention's scores: those grow with the square of the length."""
     aten = torch.ops.aten
     found = [aten.mm.default, aten.addmm.default]
-    found += [getattr(aten, name).default for name in dir(aten) if name in _FUSED]
+    found += [getattr(aten, name).default for name in _FUSED if hasattr(aten, name)]
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         found.append(torch.ops.mkldnn._linear_pointwise.default)
     return frozenset(found)

@@ -14,6 +14,7 @@ class Family:
     backbone that pools the first token, for the family's sequence head. offset: positions start at padding_idx + 1, not at 0.
     joins: module of a layer that adds its attention to what came in, called with both; None where that is not a module of its own.
     staged: whether it was verified that its backbone can be cut between layers, see `spcore_transformers.stages`.
+    shares: whether an encoder-decoder takes its positions in parts, see `spcore_transformers.by_distance`; families that pack do.
     causal, encoder_layers, carried: as in `spcore.interfaces.model.Anatomy`; a family with encoder layers is verified under its
     vocabulary head.
     """
