@@ -24,7 +24,7 @@ from spcore_data.nested import TASK, holds_questions, questions
 from spcore_data.options import FilesOptions
 from spcore_data.parts import Part
 from spcore_data.translations import TASK as TRANSLATION
-from spcore_data.translations import flat, is_translation
+from spcore_data.translations import flat, has_instances, instances, is_translation
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
@@ -200,10 +200,15 @@ def _json(content: Content, options: FilesOptions) -> Part:
 
 
 def _unnested(part: Part) -> Part:
-    """Rows as they are, or a row for each question where they are articles or paragraphs with questions, or with columns for what a
-    translation holds."""
+    """Rows as they are, or a row for each question where they are articles or paragraphs with questions, for each instance of an
+    instruction, or with columns for what a translation holds."""
     if part.rows and all(map(is_translation, part.rows)):
         part.rows, part.task, part.facts = flat(part.rows), TRANSLATION, {"translations": len(part.rows)}
+        return part
+    if part.rows and all(map(has_instances, part.rows)):
+        part.facts = {"instances_of": f"{len(part.rows)} instructions"}
+        part.rows, numbers = instances(part.rows, part.lines if part.lines is not None else range(len(part.rows)))
+        part.lines = array("Q", numbers) if part.lines is not None else None
         return part
     if not any(map(holds_questions, part.rows or ())):
         return part

@@ -15,7 +15,7 @@ import pyarrow as pa
 from spcore.errors import DataError, SourceError, unknown
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
-from spcore_data.content import bare_stem, bare_suffix, lines_of, read_content
+from spcore_data.content import Content, bare_stem, bare_suffix, lines_of, read_content
 from spcore_data.cutting import EMPTY
 from spcore_data.formats import FORMATS
 from spcore_data.options import ParallelOptions
@@ -70,9 +70,8 @@ class Parallel(Dataset):
                 content.refuse_page()
                 digests.append(content.digest)
                 said += content.remarks
-            lines = {language: lines_of(content.text) for language, content in contents.items()}
+            lines = dict(zip(languages, _lines(list(contents.values())), strict=True))
             first = contents[languages[0]].path
-            _same_length({contents[language].path: len(own) for language, own in lines.items()})
             kept: list[int] = []
             empty: list[int] = []
             for n, row in enumerate(zip(*lines.values(), strict=True)):
@@ -167,8 +166,14 @@ def _split(file: Path) -> tuple[Path, str]:
     return file.parent / name.stem, "" if name.suffix in FORMATS else language
 
 
-def _same_length(counts: Mapping[Path, int]) -> None:
-    """Raise DataError for files whose lines cannot belong together."""
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{path.name} has {count:,}" for path, count in counts.items())
-        raise DataError(f"{next(iter(counts))}: lines of the same number are the same text, and {said} lines")
+def _lines(contents: Sequence[Content]) -> list[list[str]]:
+    """The lines of files that belong together, as many of each: up to the last that is filled in one of them. Raises DataError."""
+    whole = []
+    for content in contents:
+        *lines, last = lines_of(f"{content.text}.")  # so that blank ones at the end stay
+        whole.append([*lines, last[:-1]] if last != "." else lines)
+    most = max(len(lines_of(content.text)) for content in contents)
+    if any(len(lines) < most for lines in whole):
+        said = ", ".join(f"{c.path.name} has {len(lines):,}" for c, lines in zip(contents, whole, strict=True))
+        raise DataError(f"{contents[0].path}: lines of the same number are the same text, and {said} lines")
+    return [lines[:most] for lines in whole]

@@ -18,7 +18,7 @@ from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Ops
-from spcore.text import Groups, stacked
+from spcore.text import Groups, places, stacked
 from spcore_tasks.language import BoundLanguageTask, LanguageTask, each_feature, first_tokens, spread, windows
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from spcore_tasks.options import CausalLMOptions
 
+_TEXT = ("bytes", "characters")
 _MEASURES = ("bits_per_byte", "nats_per_character")
 
 
@@ -144,14 +145,21 @@ class BoundCausalLM(BoundLanguageTask):
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
         """See `collate`."""
-        return {name: stacked(features, name, 0) for name in ("bytes", "characters")}
+        return {name: stacked(features, name, 0) for name in _TEXT}
 
     # -- outputs to figures and answers ----------------------------------------------------------------------------
 
     def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
         """As every objective's, with the bytes and characters that the tokens stand for."""
         part = super().reduce(outputs, batch, ops)
-        return replace(part, sums={**part.sums, **{n: float(batch.targets[n].sum()) for n in ("bytes", "characters")}})
+        counts = {name: batch.targets[name].tolist() for name in _TEXT}
+        for row, (_, at) in zip(part.rows, places(batch).values(), strict=True):
+            row.update({name: counts[name][at[0]] for name in _TEXT})
+        return replace(part, sums=self.sums(part.rows))
+
+    def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """See `BoundTask.sums`."""
+        return {**super().sums(rows), **{name: math.fsum(row.get(name, 0) for row in rows) for name in _TEXT}}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. bits_per_byte, nats_per_character: of the text that the counted tokens stand for; with a tokenizer that

@@ -9,6 +9,7 @@ A window that does not hold the answer whole has its first token for both. So ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -247,10 +248,8 @@ class BoundQuestions(TextTask):
         sums = {f"{name}.weight": float(weight) for name, weight in batch.weights.items()}
         for term in self.loss(outputs, batch, ops):
             sums[f"{term.name}.sum"] = term.coefficient * float(term.sum.detach())
-        plain = Batch(
-            *({name: _plain(x) for name, x in arrays.items()} for arrays in (batch.inputs, batch.targets)),
-            batch.row_of, batch.feature_ids, batch.weights,
-        )  # fmt: skip
+        inputs, targets = ({name: _plain(x) for name, x in own.items()} for own in (batch.inputs, batch.targets))
+        plain = replace(batch, inputs=inputs, targets=targets)
         found = {name: ops.full(outputs, name).detach().float().cpu().numpy() for name in self.head.outputs}
         rows = []
         for feature, row, at, spans, null in self._found(found, plain):
@@ -271,8 +270,9 @@ class BoundQuestions(TextTask):
             golds = own[0]["golds"]
             if golds is None:
                 continue
-            spans = together([[Span(*span) for span in row["spans"]] for row in own], self.options.n_best)
-            text, margin = (spans[0].text, min(row["null"] for row in own) - spans[0].score) if spans else ("", 0.0)
+            text, margin = "", 0.0
+            if best := max((row["spans"][0] for row in own if row["spans"]), key=lambda span: span[2], default=None):
+                text, margin = best[3], min(row["null"] for row in own) - best[2]
             questions.append(span_figures.Answered(tuple(golds), text, margin))
             unreachable += not any(row["held"] for row in own)
         figures = (

@@ -5,6 +5,7 @@ All in percent. No library that is kept carries these rules any more; they are t
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections import Counter
@@ -29,6 +30,7 @@ class Answered:
     margin: float = 0.0
 
 
+@functools.lru_cache(1 << 16)
 def normalised(text: str) -> str:
     """A text in small letters, without ASCII punctuation and English articles, its words one space apart."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())

@@ -141,7 +141,7 @@ def _reading(
     if name is None:
         for other, task in sorted(tasks.items(), key=lambda item: not any(r.kind == "label" for r in item[1].roles)):
             try:  # its texts at least
-                return _Reading(view(task, targets=False), other, None, processor, problem)
+                return _Reading(view(task, targets=False), known and other, None, processor, problem)
             except (DataError, RecipeError):
                 continue
         return _Reading(view(None), None, None, processor, problem)

@@ -90,12 +90,12 @@ def show_rendered(parts: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.text import Text
 
     for part in parts:
-        line = Text(f"{part['part']} ({part['tokens']} tokens): ", style="dim")
+        line = Text().append(f"{part['part']} ({part['tokens']} tokens): ", style="dim")
         for piece in part["pieces"]:
             text = piece["text"]
             if piece["loss"] and console.color_system is None:
                 text = f"⟦{text}⟧"
-            line.append(text, style="bold green" if piece["loss"] else "not dim")
+            line.append(text, style="bold green" if piece["loss"] else "")
             if "label" in piece:
                 line.append(f"→{piece['label']}", style="italic cyan")
         console.print(line)

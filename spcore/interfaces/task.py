@@ -171,6 +171,11 @@ class BoundTask(ABC):
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """Figures over a whole evaluation; `part.rows` in feature order, each feature once."""
 
+    def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+        """`EvalPart.sums` of some of an evaluation's rows alone, so that a figure which needs them has an interval and is known of groups of
+        rows; None where rows do not tell them."""
+        return None
+
     @abstractmethod
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """Answers a person reads, one a feature, filler left out; each carries "row_id"."""

@@ -112,8 +112,10 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path, tmp_path_fa
         DataError, match=r"val.de:? ?.*lines of the same number are the same text, and val.de has 2, val.en has 1"
     ):
         opened(folder, "validation", languages=["de", "en"])
+    (folder / "val.en").write_text("one\n\n\n\n")
+    assert rows(folder, "validation", languages=["de", "en"]) == [{"de": "eins", "en": "one"}, {"de": "zwei", "en": ""}]
     (folder / "val.en.gz").write_bytes(gzip.compress(b"twice\n"))
-    with pytest.raises(DataError, match=r"val.en and val.en.gz are the same language twice"):
+    with pytest.raises(SourceError, match=r"val.en and val.en.gz are the same language twice"):
         opened(folder)
     alone = tmp_path_factory.mktemp("alone")
     (alone / "train.en").write_text("x\n")
@@ -136,3 +138,23 @@ def test_rows_of_translations_are_columns(tmp_path: Path) -> None:
         {"source": "un chat", "target": "a cat", "source_language": "fr", "target_language": "en", "id": 2},
     ]
     assert source.schema.default_task == "seq2seq"
+
+
+def test_instances_of_an_instruction_are_rows(tmp_path: Path) -> None:
+    made = [
+        {
+            "id": 1,
+            "instruction": "add",
+            "instances": [{"input": "1 1", "output": "2"}, {"input": "2 2", "output": "4"}],
+        },
+        {"id": 2, "instruction": "greet", "instances": []},
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    source = Files(FilesOptions(source=str(file))).open(None)
+    assert source.read(range(3)) == [
+        {"id": 1, "instruction": "add", "input": "1 1", "output": "2"},
+        {"id": 1, "instruction": "add", "input": "2 2", "output": "4"},
+        {"id": 2, "instruction": "greet", "input": None, "output": None},
+    ]
+    assert [source.place(n).rpartition(":")[2] for n in range(3)] == ["1", "1", "2"]

@@ -81,7 +81,8 @@ def test_layouts(family: str, layout: str, two: int, four: int) -> None:
     assert set(verdict.differences) == set(found.tolerances)
     assert verdict.differences["initial"].size == 0
     assert 0 < verdict.differences["gradient"].size < 2e-5, "sums over processes are taken in another order"
-    assert found.settings == {"model.dropout": 0.0, "optimizer.eps": 1e-5}
+    own = {} if family == "question-answering" else {"optimizer.eps": 1e-5}
+    assert found.settings == {"model.dropout": 0.0, **own}, "a recipe that has a larger eps keeps it"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

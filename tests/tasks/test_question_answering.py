@@ -153,7 +153,7 @@ GAPS = st.sampled_from([" ", "  ", "\n", "\u00a0", ""])
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 @given(st.data(), TEXTS, GAPS, st.sampled_from([24, 40, 200]), st.sampled_from([None, 3, 11]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_labels_are_the_answers_own_tokens(
     kind: str, data: Any, words: list[str], gap: str, size: int, stride: int | None
 ) -> None:

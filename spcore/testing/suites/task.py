@@ -18,7 +18,7 @@ from spcore.testing.contracts import against
 from spcore.testing.report import Report
 from spcore.testing.suites.task_abilities import task_annotates, task_custom_head, task_prompts, task_whole_batch
 from spcore.testing.suites.task_batches import BATCH_CHECKS, task_collate
-from spcore.testing.suites.task_case import TaskCase, same_arrays
+from spcore.testing.suites.task_case import TaskCase, differing, same_arrays
 
 _AXES = ("sequence", "position", "label", "vocabulary", "hidden")
 
@@ -226,6 +226,9 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
             yield Wrong(f"{name} = {shown(value)}", "a finite number")
         elif not math.isclose(value, parts[name], rel_tol=1e-4, abs_tol=1e-5):
             yield Wrong(f"{name} = {parts[name]} in parts, {value} in one", "the same figure")
+    told = case.bound.sums(merged[0].rows)
+    if told is not None and (wrong := differing(told, dict(merged[0].sums))):
+        yield Wrong(f"sums of all rows, and of the part: {wrong}", "the same sums, or None")
     names = case.bound.metric_names
     if names and set(names) != set(whole):
         yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(whole))}")
