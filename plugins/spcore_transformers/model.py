@@ -60,14 +60,11 @@ class TransformersModel(Model):
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
         self.learns = isinstance(options.tokenizer, TokenizerOptions)
-        self._made: Path | None = None
+        self._texts: tuple[Iterable[str], int | None, str] | None = None
 
     def learn(self, texts: Iterable[str], rows: int | None, key: str) -> None:
-        """See `LearnsTexts.learn`: a tokenizer of the training texts."""
-        options = self.options
-        assert isinstance(options.tokenizer, TokenizerOptions), "`learns` says so"
-        check_source(options, options.source)
-        self._made = own_tokenizer(options.tokenizer, made_style(options), texts, rows, key)
+        """See `LearnsTexts.learn`: a tokenizer of the training texts, made when the model is opened."""
+        self._texts = texts, rows, key
 
     def open(self, source: str) -> LanguageModel:
         """See `Model.open`. source: empty for a model that is made from nothing."""
@@ -76,7 +73,8 @@ class TransformersModel(Model):
         if source:
             config, tokenizer, gguf = self._stored(source)
         else:
-            tokenizer = self._tokenizer(self._named(), options.revision, made_style(options))
+            style = made_style(options)
+            tokenizer = self._tokenizer(self._named(style), options.revision, style)
             config = made_config(options, tokenizer)
         if options.chat_template is not None:
             tokenizer.chat_template = template_text(options.chat_template)
@@ -98,22 +96,23 @@ class TransformersModel(Model):
                 config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
             check_unquantised(source, config, from_scratch=options.from_scratch)
         if options.tokenizer is not None:
-            tokenizer = self._tokenizer(self._named(), None, style_of(config))
+            tokenizer = self._tokenizer(self._named(style_of(config)), None, style_of(config))
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
         return config, tokenizer, gguf
 
-    def _named(self) -> str:
-        """Where the tokenizer is. Raises RefusalError for one that was not made, as nothing is trained here."""
-        if not self.learns:
-            return str(self.options.tokenizer)
-        if self._made is None:
+    def _named(self, style: Style) -> str:
+        """Where the tokenizer is. Raises RefusalError for one that is to be made where nothing is trained."""
+        wanted = self.options.tokenizer
+        if not isinstance(wanted, TokenizerOptions):
+            return str(wanted)
+        if self._texts is None:
             raise RefusalError(
                 "model.tokenizer: is to be made of a run's training texts, and there are none here",
                 hint="Name a folder; `slimpajama tokenizer train` makes one",
             )
-        return str(self._made)
+        return str(own_tokenizer(wanted, style, *self._texts))
 
     def _tokenizer(self, source: str, revision: str | None, style: Style) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
