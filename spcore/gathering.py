@@ -14,7 +14,7 @@ _BETWEEN = ","
 
 class Gathered(Source):
     """A source with further columns, each a list of the values of several. columns: name -> the columns that it holds, in order. A value
-    that is missing at the end of a list is left out: questions may have fewer choices than there are columns."""
+    that is missing or blank at the end of a list is left out: questions may have fewer choices than there are columns."""
 
     def __init__(self, source: Source, columns: Mapping[str, Sequence[str]]) -> None:
         self.source, self.columns = source, dict(columns)
@@ -41,7 +41,7 @@ class Gathered(Source):
     def _with(self, row: Row) -> Row:
         made = {name: [row[column] for column in columns] for name, columns in self.columns.items()}
         for values in made.values():
-            while values and values[-1] is None:
+            while values and (values[-1] is None or not str(values[-1]).strip()):
                 values.pop()
         return {**row, **made}
 

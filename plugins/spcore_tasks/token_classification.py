@@ -239,9 +239,9 @@ class BoundTokenClassification(TextTask):
         return entity_figures(gold, predicted, self.types, self.scheme, strict=self.strict)
 
     def _filled(self, rows: Sequence[dict[str, Any]], which: str) -> list[str]:
-        """Tags of all words of a text up to the last one that has a token. rows: of its windows."""
+        """Tags of the words of a text, from the first to the last one that has a token. rows: of its windows, or of some that follow each other."""
         known = {word: tag for row in rows for word, tag in zip(row["words"], row[which], strict=True)}
-        return [known.get(word, self.labels.names[self.outside]) for word in range(max(known) + 1)]
+        return [known.get(word, self.labels.names[self.outside]) for word in range(min(known), max(known) + 1)]
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
