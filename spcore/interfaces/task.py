@@ -138,7 +138,8 @@ class BoundTask(ABC):
 
     head: what it needs on the hidden states. terms: names of its loss terms, fixed: ranks reduce one vector in this order.
     metric_names: of the figures that `metrics` gives, the one that counts first; so a recipe's `eval.metric` is checked before a run.
-    Empty where they are not known before: then it is checked at the first evaluation.
+    Empty where they are not known before: then it is checked at the first evaluation. Figures of a part of the rows, NAME/PART, may be
+    left out.
     """
 
     head: Head
