@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state as ps
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
@@ -270,9 +271,17 @@ class MegatronEngine(TorchEngine):
             self.optimizer.zero_grad()
 
     def gradient_norm(self) -> float:
-        """See `TorchEngine.gradient_norm`; inf where a scaled gradient overflowed."""
-        overflow = self.optimizer.prepare_grads()
-        return math.inf if overflow else float(self.optimizer.get_grad_norm())
+        """See `TorchEngine.gradient_norm`; inf where a scaled gradient overflowed. Megatron's own adds up large tensors in float32, which on
+        a CPU is off by 1e-5 of some ten million entries."""
+        if self.optimizer.prepare_grads():
+            return math.inf
+        total = 0.0
+        for part in self.optimizer.chained_optimizers:  # of experts apart
+            mine = self.squares(part.get_main_grads_for_grad_norm())
+            square = torch.tensor(mine, dtype=torch.float64, device=self.device)
+            dist.all_reduce(square, group=part.get_grad_stats_parallel_group())
+            total += float(square)
+        return math.sqrt(total)
 
     def _update(self, lr: float, norm: float) -> None:
         for group in self.optimizer.param_groups:
