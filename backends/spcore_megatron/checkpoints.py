@@ -242,13 +242,14 @@ class Keeper:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def load(self, folder: Path, file: Path, random: State) -> None:
-        """Read what ranks of any layout wrote. file: whose generators are this rank's, where it is there. Raises CheckpointError."""
+        """Read what ranks of any layout wrote, in the CPU's memory: 24 bytes for each of this rank's parameters, which an optimizer that is
+        spread does not make fewer. file: whose generators are this rank's, where it is there. Raises CheckpointError."""
         shards, tensors = {}, {}
         for unit in self.units:
-            own = self._joined(unit, [torch.zeros_like(p.parameter, dtype=torch.float32) for p in unit.parts])
+            own = self._joined(unit, [torch.zeros(p.parameter.shape) for p in unit.parts])
             shards[unit.name], tensors[unit.name] = own, Piece.of(own, unit.entries, 0, speaks=False)
         for name, tensor in self.beside.items():
-            own = torch.zeros_like(tensor, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
+            own = torch.zeros(tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
             shards[name], tensors[name] = own, Piece.of(own, _all(tensor), 0, speaks=False)
         scaler, kept = Scaler(), _Kept({})
         state.load(
@@ -277,7 +278,7 @@ class Keeper:
                         values[key] = value
                         continue
                     if key not in values:
-                        values[key] = torch.zeros_like(part.parameter, dtype=torch.float32, requires_grad=False)
+                        values[key] = torch.zeros(part.parameter.shape)
                     unit.put(n, values[key], value if unit.entries.expert is None else value[n])
         yield from found.values()
         for name, tensor in self.beside.items():
@@ -350,7 +351,8 @@ class Place:
     def set(self, values: Values) -> None:
         """Replace its state."""
         assert self.main is not None, "the caller looked"
-        moments = {k: v.reshape(-1)[self.span].view(self.main.shape).clone() for k, v in values.items() if k != STEP}
+        own = {k: v.reshape(-1)[self.span].view(self.main.shape) for k, v in values.items() if k != STEP}
+        moments = {k: v.to(self.main.device, copy=True) for k, v in own.items()}
         if STEP in values:
             if STEP in self.group or not type(self.torch).__module__.startswith("torch."):
                 self.group[STEP] = int(values[STEP])

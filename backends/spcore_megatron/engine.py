@@ -109,13 +109,15 @@ class MegatronEngine(TorchEngine):
         narrow, self.report = settings.dtype_of(plan), LoadReport()
         learned = [p for chunk in self.chunks for p in chunk.parameters()] if narrow != torch.float32 else []
         masters.widen(learned)
+        lacking = self.tensors.names
         with torch.no_grad():
-            for name, tensor in values(
-                plan.model, plan.head, plan.seed, self.report, {*self.tensors.names, *self.computed}
-            ):
+            for name, tensor in values(plan.model, plan.head, plan.seed, self.report, {*lacking, *self.computed}):
                 if name in self.computed:
                     self.computed[name] = tensor
                 self.tensors.put(name, tensor)
+                lacking.discard(name)
+        known = f"bridge megatron.{plan.model.family}"
+        assert not lacking, f"{known}: its map names {sorted(lacking)[0]}, which the model has not"
         return masters.rounded(learned, narrow)
 
     def _ops(self, plan: Plan, data_group: Any) -> WholeOps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,3 +76,27 @@ def places(how: How, sizes: Sizes, length: int) -> list[torch.Tensor]:
         rows = torch.arange(length).view(sizes.ranks, 2, -1)
         return [rows[:, n].reshape(-1) for n in range(2)]
     return [torch.arange(sizes.vocabulary if how == "vocabulary" else length)]
+
+
+_PLAIN = {
+    ".self_attention.linear_qkv.layer_norm_": ".input_layernorm.",
+    ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm.",
+    ".shared_experts.gate_weight": ".shared_experts.gate.weight",
+}
+"""Transformer Engine keeps a norm in the layer that follows it; one tensor has no module of its own."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as the local layer spec has it, whichever spec it is from."""
+    for other, plain in _PLAIN.items():
+        name = name.replace(other, plain)
+    return name
+
+
+def matched(name: str, rules: Mapping[str, Rule]) -> tuple[Rule, str, list[str]]:
+    """A parameter's rule, its leaf ("weight") and the numbers in its path."""
+    path, _, leaf = plain_name(name).rpartition(".")
+    numbers = [word for word in path.split(".") if word.isdigit()]
+    key = ".".join("*" if word.isdigit() else word for word in path.split("."))
+    assert key in rules, f"no rule for {name}: the family's map lacks {key!r}"
+    return rules[key], leaf, numbers

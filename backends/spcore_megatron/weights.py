@@ -18,7 +18,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state as ps
 
 from spcore.errors import ArtifactError
-from spcore_megatron.rules import Rule, Sizes, places
+from spcore_megatron.rules import Rule, Sizes, matched, places
 
 
 @dataclass(frozen=True)
@@ -66,30 +66,6 @@ class Part:
         return found.t().contiguous() if self.turned else found
 
 
-_PLAIN = {
-    ".self_attention.linear_qkv.layer_norm_": ".input_layernorm.",
-    ".mlp.linear_fc1.layer_norm_": ".pre_mlp_layernorm.",
-    ".shared_experts.gate_weight": ".shared_experts.gate.weight",
-}
-"""Transformer Engine keeps a norm in the layer that follows it; one tensor has no module of its own."""
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name as the local layer spec has it, whichever spec it is from."""
-    for other, plain in _PLAIN.items():
-        name = name.replace(other, plain)
-    return name
-
-
-def _matched(name: str, rules: Mapping[str, Rule]) -> tuple[Rule, str, list[str]]:
-    """A parameter's rule, its leaf ("weight") and the numbers in its path."""
-    path, _, leaf = name.rpartition(".")
-    numbers = [word for word in path.split(".") if word.isdigit()]
-    key = ".".join("*" if word.isdigit() else word for word in path.split("."))
-    assert key in rules, f"no rule for {name}: the family's map lacks {key!r}"
-    return rules[key], leaf, numbers
-
-
 class Weights:
     """The tensors of this rank under Hugging Face names: for loading, saving, gradients and an optimizer's groups.
 
@@ -124,7 +100,7 @@ class Weights:
                     self.parts.setdefault(part.source, []).append(part)
 
     def _parts(self, name: str, parameter: torch.nn.Parameter, rules: Mapping[str, Rule]) -> Iterator[Part]:
-        rule, leaf, numbers = _matched(plain_name(name), rules)
+        rule, leaf, numbers = matched(name, rules)
         sizes = self._sizes[rule.experts]
         axis = None if rule.axis is None or (rule.axis == 1 and parameter.dim() == 1) else rule.axis
         if axis is not None:

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
+from spcore import components
 from spcore.bars import on_terminal
-from spcore.components import Registry, default_registry
+from spcore.components import Registry
 from spcore.errors import DataError, OutputError, RefusalError
 from spcore.files import disk_errors, replace_folder, staged, sync_tree
 from spcore.given import Data, data_tree, scratch
@@ -88,7 +89,7 @@ def train_tokenizer(
     check(settings)
     folder = Path(output).absolute()
     _check_output(folder, overwrite)
-    registry = registry or default_registry()
+    registry = registry or components.default_registry()
     with scratch() as spilling:
         tree = data_tree(dataset, None, registry, spilling)
         tree |= {k: v for k, v in {"split": split, "limit": limit}.items() if v is not None}

@@ -17,7 +17,7 @@ import spcore_megatron.families
 from spcore.errors import RefusalError
 from spcore.interfaces.bridge import NoBridges
 from spcore_megatron.families import Family, bert, family_of, gpt2, llama, moe, t5
-from spcore_megatron.rules import Sizes, places
+from spcore_megatron.rules import Sizes, matched, places
 from tests.megatron import mega_gemma
 from tests.megatron.mega_models import bridges
 
@@ -106,6 +106,20 @@ def test_every_row_has_one_place(how: Any, groups: int, shared: int, width: int,
 
 def test_rows_that_pad_a_vocabulary_have_no_source() -> None:
     assert torch.equal(places("vocabulary", Sizes(1, 1, 1, 101, 2), 102)[0], torch.arange(101))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "leaf", "numbers"),
+    [
+        ("decoder.layers.3.self_attention.linear_qkv.layer_norm_weight", "decoder.layers.*.input_layernorm", "weight", ["3"]),
+        ("decoder.layers.0.mlp.linear_fc1.layer_norm_bias", "decoder.layers.*.pre_mlp_layernorm", "bias", ["0"]),
+        ("decoder.layers.12.mlp.linear_fc1.weight", "decoder.layers.*.mlp.linear_fc1", "weight", ["12"]),
+        ("decoder.final_layernorm.weight", "decoder.final_layernorm", "weight", []),
+    ],
+)  # fmt: skip
+def test_layers_of_transformer_engine_have_the_same_rules(name: str, key: str, leaf: str, numbers: list[str]) -> None:
+    rules = llama.LLAMA.rules(None)
+    assert matched(name, rules) == (rules[key], leaf, numbers)
 
 
 def test_each_family_is_one_short_file() -> None:
