@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RecipeError, RefusalError, RunCancelled, UserError
 from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
-from spcore.inference import RowSamples, evaluate_rows, evaluation_limits, predict_rows, task_of
+from spcore.inference import RowSamples, evaluated_part, evaluation_limits, predict_rows, task_of
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -36,17 +36,21 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spcore.interfaces.model import LanguageModel
+    from spcore.intervals import Figures
     from spcore.rows import RoleSource
     from spcore.running import OnEvent
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics by name. predictions: one dict a row used. report: rows read, used, dropped and why."""
+    """metrics by name. predictions: one dict a row used. report: rows read, used, dropped and why. intervals: name -> (low, high), where they
+    were asked for. groups: value of a column -> figures of the rows that have it."""
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]]
     report: dict[str, Any]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    groups: dict[str, Figures] = field(default_factory=dict)
 
 
 class LanguageModelHandle(Writes):
@@ -132,10 +136,15 @@ class LanguageModelHandle(Writes):
         max_length: int | None = None,
         stride: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        bootstrap: int = 0,
+        group_by: str | None = None,
     ) -> Evaluation:
         """Metrics on a data set. task: a name that the data set knows ("sst2" of "glue"). max_length: tokens of a feature; None: as it was
         trained. stride: tokens by which windows of a long text overlap; None: they do not. settings: anything else of the data set or
-        the task by dotted path ({"task.look_ahead": False}). Raises SlimPajamaError."""
+        the task by dotted path ({"task.look_ahead": False}). bootstrap: resamples that 95% intervals are made of; 0: none. group_by: a
+        column of the data, for each of whose values the figures are given by themselves. Raises SlimPajamaError."""
+        from spcore.intervals import by_group, figures
+
         with scratch() as spilling:
             tree = data_tree(dataset, task, self.registry, spilling)
             given = {"split": split, "columns": dict(columns or {}) or None, "max_length": max_length, "stride": stride}
@@ -144,14 +153,17 @@ class LanguageModelHandle(Writes):
             part = data_part(tree, self.registry)
             with self._in_use(lambda: self._otherwise(part, options)) as (runner, bound):
                 source = open_part(part, self.task()[0], self.registry, self._trained_columns(tree))
+                groups = source.values(group_by, range(source.length or 0)) if group_by is not None else None
                 with self.writer(runner, bound) as writer:
-                    metrics, rows, counts = evaluate_rows(runner, bound, source, writer)
+                    part_of, counts = evaluated_part(runner, bound, source, writer)
+                whole = figures(bound, part_of, bootstrap)
+                several = by_group(bound, part_of, groups, bootstrap) if groups is not None else {}
         report = {
             **counts.to_json(),
             "remarks": [*source.report.remarks, *counts.remarks()],
             "dropped_lines": dict(source.report.dropped),
         }
-        return Evaluation(metrics, rows, report)
+        return Evaluation(whole.metrics, part_of.rows, report, whole.intervals, several)
 
     def predict(
         self,

@@ -19,7 +19,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from spcore.errors import ArtifactError, ComponentError, OutputError
 from spcore.files import (
     LEFTOVERS,
     LOCK,
+    digest,
     disk_errors,
     fault,
     locked,
@@ -319,6 +320,21 @@ def attach(artifact: Artifact, work: Path, name: str, facts: Mapping[str, Any]) 
     if isinstance(kept, dict):
         manifest["files"] = {**kept, **own}
     write_text(folder / MANIFEST, sealed_text(manifest))
+
+
+def add_to_card(artifact: Artifact, title: str, lines: Sequence[str]) -> None:
+    """Put a section into a saved model's README.md, in place of one of that title. Raises OutputError."""
+    file, heading = artifact.folder / TEXTS[0], f"## {title}"
+    old = file.read_text(encoding="utf-8") if file.is_file() else ""
+    before, _, after = f"{old}\n".partition(f"{heading}\n")
+    rest = after.partition("\n## ")[1] + after.partition("\n## ")[2]
+    text = f"{before.rstrip()}\n\n{heading}\n\n" + "\n".join(lines) + f"\n{rest.rstrip()}"
+    manifest, files = artifact.manifest, artifact.manifest.get("files")
+    with disk_errors(artifact.folder):
+        write_text(file, text.rstrip() + "\n")
+        if isinstance(files, dict):  # it is a change of ours, of which nobody need be told
+            files[TEXTS[0]] = {"bytes": file.stat().st_size, "sha256": digest(file, "sha256")}
+            write_text(artifact.folder / MANIFEST, sealed_text(manifest))
 
 
 def publish(work: Path, folder: Path) -> None:

@@ -137,7 +137,7 @@ def _predict_chunk(
     for batch, outputs in _batched(runner, task, features):
         for answer in task.decode(outputs, batch):
             by_row[answer["row_id"]].append(answer)
-    return [{k: v for k, v in task.combine(by_row[row]).items() if k != "row_id"} for row in range(len(rows))]
+    return [{k: v for k, v in task.combine(by_row[n], row).items() if k != "row_id"} for n, row in enumerate(rows)]
 
 
 def _batched(
@@ -157,15 +157,22 @@ def _batched(
 def evaluate_rows(
     runner: Runner, task: BoundTask, source: RoleSource, writer: Writer | None = None
 ) -> tuple[dict[str, float], list[dict[str, Any]], Counts]:
-    """Metrics, the rows they were made of, and what became of the data's rows. A task that is evaluated by generating has its answers
-    beside what outputs give, or alone by a runner that only generates. writer: as for `predict_rows`. Raises
-    DataError where no row is usable."""
+    """Metrics, the rows they were made of, and what became of the data's rows; see `evaluated_part`."""
+    part, counts = evaluated_part(runner, task, source, writer)
+    return task.metrics(part), part.rows, counts
+
+
+def evaluated_part(
+    runner: Runner, task: BoundTask, source: RoleSource, writer: Writer | None = None
+) -> tuple[EvalPart, Counts]:
+    """All that figures are made of, and what became of the data's rows. A task that is evaluated by generating has its answers beside what
+    outputs give, or alone by a runner that only generates. writer: as for `predict_rows`. Raises DataError where no row is usable."""
     store = usable(source, task)
     if isinstance(task, Prompts):
         part = _with_generated(runner, task, source, store, writer)
     else:
         part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
-    return task.metrics(part), part.rows, store.counts
+    return part, store.counts
 
 
 def _with_generated(

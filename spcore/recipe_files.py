@@ -121,7 +121,7 @@ def _content(file: Path) -> str:
 
 
 def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = None) -> dict[str, Any]:
-    """Paths made absolute: `output`, and sources that exist below `base` or are written as paths; names stay names, those
+    """Paths made absolute: `output`, `launch.folder`, and sources that exist below `base` or are written as paths; names stay names, those
     of components too where `registry` tells them."""
 
     def sourced(value: Any, kind: str, named: bool = True) -> Any:
@@ -144,6 +144,9 @@ def place_paths(tree: dict[str, Any], base: Path, registry: Registry | None = No
     placed = {k: sourced(v, kinds[k]) if k in kinds else v for k, v in tree.items()}
     if isinstance(placed.get("eval"), dict) and "data" in placed["eval"]:
         placed["eval"] = {**placed["eval"], "data": sourced(placed["eval"]["data"], "dataset")}
+    launch = placed.get("launch")
+    if isinstance(launch, dict) and isinstance(launch.get("folder"), str):
+        placed["launch"] = {**launch, "folder": _absolute(launch["folder"], base)}
     if isinstance(placed.get("output"), str):
         placed["output"] = _absolute(placed["output"], base)
     return placed

@@ -88,7 +88,7 @@ class DataPart(RowsPart):
         ),
     )
     stride: int | None = Field(
-        None, ge=1, lt=2**31, description="tokens by which windows of a long text overlap; null: they do not",
+        None, ge=1, lt=2**31, description="tokens by which windows of a long text overlap; null: they do not, or as is usual for the task",
         json_schema_extra=known_as("doc_stride", "overlap", "window_overlap"),
     )  # fmt: skip
     pack: int | None = Field(

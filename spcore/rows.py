@@ -14,6 +14,7 @@ from typing import Any
 
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.features import fingerprint
+from spcore.gathering import gathered
 from spcore.interfaces.dataset import Column, Dataset, ReadReport, Row, Schema, Source
 from spcore.interfaces.task import Role
 
@@ -67,6 +68,14 @@ class RoleSource(Source):
         """Where a row of this view stands in the data; of a stream its number, in the order in which it was read."""
         return self.source.place(self.row_number(row)) if self.length is not None else f"row {row}"
 
+    def values(self, column: str, ids: Sequence[int]) -> list[str]:
+        """Values of any of the data's own columns, of rows by position in this view; "" for a missing one. Raises DataError for a column that
+        the data has not."""
+        if column not in self.source.schema.columns:
+            raise DataError(unknown("column", column, self.source.schema.columns))
+        rows = self.source.read([self.row_number(i) for i in ids])
+        return ["" if is_missing(row[column]) else str(row[column]) for row in rows]
+
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """Rows of a logical shard; `limit` is shared out evenly."""
         share = None if self._limit is None else (self._limit + shards - 1 - shard) // shards
@@ -108,7 +117,7 @@ def open_rows(
     """Open a split and give its columns the task's names. targets False: roles that are targets may be missing. known: a
     source that is open already. Raises DataError for a role that no column serves, RecipeError for a wrong split."""
     name, part = _parse_split(split)
-    source = known or dataset.open(name)
+    source, columns = gathered(known or dataset.open(name), roles, columns)
     mapping = map_roles(source.schema, roles, columns, targets=targets, report=source.report)
     ids = None
     if part is not None:

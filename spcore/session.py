@@ -15,7 +15,7 @@ from spcore.bars import shows_progress, silent
 from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
-from spcore.interfaces.model import Steps
+from spcore.interfaces.model import LearnsTexts, Model, Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
 from spcore.interfaces.task import Annotates, BoundTask, Limits, Prompts, Task
 from spcore.recipe import DataPart, Part, Recipe, part_options
@@ -124,8 +124,9 @@ def create(registry: Registry, kind: str, part: Part, **more: Any) -> Any:
     return registry.create(kind, part.use, part_options(part, kind, registry, **more))
 
 
-def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = None) -> Session:
-    """Resolve and check. world_size: processes, for a dry run; default: what the recipe's launcher starts.
+def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = None, here: bool = True) -> Session:
+    """Resolve and check. world_size: processes, for a dry run; default: what the recipe's launcher starts. here: whether this process
+    would start it; else the launcher is asked nothing.
 
     Raises RecipeError, SourceError, DataError, RefusalError: all before any process starts or any weight is read.
     """
@@ -134,7 +135,9 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
             raise RefusalError(f"{recipe.adapter.use!r} cannot be saved by this version; leave `adapter` out")
     with recipe.at("model", "source"):
         source = registry.bare("model", recipe.model.use, str(recipe.model.options.get("source", "")))
-        model: LanguageModel = create(registry, "model", recipe.model).open(source)
+        opener: Model = create(registry, "model", recipe.model)
+        learns = isinstance(opener, LearnsTexts) and opener.learns
+        opened = None if learns else opener.open(source)
     with recipe.at("launch"):
         launcher: Launcher = create(registry, "launcher", recipe.launch)
     with recipe.at("strategy"):
@@ -142,6 +145,8 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         layout = strategy.layout(world_size or launcher.processes)
     with recipe.at("data", "source"):
         train, recipe, task = _bind_data(recipe, registry)
+    with recipe.at("model", "source"):
+        model: LanguageModel = opened or _learnt(opener, train, task).open(source)
     with recipe.at("eval", "data", "source"):
         evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
     with recipe.at("data"):
@@ -175,9 +180,19 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     with recipe.at("eval", "generate"):
         _check_generating(session)
     with recipe.at("strategy"):
-        _check(session)
+        _check(session, here)
     session.warnings += [line for source in (train, evaluation) if source is not None for line in _remarks(source)]
     return session
+
+
+def _learnt(opener: Model, train: RoleSource | Mixture, task: Task) -> Model:
+    """A model source that has learnt what it makes of the training texts."""
+    from spcore.texts import Texts
+
+    assert isinstance(opener, LearnsTexts), "it was not opened for this"
+    texts = Texts(sources_of(train), task.roles)
+    opener.learn(texts, texts.rows, texts.fingerprint)
+    return opener
 
 
 def sources_of(rows: RoleSource | Mixture) -> dict[str, RoleSource]:
@@ -327,11 +342,12 @@ def _check_generating(session: Session) -> None:
         )
 
 
-def _check(session: Session) -> None:
+def _check(session: Session, here: bool) -> None:
     """Ask every part what it refuses; the first refusal is raised, the number of others told."""
-    spec = run_spec(session)
     _check_data(session)
-    refusals = [*session.strategy.check(session.plan), *session.launcher.check(spec)]
+    refusals = session.strategy.check(session.plan)
+    if here:
+        refusals = [*refusals, *session.launcher.check(run_spec(session))]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise RefusalError(f"{refusals[0]}{more}")

@@ -27,12 +27,23 @@ Groups = Sequence[Sequence[Feature]]
 
 _TEXT = (
     "text1", "text_a", "sentence1", "premise", "question1", "question", "sentence", "review", "review_text", "content", "body",
-    "tweet", "comment", "comment_text", "message", "document", "headline", "title", "文本", "内容", "评论", "句子", "标题",
+    "tweet", "comment", "comment_text", "message", "document", "headline", "title", "#1 string", "文本", "内容", "评论", "句子", "标题",
 )  # fmt: skip
-_PAIR = ("text2", "text_b", "sentence2", "hypothesis", "question2", "sentence", "passage", "文本2", "句子2")
+_PAIR = (
+    "text2",
+    "text_b",
+    "sentence2",
+    "hypothesis",
+    "question2",
+    "sentence",
+    "passage",
+    "#2 string",
+    "文本2",
+    "句子2",
+)
 _LABEL = (
     "labels", "class", "category", "target", "sentiment", "score", "stars", "rating", "gold", "gold_label", "intent", "topic",
-    "emotion", "标签", "类别", "情感",
+    "emotion", "quality", "标签", "类别", "情感",
 )  # fmt: skip
 TEXT = Role("text", guesses=_TEXT)
 TEXT_PAIR = Role("text_pair", required=False, guesses=_PAIR)

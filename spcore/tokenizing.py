@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,26 @@ class TokenizerProcessor(Processor):
         kept = _kept(parts, max_length, self._left)
         cut = {name: array[kept] for name, array in arrays.items()}
         return Encoding(cut, len(parts) - len(kept), offsets[kept], parts[kept])
+
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """See `Processor.encode_words`: the tokens that transformers gives for `is_split_into_words`, byte-level ones with
+        `add_prefix_space`."""
+        found = self.tokenizer.encode([self._before + word for word in words], is_pretokenized=True)
+        arrays = {"input_ids": np.array(found.ids, np.int64)}
+        if self._types:
+            arrays["token_type_ids"] = np.array(found.type_ids, np.int64)
+        offsets = np.maximum(np.array(found.offsets, np.int64).reshape(-1, 2) - len(self._before), 0)
+        words_of, parts = (
+            np.array([-1 if n is None else n for n in known], np.int64)
+            for known in (found.word_ids, found.sequence_ids)
+        )
+        return Encoding(arrays, 0, offsets, parts, words_of)
+
+    @cached_property
+    def _before(self) -> str:
+        """What stands before a word so that it is encoded as within a text: a space where the space is a part of the token."""
+        apart = self.tokenizer.encode(["a", "a"], is_pretokenized=True, add_special_tokens=False)
+        return "" if apart.ids == self.tokenizer.encode("a a", add_special_tokens=False).ids else " "
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """See `Processor.decode`."""

@@ -146,7 +146,7 @@ class Keeper:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def save(self, file: Path, random: State | None) -> Pending:
+    def save(self, file: Path, random: State | None, staging: state.Staging) -> Pending:
         """Write this rank's share. random: its generators, None where another rank writes them. Collective."""
         self.moments, self.step = self._agreed()
         tensors: Values = {}
@@ -169,7 +169,7 @@ class Keeper:
                 own = shards[name] = found_one.pop(PARAMETER)
                 tensors[name] = Piece.of(own, _all(tensor), 0, speaks=True)
                 states[own] = found_one
-        return state.save(file, state.Held(tensors, shards, _Kept(states), self._scaler(), random or {}))
+        return state.save(file, state.Held(tensors, shards, _Kept(states), self._scaler(), random or {}), staging)
 
     def _joined(self, unit: Unit, values: Sequence[torch.Tensor]) -> torch.Tensor:
         taken = [unit.taken(n, value) for n, value in enumerate(values)]

@@ -349,7 +349,8 @@ class MegatronEngine(TorchEngine):
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
         leads = self._place_in_row == 0
-        return self.keeper.save(self._file(folder, self._place_in_row), self.random if leads else None)
+        file = self._file(folder, self._place_in_row)
+        return self.keeper.save(file, self.random if leads else None, self.staging)
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. All ranks of a data rank go on with its generator; those of one that the saving run had not, with their own."""

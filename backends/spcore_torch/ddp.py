@@ -12,7 +12,7 @@ from spcore.interfaces.strategy import Engine, Layout, ParallelStrategy, Place, 
 from spcore.tensors.groups import device_of, group_of
 from spcore_torch.options import SingleOptions
 from spcore_torch.reducer import Reducer
-from spcore_torch.single import SingleEngine, flatten_refusals, refusals
+from spcore_torch.single import SingleEngine, refusals
 
 
 class DataParallel(ParallelStrategy):
@@ -33,7 +33,7 @@ class DataParallel(ParallelStrategy):
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        found = [*refusals(plan), *flatten_refusals(plan, self.options)]
+        found = refusals(plan, self.options)
         size = plan.layout.world_size
         if plan.device not in ("auto", "cpu", "cuda"):
             found.append(Refusal(f"device {plan.device!r}", "each process has a device of its own", "use device=cuda"))

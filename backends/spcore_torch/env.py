@@ -7,7 +7,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spcore.errors import RefusalError
@@ -75,20 +76,38 @@ def _port(environment: Mapping[str, str]) -> int:
 class Env(Launcher):
     """Joins the processes that are there. Rank 0 keeps the run's folder and tells the loggers. SIGTERM to any stops all."""
 
+    joins = scripts_all = True
+
     def __init__(self, options: EnvOptions) -> None:
-        self.started = Started.of(os.environ)
-        self.processes = self.started.world_size if self.started else 1
+        self.options, self.started = options, Started.of(os.environ)
+        wanted = options.nodes * (options.processes_per_node or 1)
+        self.processes = self.started.world_size if self.started and not options.processes_per_node else wanted
         self.leads = self.started is None or self.started.rank == 0
 
     def check(self, spec: RunSpec) -> list[Refusal]:
-        """Refuses where nobody has started this process as one of several."""
+        """Refuses where nobody has started this process as one of several, or of another number."""
         if self.started is None:
             why = "neither RANK and WORLD_SIZE nor Slurm's or Open MPI's variables are in the environment"
             return [Refusal("launch 'env'", why, "start it with torchrun or srun, or use launch=local")]
-        if spec.layout.world_size != self.processes:
-            why = f"the layout has {spec.layout.world_size} processes, the environment {self.processes}"
+        if spec.layout.world_size != self.started.world_size:
+            why = f"the layout has {spec.layout.world_size} processes, the environment {self.started.world_size}"
             return [Refusal("launch 'env'", why, "make the sizes agree")]
         return []
+
+    def script(self, run: Sequence[str]) -> str:
+        """See `Launcher.script`: torchrun, the same on every node."""
+        o = self.options
+        if o.processes_per_node is None:
+            raise RefusalError(
+                "launch.processes_per_node: not given; say how many processes torchrun starts on each node"
+            )
+        if o.nodes == 1:
+            return torchrun(["--standalone"], o.processes_per_node, run)
+        if o.address is None:
+            raise RefusalError(f"launch.address: not given; say which of the {o.nodes} machines the others meet at")
+        host, _, port = o.address.partition(":")
+        meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{port or PORT}", "--rdzv-id=slimpajama"]
+        return torchrun([f"--nnodes={o.nodes}", *meeting], o.processes_per_node, run)
 
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """See `Launcher.launch`. events: rank 0's alone. What the run raises here is raised as it is."""
@@ -97,6 +116,11 @@ class Env(Launcher):
         assert self.started is not None, "refused by `check`"
         with _environment(self.started):
             return run_rank(spec, spec.layout.place(self.started.rank, self.started.local_rank), events, control)
+
+
+def torchrun(how: Sequence[str], processes: int, run: Sequence[str]) -> str:
+    """The command of a node. run: see `Launcher.script`; its first word is a module's name too."""
+    return shlex.join(["torchrun", *how, f"--nproc-per-node={processes}", "-m", *run])
 
 
 @contextlib.contextmanager

@@ -28,7 +28,8 @@ from spcore.tensors.materialise import materialise, named_tensors, tie
 from spcore_torch import kernels
 from spcore_torch.ddp import DataParallel
 from spcore_torch.options import ShardedOptions
-from spcore_torch.single import SingleEngine, resolve_device
+from spcore_torch.recomputing import stacks
+from spcore_torch.single import SingleEngine, autocast, resolve_device
 
 
 class FullySharded(DataParallel):
@@ -73,15 +74,9 @@ class FullySharded(DataParallel):
         return FullyShardedEngine(plan, place, self.options)
 
 
-def _stacks(anatomy: Anatomy) -> list[str]:
-    """Full paths of the lists of layers."""
-    below = [path for path in (anatomy.layers, anatomy.encoder_layers) if path]
-    return [f"{anatomy.base}.{path}" if anatomy.base else path for path in below]
-
-
 def _unit(name: str, anatomy: Anatomy) -> str:
     """The layer that a parameter is of, "" for what is of none."""
-    for stack in _stacks(anatomy):
+    for stack in stacks(anatomy):
         if name.startswith(f"{stack}."):
             return f"{stack}.{name.removeprefix(f'{stack}.').partition('.')[0]}"
     return ""
@@ -114,7 +109,7 @@ class FullyShardedEngine(SingleEngine):
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module, anatomy = plan.model.build(plan.head, plan.precision.parameter), plan.model.anatomy(plan.head)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
-        self.kernel = kernels.install(module, self.compute, device, keeps=False)
+        self.kernel = "default" if self.compiles else kernels.install(module, self.compute, device, keeps=False)
         self.products = kernels.installed(module)
         tie(module, anatomy)
         reduction = getattr(torch, plan.precision.reduction)
@@ -126,9 +121,14 @@ class FullyShardedEngine(SingleEngine):
         for part in module.modules() if offload != device else ():
             for name, buffer in list(part.named_buffers(recurse=False)):
                 setattr(part, name, buffer.to(device))
-        if device.type == "cpu":
+        if device.type == "cpu" and not self.compiles:
             dropout.install(module)
         self.module = module
+
+    def casting(self) -> contextlib.AbstractContextManager[Any]:
+        """See `SingleEngine.casting`. Casts are of one use: kept, they would hold the whole model, and gradients through one that an earlier
+        microbatch made come about after the layer's own backward pass, when its gradients are sent already."""
+        return autocast(self.device, self.compute, keeps=False)
 
     # -- the sweep -------------------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ def sharded(
     offload = CPUOffloadPolicy() if options.offload else OffloadPolicy()
     precision = MixedPrecisionPolicy(reduce_dtype=reduction, cast_forward_inputs=False)
     units: dict[str, FSDPModule] = {}
-    for stack in _stacks(anatomy):
+    for stack in stacks(anatomy):
         for n, layer in enumerate(module.get_submodule(stack)):  # type: ignore[arg-type]
             units[f"{stack}.{n}"] = fully_shard(
                 layer, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=options.reshard_after_forward

@@ -22,6 +22,17 @@ class SingleOptions(_Closed):
         "wherever it is possible, else refuse (always), or never; results are the same",
     )
     threads: int | None = Field(None, ge=1, lt=2**16, description="CPU threads of the run; null: as torch has it")
+    activation_checkpointing: Literal["none", "full", "selective"] = Field(
+        "none",
+        description="what backward passes need of a layer is computed again: all but its inputs (full), or what costs little, without "
+        "matrix products and fused attention (selective); less memory, more time, the same gradients",
+        json_schema_extra={"known_as": ["gradient_checkpointing", "recompute", "recompute_granularity"]},
+    )
+    compile: bool = Field(
+        False,
+        description="compile the layers for training steps (torch.compile); what cannot be compiled runs as it is, and that is told",
+        json_schema_extra={"known_as": ["torch_compile"]},
+    )
 
 
 class ShardedOptions(SingleOptions):
@@ -93,7 +104,17 @@ class LocalOptions(_Closed):
 
 
 class EnvOptions(_Closed):
-    """Launcher `env`: it has none; the environment says everything."""
+    """Launcher `env`. What the environment says needs none; `slimpajama launch --print` does."""
+
+    nodes: int = Field(1, ge=1, lt=2**16, description="machines that the processes are started on")
+    processes_per_node: int | None = Field(
+        None, ge=1, lt=2**16, description="processes that are started on each; null: any number"
+    )
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="host or host:port of one of several machines, where torchrun's processes meet; needed by `launch --print` alone",
+    )
 
 
 class RuntimeOptions(_Closed):

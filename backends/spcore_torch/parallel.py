@@ -29,13 +29,13 @@ from spcore.tensors.groups import device_of
 from spcore.tensors.materialise import LoadReport, materialise
 from spcore.tensors.ops import VocabularyOps
 from spcore.tensors.pieces import Piece
-from spcore_torch import positions, stages, styles
+from spcore_torch import positions, recomputing, stages, styles
 from spcore_torch.cutting import Cuts, cut, shrink
 from spcore_torch.ddp import DataParallelEngine
 from spcore_torch.options import ParallelOptions
 from spcore_torch.reducer import Reducer
 from spcore_torch.shards import Region
-from spcore_torch.single import flatten_refusals, refusals
+from spcore_torch.single import refusals
 
 AXES = ("data", "pipeline", "context", "tensor")
 
@@ -76,7 +76,7 @@ class Parallel(ParallelStrategy):
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        found = [*refusals(plan), *flatten_refusals(plan, self.options), *self._axes()]
+        found = [*refusals(plan, self.options), *self._axes()]
         found += [*stages.refusals(plan, self.options), *positions.refusals(plan, self.options.context_parallel)]
         if plan.device not in ("auto", "cpu", "cuda"):
             found.append(Refusal(f"device {plan.device!r}", "each process has a device of its own", "use device=cuda"))
@@ -96,6 +96,9 @@ class Parallel(ParallelStrategy):
             if size > 1 and self.options.flatten == "always":
                 why = f"microbatches are fed as they are under strategy.{name}_parallel {size}"
                 found.append(Refusal("strategy.flatten always", why, "use strategy.flatten=auto"))
+        if self.options.compile and max(self.options.tensor_parallel, self.options.context_parallel) > 1:
+            why = "layers that are divided speak with other processes amid their work, which is not compiled"
+            found.append(Refusal("strategy.compile true", why, "leave it out, or use data or pipeline parallelism"))
         if self.options.sequence_parallel and self.options.tensor_parallel == 1:
             why = "it shares positions among the processes of tensor_parallel, which is 1"
             found.append(Refusal("strategy.sequence_parallel", why, "set strategy.tensor_parallel"))
@@ -214,6 +217,16 @@ class ParallelEngine(DataParallelEngine):
         """The modules that `LanguageModel.build` made, and what of each is cut."""
         return [(self.module, self.cuts)]
 
+    def layers(self, plan: Plan) -> list[torch.nn.Module]:
+        """See `SingleEngine.layers`."""
+        anatomy = plan.model.anatomy(plan.head)
+        return [layer for part, _ in self._parts() for layer in recomputing.layers(part, anatomy)]
+
+    def read_again(self) -> list[recomputing.Again]:
+        """See `SingleEngine.read_again`."""
+        shared = [] if self.shared is None else [self.shared.draws.again]
+        return shared if self.region is None else [*shared, self.region.again]
+
     def _lend_vocabulary(self, region: Region) -> None:
         """Outputs over the vocabulary are this rank's columns of them."""
         size = getattr(self.plan.model.config, "vocab_size", 0)
@@ -240,6 +253,10 @@ class ParallelEngine(DataParallelEngine):
                 part.draws.on = self.drops and (backward if training is None else training)
         shared = fn if self.shared is None else self.shared.of_all(fn)
         return self.through(microbatches, shared, backward, training=training)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """See `SingleEngine.prepared`."""
+        return super().prepared(batch if self.shared is None else self.shared.even(batch))
 
     def through(
         self, microbatches: Sequence[Batch], fn: SweepFn, backward: bool, *, training: bool | None = None

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -60,6 +62,20 @@ class Shared:
         """See `Positions.gather`."""
         whole: torch.Tensor = shards.Gather.apply(x, self.group, axis, x.shape[axis] * self.size)
         return whole
+
+    def even(self, batch: Batch) -> Batch:
+        """A batch, in numpy, with padding behind the decoder's positions, so that they divide too; without labels there."""
+        ids = batch.inputs.get("decoder_input_ids")
+        if ids is None or ids.shape[1] % self.size == 0:
+            return batch
+        length = ids.shape[1]
+        more = ((0, 0), (0, -length % self.size))
+        inputs = {n: np.pad(a, more) if n.startswith("decoder_") else a for n, a in batch.inputs.items()}
+        targets = {
+            n: np.pad(a, more, constant_values=-1) if a.ndim == 2 and a.shape[1] == length else a
+            for n, a in batch.targets.items()
+        }
+        return replace(batch, inputs=inputs, targets=targets)
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:

@@ -159,6 +159,20 @@ class Draws:
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, self.device)
 
+    def again(self) -> contextlib.AbstractContextManager[None]:
+        """See `spcore_torch.recomputing.Again`. A pass that ends early leaves nothing behind."""
+        then = self._common
+
+        @contextlib.contextmanager
+        def as_then() -> Iterator[None]:
+            now, self._common = self._common, then
+            try:
+                yield
+            finally:
+                self._common = now
+
+        return as_then()
+
 
 class Region:
     """The cut layers of one module, as one rank of the group `group` sees them. positions: all that a forward pass has, where ranks hold
@@ -219,6 +233,21 @@ class Region:
         self.positions = None
         self.draws.together()
         return united
+
+    def again(self) -> contextlib.AbstractContextManager[None]:
+        """See `Draws.again`: of the draws and of the positions."""
+        then, draws = self.positions, self.draws.again()
+
+        @contextlib.contextmanager
+        def as_then() -> Iterator[None]:
+            now, self.positions = self.positions, then
+            try:
+                with draws:
+                    yield
+            finally:
+                self.positions = now
+
+        return as_then()
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import LoadReport, materialise
-from spcore_torch import kernels
+from spcore_torch import compiling, kernels, recomputing
 from spcore_torch.options import SingleOptions
 
 
@@ -46,7 +46,7 @@ class Single(ParallelStrategy):
 
     def check(self, plan: Plan) -> list[Refusal]:
         """See `ParallelStrategy.check`."""
-        return [*refusals(plan), *flatten_refusals(plan, self.options)]
+        return refusals(plan, self.options)
 
     def engine(self, plan: Plan, place: Place) -> Engine:
         """See `ParallelStrategy.engine`."""
@@ -65,7 +65,7 @@ def flattens(model: LanguageModel, head: Head) -> bool:
     return model.anatomy(head).packs and head_flattens(head)
 
 
-def flatten_refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
+def _flatten_refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
     """Whether the option `flatten` can be honoured."""
     if options.flatten != "always" or flattens(plan.model, plan.head):
         return []
@@ -73,8 +73,8 @@ def flatten_refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
     return [Refusal("strategy.flatten always", why, "use strategy.flatten=auto")]
 
 
-def refusals(plan: Plan) -> list[Refusal]:
-    """What PyTorch's eager engines cannot honour of a plan."""
+def refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
+    """What PyTorch's eager engines cannot honour of a plan, and of the options that all of them have."""
     device = resolve_device(plan.device)
     if device.startswith("cuda") and int(device.partition(":")[2]) >= torch.cuda.device_count():
         return [
@@ -89,14 +89,16 @@ def refusals(plan: Plan) -> list[Refusal]:
     if plan.deterministic and device.startswith("cuda"):
         why = "kernels on CUDA are not held to it by this strategy"
         found.append(Refusal("train.deterministic", why, "use device=cpu, where it always holds"))
-    return found
+    found += [*_flatten_refusals(plan, options), *recomputing.refusals(plan, options.activation_checkpointing)]
+    return [*found, *compiling.refusals(plan, options, device)]
 
 
 def _precision_refusals(plan: Plan, device: str) -> list[Refusal]:
     found, precision = [], plan.precision
     subject = f"precision {precision.name!r}"
     if precision.fp8 is not None:
-        found.append(Refusal(subject, "PyTorch's eager engines have no 8-bit products", "use precision=bf16"))
+        why = "PyTorch's eager engines have" if device != "cpu" else f"device {device!r} has"
+        found.append(Refusal(subject, f"{why} no 8-bit products", "use precision=bf16"))
     if precision.matmul == "tf32" and not (device != "cpu" and torch.cuda.get_device_capability(device)[0] >= 8):
         found.append(Refusal(subject, f"device {device!r} has no TF32 products", "use precision=fp32 or bf16"))
     if (precision.parameter, precision.state) != ("float32", "float32"):
@@ -115,23 +117,39 @@ class SingleEngine(TorchEngine):
     ) -> None:
         place = replace(place, device=device)
         process.ready()
+        self.compiles = options.compile
         with process.plainly():
             self._build(plan, torch.device(device), alone=data_group is None)
+        layers = self.layers(plan)
+        self.compiler = compiling.Compiler(layers, speaks=place.is_writer) if options.compile else None
+        recomputing.install(layers, options.activation_checkpointing, self.read_again())
+        self.recomputes = options.activation_checkpointing
         super().__init__(plan, place, self.module, data_group=data_group, threads=options.threads)
         # On a GPU a flat row's attention is over a dense mask of tokens by tokens, which costs more than padding does.
-        wanted = options.flatten == "always" or (options.flatten == "auto" and self.device.type == "cpu")
+        wanted = options.flatten == "always" or (
+            options.flatten == "auto" and self.device.type == "cpu" and not options.compile
+        )
         self.flat = wanted and flattens(plan.model, plan.head)
 
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module, self.report = self._made(plan, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
-        self.kernel = kernels.install(module, self.compute, device)
+        # What is written for one operation at a time is in a compiler's way.
+        self.kernel = "default" if self.compiles else kernels.install(module, self.compute, device)
         self.products = kernels.installed(module)
-        if device.type == "cpu":
+        if device.type == "cpu" and not self.compiles:
             dropout.install(module)
         if device.type == "cpu" and alone:  # buffers that are kept would be summed over ranks again
             embedding.install(module)
         self.module = module
+
+    def layers(self, plan: Plan) -> list[torch.nn.Module]:
+        """This rank's layers."""
+        return recomputing.layers(self.module, plan.model.anatomy(plan.head))
+
+    def read_again(self) -> list[recomputing.Again]:
+        """What layers read beside their inputs."""
+        return []
 
     def _made(self, plan: Plan, device: torch.device) -> tuple[torch.nn.Module, LoadReport]:
         """The module, or this rank's part of it, with its values."""
@@ -197,20 +215,27 @@ class SingleEngine(TorchEngine):
             "padding": "none: microbatches are fed flat" if self.flat else "rows are padded",
             "new parameters": ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "") or "none",
             "unused weights": str(len(self.report.unused)),
+            "activation checkpointing": self.recomputes, "layers": "compiled" if self.compiles else "eager",
         }  # fmt: skip
 
     def close(self) -> None:
         """See `Engine.close`."""
         self.products = ()
+        recomputing.uninstall(self.module)
+        if self.compiler is not None:
+            self.compiler.close()
         kernels.uninstall(self.module)
         dropout.uninstall(self.module)
         embedding.uninstall(self.module)
         super().close()
 
 
-def autocast(device: torch.device, compute: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    """Products in the compute format, None: float32. Softmax, norms and losses stay float32."""
+def autocast(
+    device: torch.device, compute: torch.dtype | None, *, keeps: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """Products in the compute format, None: float32. Softmax, norms and losses stay float32. keeps: a weight is cast once for all that is
+    computed until the outermost autocast ends, an engine's own."""
     if compute is None:
         return contextlib.nullcontext()
-    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, compute)
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, compute, cache_enabled=keeps)
     return context

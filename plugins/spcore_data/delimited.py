@@ -50,7 +50,7 @@ def read_delimited(text: str, path: Path, tab: bool, options: FilesOptions) -> D
         raise DataError(f"{path}:1: no row; its quotes do not balance", hint="If quotes are text there: quoting: none")
     _tell_quoting(found, delimiter, options, path, remarks)
     _trim(found, path, remarks)
-    result = _with_names(found, path, options, remarks)
+    result = _with_names(found, delimiter, path, options, remarks)
     result.facts = {"delimiter": delimiter, "quoting": found.quoting, **result.facts}
     if not result.rows:
         _refuse(found, result, path)
@@ -113,8 +113,8 @@ def _above(found: Cut) -> int:
     return 0
 
 
-def _with_names(found: Cut, path: Path, options: FilesOptions, remarks: list[str]) -> Delimited:
-    """The header taken off, columns named, rows of another width dropped."""
+def _with_names(found: Cut, delimiter: str, path: Path, options: FilesOptions, remarks: list[str]) -> Delimited:
+    """The header taken off, columns named, rows of another width dropped; of TSV without a header, which says no width, longer ones are cut."""
     header: bool | str | None = options.header
     result = Delimited([], dropped=dict(found.dropped), remarks=remarks)
     start = 0
@@ -131,8 +131,13 @@ def _with_names(found: Cut, path: Path, options: FilesOptions, remarks: list[str
     width = len(first) or found.width
     result.names = _names(found, first, width, path, options, remarks, found.spans[start][0])
     result.facts = {"header": header if isinstance(header, str) else "given" if header else "none"}
+    beyond: list[int] = []
     for row, (line, _) in list(zip(found.rows, found.spans, strict=True))[start + bool(header) :]:
-        if len(row) != width:
+        if len(row) > width and result.facts["header"] == "none" and delimiter == "\t":
+            beyond.append(line)
+            result.rows.append(row[:width])
+            result.lines.append(line)
+        elif len(row) != width:
             fields = f"{len(row)} field{'s' if len(row) != 1 else ''}"
             result.dropped.setdefault(f"{fields} where {width} are expected", []).append(line)
         elif width > 1 and row[0].strip() == (first or [""])[0] and [cell.strip() for cell in row] == first:
@@ -140,6 +145,10 @@ def _with_names(found: Cut, path: Path, options: FilesOptions, remarks: list[str
         else:
             result.rows.append(row)
             result.lines.append(line)
+    if beyond:
+        remarks.append(
+            f"{path.name}: {len(beyond)} lines have more than {width} fields; those beyond are left out (first at line {beyond[0]})"
+        )
     return result
 
 

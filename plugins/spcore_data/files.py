@@ -11,9 +11,11 @@ from spcore.errors import SourceError
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Dataset, ReadReport, Source
 from spcore_data.content import bare_suffix, read_content
-from spcore_data.formats import FORMATS, Part, read_part
+from spcore_data.formats import FORMATS, read_part
 from spcore_data.header import typed
 from spcore_data.options import BuiltinOptions, FilesOptions, HubOptions
+from spcore_data.parallel import alike
+from spcore_data.parts import Part
 from spcore_data.splits import choose, find, is_glob, missing_path, near_path
 from spcore_data.table import Origin, TableSource, place_in, table_of
 
@@ -92,6 +94,11 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
         origins.append(Origin(str(path), part.facts["rows"], part.lines))
         digests.append(content.digest)
         remarks += part.remarks
+        if part.facts["format"] == "text" and (others := alike(path)):
+            names = ", ".join(other.name for other in others)
+            remarks.append(
+                f"{path.name}: {names} beside it are called alike (parallel:{path.name} reads them line by line)"
+            )
         for reason, lines in part.dropped.items():
             dropped[reason if len(paths) == 1 else f"{path.name}: {reason}"] = lines
     subject = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
@@ -102,7 +109,9 @@ def read_files(paths: list[Path], options: FilesOptions, remarks: list[str]) -> 
     read = table.num_rows + sum(map(len, dropped.values()))
     report = ReadReport(read, dropped, tuple(remarks), tuple(part.facts for part in parts))
     key = fingerprint(READING, digests, options.model_dump(exclude={"source", "name"}))
-    return TableSource(table, key, report=report, declared=declared, encoded=encoded, origins=origins)
+    tasks = {part.task for part in parts}
+    advice = {"default_task": tasks.pop()} if len(tasks) == 1 else {}
+    return TableSource(table, key, report=report, declared=declared, advice=advice, encoded=encoded, origins=origins)
 
 
 def _columns(part: Part) -> list[str]:

@@ -6,8 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +15,41 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from spcore.errors import DataError
-from spcore.interfaces.dataset import Row
+from spcore_data.conll import is_conll, read_conll
 from spcore_data.content import Content, bare_suffix, lines_of
 from spcore_data.cutting import EMPTY, guess_delimiter
 from spcore_data.delimited import read_delimited
 from spcore_data.header import find_header
+from spcore_data.nested import TASK, holds_questions, questions
 from spcore_data.options import FilesOptions
+from spcore_data.parts import Part
+from spcore_data.translations import TASK as TRANSLATION
+from spcore_data.translations import flat, has_instances, instances, is_translation
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
     ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".txt": "text", ".text": "text",
+    ".conll": "conll", ".conllu": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
 }  # fmt: skip
 _STREAM = b"\xff\xff\xff\xff"
 _MAGIC = (b"PAR1", b"ARROW1", _STREAM)
-_DELIMITED_ONLY = ("delimiter", "quoting", "header", "names")
+_DELIMITED = {
+    "delimiter": ("csv", "tsv", "conll"),
+    "quoting": ("csv", "tsv"),
+    "header": ("csv", "tsv"),
+    "names": ("csv", "tsv", "conll"),
+}
+"""Option -> the formats that it is for."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-@dataclass
-class Part:
-    """What a file gave: a table, or rows where Arrow's types might change them. cells: the table holds a delimited file's
-    cells as text. lines: the line each row begins on, None where there are none. dropped: reason -> line numbers. declared:
-    label names that the file states, by column. facts: for `ReadReport.files`."""
-
-    table: pa.Table | None = None
-    rows: list[Row] | None = None
-    cells: bool = False
-    lines: Sequence[int] | None = None
-    dropped: dict[str, list[int]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_part(content: Content, options: FilesOptions) -> Part:
     """A file's rows. Raises DataError."""
     kind, remarks = recognise(content) if options.format == "auto" else (options.format, [])
-    if kind not in ("csv", "tsv"):
-        fields = FilesOptions.model_fields
-        for name in _DELIMITED_ONLY:
-            if getattr(options, name) != fields[name].default:
-                raise DataError(
-                    f"{content.path}: `{name}` is for CSV and TSV, and this is {kind}", hint=f"Leave {name} out"
-                )
+    for name, formats in _DELIMITED.items():
+        if kind not in formats and getattr(options, name) != FilesOptions.model_fields[name].default:
+            named = f"{', '.join(formats[:-1])} and {formats[-1]}"
+            raise DataError(f"{content.path}: `{name}` is for {named}, and this is {kind}", hint=f"Leave {name} out")
     if options.format != "text" and not content.data.startswith(_MAGIC):
         content.refuse_page()
     part = _READERS[kind](content, options)
@@ -94,6 +85,11 @@ def recognise(content: Content) -> tuple[str, list[str]]:
     lines = content.text[:100_000].split("\n")
     if by_name in ("json", "jsonl"):
         return _json_or_lines(content.text, by_name), []
+    if by_name == "conll":
+        return by_name, []
+    whole = lines if len(content.text) <= 100_000 else lines[:-1]
+    if is_conll(whole):
+        return "conll", [f"{content.path.name}: read as CoNLL, a word a line with its tags"]
     if by_name == "text":
         tabs = Counter(line.count("\t") for line in lines[:50] if line.strip())
         if len(tabs) == 1 and (count := next(iter(tabs))):
@@ -180,13 +176,15 @@ def _jsonl(content: Content, options: FilesOptions) -> Part:
             raise DataError(f"{content.path}:{number}: found {json_name(row)}, expected an object of column: value")
         part.rows.append(row)
         numbers.append(number)
-    return part
+    return _unnested(part)
 
 
 def _json(content: Content, options: FilesOptions) -> Part:
     data = parsed(content.text, content.path, None)
     if isinstance(data, dict) and isinstance(data.get("data"), list):
         data = data["data"]
+    elif holds_questions(data):
+        data = [data]
     elif isinstance(data, dict):
         lengths = {len(v) if isinstance(v, list) else -1 for v in data.values()}
         if lengths and len(lengths) == 1 and -1 not in lengths:  # an object of columns
@@ -198,7 +196,31 @@ def _json(content: Content, options: FilesOptions) -> Part:
     for number, row in enumerate(data):
         if not isinstance(row, dict):
             raise DataError(f"{content.path}: item {number} is {json_name(row)}, expected an object of column: value")
-    return Part(rows=data)
+    return _unnested(Part(rows=data))
+
+
+def _unnested(part: Part) -> Part:
+    """Rows as they are, or a row for each question where they are articles or paragraphs with questions, for each instance of an
+    instruction, or with columns for what a translation holds."""
+    if part.rows and all(map(is_translation, part.rows)):
+        part.rows, part.task, part.facts = flat(part.rows), TRANSLATION, {"translations": len(part.rows)}
+        return part
+    if part.rows and all(map(has_instances, part.rows)):
+        part.facts = {"instances_of": f"{len(part.rows)} instructions"}
+        part.rows, numbers = instances(part.rows, part.lines if part.lines is not None else range(len(part.rows)))
+        part.lines = array("Q", numbers) if part.lines is not None else None
+        return part
+    if not any(map(holds_questions, part.rows or ())):
+        return part
+    assert part.rows is not None, "there are rows"
+    count = len(part.rows)
+    part.rows, numbers = questions(part.rows, part.lines if part.lines is not None else range(count))
+    part.lines = array("Q", numbers) if part.lines is not None else None
+    part.task, part.facts = (
+        TASK,
+        {"questions_of": f"{count} {'article or paragraph' if count == 1 else 'articles or paragraphs'}"},
+    )
+    return part
 
 
 def parsed(text: str, path: Path, line: int | None) -> Any:
@@ -284,7 +306,11 @@ def _text(content: Content, options: FilesOptions) -> Part:
     return Part(table=table, lines=kept, dropped={EMPTY: empty} if empty else {})
 
 
+def _conll(content: Content, options: FilesOptions) -> Part:
+    return read_conll(content.text, content.path, options)
+
+
 _READERS: Mapping[str, Callable[[Content, FilesOptions], Part]] = {
     "csv": _delimited(False), "tsv": _delimited(True), "jsonl": _jsonl, "json": _json, "parquet": _parquet, "arrow": _arrow,
-    "text": _text,
+    "text": _text, "conll": _conll,
 }  # fmt: skip

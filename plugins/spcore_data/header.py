@@ -57,16 +57,37 @@ def find_header(rows: Sequence[Sequence[str]], width: int) -> str | None:
 
 def names_without_header(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """column_1, column_2, ...; of two columns of which one has few different values and the other longer texts, `label` and
-    `text`."""
+    `text`; of more, one or two of sentences beside one of labels, `text`, `text_pair` and `label`."""
     names = [f"column_{n}" for n in range(1, width + 1)]
-    sample = [row for row in rows[:2000] if len(row) == width]
+    sample = [[cell.strip() for cell in row] for row in rows[:2000] if len(row) == width]
     if width == 2 and sample:
         different = [len({row[n] for row in sample}) for n in (0, 1)]
         lengths = [sum(len(row[n]) for row in sample) for n in (0, 1)]
         label = 0 if lengths[0] < lengths[1] else 1
         if different[label] <= max(2, len(sample) // 5) and different[1 - label] > different[label]:
             names = ["label", "text"] if label == 0 else ["text", "label"]
+    elif sample:
+        columns = list(zip(*sample, strict=True))
+        texts = [n for n, cells in enumerate(columns) if _sentences(cells)]
+        labels = [n for n in range(width) if n not in texts and _labels(columns[n])]
+        numbers = [n for n in labels if all(map(_NUMBER.fullmatch, columns[n]))]
+        if texts and len(texts) <= 2 and labels:
+            # Of several, the one nearest the texts: before them stand genres, files and years.
+            label = min(numbers or labels, key=lambda n: min(abs(n - text) for text in texts))
+            for n, name in ((label, "label"), *zip(texts, ("text", "text_pair"), strict=False)):
+                names[n] = name
     return names
+
+
+def _sentences(cells: Sequence[str]) -> bool:
+    """Whether a column's cells are mostly different, and of several words."""
+    words = sum(cell.count(" ") + 1 for cell in cells)
+    return len(set(cells)) > len(cells) // 2 and words >= 3 * len(cells)
+
+
+def _labels(cells: Sequence[str]) -> bool:
+    """Whether a column is filled, and its values repeat."""
+    return all(cells) and 2 <= len(set(cells)) <= max(2, len(cells) // 5)
 
 
 def typed(table: pa.Table, place: Callable[[int], str], remarks: list[str]) -> pa.Table:

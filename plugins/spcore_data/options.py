@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text"]
+Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text", "conll"]
 
 
 class _Closed(BaseModel):
@@ -25,7 +25,7 @@ class FilesOptions(_Closed):
         None,
         min_length=1,
         max_length=1,
-        description="of CSV and TSV, one character; null: a tab in TSV, else by content",
+        description="of CSV, TSV and CoNLL, one character; null: a tab in TSV, else by content",
     )
     quoting: Literal["auto", "csv", "none"] = Field(
         "auto", description="csv: quotes enclose fields; none: quotes are text; auto: by content"
@@ -34,7 +34,8 @@ class FilesOptions(_Closed):
         "auto", description="whether the first row of CSV and TSV names the columns; auto: by content"
     )
     names: tuple[str, ...] | None = Field(
-        None, description="names of the columns of CSV and TSV, in place of a header's where there is one"
+        None,
+        description="names of the columns of CSV, TSV and CoNLL, in place of a header's where there is one",
     )
 
 
@@ -64,6 +65,39 @@ class CorpusOptions(_Closed):
     def _by(self) -> CorpusOptions:
         if self.holdout is None and self.holdout_by != "document":
             raise ValueError("`holdout_by` says how `holdout` is taken; give that too")
+        return self
+
+
+class ParallelOptions(_Closed):
+    """Data set `parallel`."""
+
+    source: str = Field(
+        description="a folder with files NAME.LANGUAGE (train.en, train.de, packed or not), a path without the language, or one of the files"
+    )
+    languages: tuple[str, ...] | None = Field(
+        None,
+        description="the languages to read, first what is translated, then what it is translated into; null: all that are there",
+    )
+    pairs: tuple[str, ...] | None = Field(
+        None,
+        description="pairs of languages (en-de, de-en): each line gives a row of each pair, with columns source, target, source_language, "
+        "target_language; null: a column a language",
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> ParallelOptions:
+        if self.languages is not None and self.pairs is not None:
+            raise ValueError("`pairs` say the languages; give one of the two")
+        for name in ("languages", "pairs"):
+            given = getattr(self, name)
+            if given is not None and (len(set(given)) < len(given) or len(given) < (2 if name == "languages" else 1)):
+                raise ValueError(
+                    f"{name} {list(given)}: expected {'two or more' if name == 'languages' else 'one or more'}, each once"
+                )
+        for pair in self.pairs or ():
+            one, dash, other = pair.partition("-")
+            if not (one and dash and other) or one == other:
+                raise ValueError(f"pairs: {pair!r} is no pair of languages; expected one as 'en-de'")
         return self
 
 

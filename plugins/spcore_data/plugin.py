@@ -20,10 +20,17 @@ def _dataset(
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Data sets `files`, `corpus`, `hub`, `glue`, `builtin`, `rows`."""
-    formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text; a path, a glob, a folder"
+    """Data sets `files`, `parallel`, `corpus`, `hub`, `glue`, `builtin`, `rows`."""
+    formats = "CSV, TSV, JSON, JSON lines, Parquet, Arrow, text, CoNLL; a path, a glob, a folder"
     return [
         _dataset("files", "files:Files", formats, "FilesOptions", default=True),
+        _dataset(
+            "parallel",
+            "parallel:Parallel",
+            "Texts in several languages, a file each, line by line",
+            "ParallelOptions",
+            scheme="parallel",
+        ),
         _dataset(
             "corpus",
             "corpus:Corpus",

@@ -11,13 +11,14 @@ _POLICIES = {
     "tf32": ("TF32", "float32 with TF32 products on a GPU", ()),
     "bf16": ("BF16", "bfloat16 products, float32 parameters", ("bfloat16", "bf16-mixed")),
     "fp16": ("FP16", "float16 products, float32 parameters, loss scaling", ("float16", "fp16-mixed")),
+    "fp8": ("FP8", "8-bit products where engine and GPU have them, else bfloat16, float32 parameters", ("float8",)),
 }
 """name -> (value in `policies.py`, summary, aliases)."""
 
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Precisions fp32, tf32, bf16, fp16."""
+    """Precisions fp32, tf32, bf16, fp16, fp8."""
     return [
         Component(
             "precision", name, f"spcore_precision.policies:{value}", summary, aliases=aliases, default=name == "fp32"

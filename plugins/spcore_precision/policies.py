@@ -5,7 +5,7 @@ A new policy is one value here and one line in `plugin.py` that points at it; no
 
 from __future__ import annotations
 
-from spcore.interfaces.precision import LossScaling, PrecisionPolicy
+from spcore.interfaces.precision import Fp8Recipe, LossScaling, PrecisionPolicy
 
 FP32 = PrecisionPolicy("fp32")
 """Everything in float32, matrix products by kernels verified fp32-grade."""
@@ -18,3 +18,6 @@ BF16 = PrecisionPolicy("bf16", compute="bfloat16")
 
 FP16 = PrecisionPolicy("fp16", compute="float16", loss_scaling=LossScaling())
 """float32 parameters, float16 products; the loss is scaled, since float16 has a small range."""
+
+FP8 = PrecisionPolicy("fp8", compute="bfloat16", fp8=Fp8Recipe())
+"""float32 parameters, 8-bit products with a scale a tensor (e4m3, gradients e5m2), all else in bfloat16; for engines and GPUs that have them."""

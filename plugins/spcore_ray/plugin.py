@@ -10,5 +10,15 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Nothing yet."""
-    return []
+    """Launcher `ray`."""
+    return [
+        Component(
+            "launcher",
+            "ray",
+            "spcore_ray.launcher:Ray",
+            "Processes on a Ray cluster",
+            options="spcore_ray.options:RayOptions",
+            requires=("ray>=2.40",),
+            extra="ray",
+        )
+    ]

@@ -10,5 +10,15 @@ SPCORE_API = "1.0"
 
 @hookimpl
 def spcore_components() -> list[Component]:
-    """Nothing yet."""
-    return []
+    """Launcher `slurm`."""
+    return [
+        Component(
+            "launcher",
+            "slurm",
+            "spcore_slurm.launcher:Slurm",
+            "A job of Slurm, through submitit",
+            options="spcore_slurm.options:SlurmOptions",
+            requires=("submitit>=1.5",),
+            extra="slurm",
+        )
+    ]

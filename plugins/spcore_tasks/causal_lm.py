@@ -18,7 +18,7 @@ from spcore.errors import DataError, RefusalError
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Ops
-from spcore.text import TEXT, Groups, stacked
+from spcore.text import TEXT, Groups, places, stacked
 from spcore_tasks.language import (
     BoundLanguageTask,
     LanguageTask,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from spcore_tasks.options import CausalLMOptions
 
+_TEXT = ("bytes", "characters")
 _MEASURES = ("bits_per_byte", "nats_per_character")
 
 
@@ -166,16 +167,22 @@ class BoundCausalLM(BoundLanguageTask):
 
     def targets(self, features: Sequence[Feature]) -> dict[str, np.ndarray]:
         """See `collate`."""
-        return {name: stacked(features, name, 0) for name in ("bytes", "characters")}
+        return {name: stacked(features, name, 0) for name in _TEXT}
 
     # -- outputs to figures and answers ----------------------------------------------------------------------------
 
     def reduce(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> EvalPart:
         """As every objective's, with the bytes and characters that the tokens stand for; unmeasured: windows that do not tell."""
         part = super().reduce(outputs, batch, ops)
-        measures = {n: float(batch.targets[n].clamp(min=0).sum()) for n in ("bytes", "characters")}
-        unmeasured = float((batch.targets["bytes"] < 0).sum())
-        return replace(part, sums={**part.sums, **measures, "unmeasured": unmeasured})
+        counts = {name: batch.targets[name].tolist() for name in _TEXT}
+        for row, (_, at) in zip(part.rows, places(batch).values(), strict=True):
+            row.update({name: counts[name][at[0]] for name in _TEXT})
+        return replace(part, sums=self.sums(part.rows))
+
+    def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """See `BoundTask.sums`."""
+        measures = {name: math.fsum(max(0, row.get(name, 0)) for row in rows) for name in _TEXT}
+        return {**super().sums(rows), **measures, "unmeasured": sum(row.get("bytes", 0) < 0 for row in rows)}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. bits_per_byte, nats_per_character: of the text that the counted tokens stand for; with a tokenizer that
@@ -203,7 +210,7 @@ class BoundCausalLM(BoundLanguageTask):
             })  # fmt: skip
         return answers
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
         """loss (nats a token) and perplexity of the text, tokens; next: what most likely comes after it, and score: how likely. Without an
         end token the text's last token is a target only, and `next` is not known."""
         tokens = sum(answer["tokens"] for answer in answers)

@@ -97,8 +97,14 @@ class BoundLanguageTask(TextTask):
         for feature, (row, at) in places(batch).items():
             nats, tokens, hits = (float(column[at[0]]) for column in sums)
             rows.append({"feature_id": feature, "row_id": row, "nats": nats, "tokens": int(tokens), "right": int(hits)})
+        return EvalPart(self.sums(rows), rows)
+
+    def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Rows tell all; where nothing but answers was made, there are none."""
+        if rows and "nats" not in rows[0]:
+            return {}
         found = {f"{TERM}.sum": "nats", f"{TERM}.weight": "tokens", "right": "right"}
-        return EvalPart({name: math.fsum(row[key] for row in rows) for name, key in found.items()}, rows)
+        return {name: math.fsum(row[key] for row in rows) for name, key in found.items()}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. perplexity: its exponential. accuracy: share of tokens that were the likeliest. rows: windows."""

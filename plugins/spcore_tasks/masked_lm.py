@@ -136,7 +136,7 @@ class BoundMaskedLM(BoundLanguageTask):
             )
         return answers
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
         """text with its mask tokens filled; fills: what fills them, in order; scores: how likely each is."""
         return {
             "row_id": answers[0]["row_id"],

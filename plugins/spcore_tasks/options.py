@@ -56,6 +56,75 @@ class TextClassificationOptions(BaseModel):
     )
 
 
+class TokenClassificationOptions(BaseModel):
+    """Task `token-classification`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    labels: list[Value] | dict[Value, StrictStr] | None = Field(
+        None,
+        description="names of the tags in the order of their ids, or a mapping from the data's values to names; null: as the data says",
+    )
+    scheme: Literal["auto", "bio", "bioes", "iob1", "raw"] = Field(
+        "auto",
+        description="what tags say of entities: bio (IOB2: each begins with B-), bioes (ends and single words too; BILOU and BMES are read "
+        "so), iob1 (B- only between two of one type), raw (no entities: parts of speech); auto: by the tags",
+    )
+    subtokens: Literal["first", "all"] = Field(
+        "first",
+        description="tokens of a word that learn its tag: the first, or all, after a B- those that follow its I-. The first alone is "
+        "evaluated",
+        json_schema_extra={"known_as": ["label_all_tokens"]},
+    )
+    strict: StrictBool = Field(
+        False,
+        description="only entities that are spelt as the scheme has it count, as seqeval's strict mode; false: as conlleval",
+    )
+    metric: StrictStr | list[StrictStr] | None = Field(
+        None,
+        description="the metric that decides which model is the best, or several, the first deciding; null: f1, of raw tags accuracy",
+    )
+
+
+class MultipleChoiceOptions(BaseModel):
+    """Task `multiple-choice`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    first: Literal[0, 1] | None = Field(
+        None, description="number of the first choice in the labels; null: 1 where no label is 0 and some are 1, else 0"
+    )
+
+
+class SentenceEmbeddingOptions(BaseModel):
+    """Task `sentence-embedding`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    loss: Literal["auto", "contrastive", "cosent"] = Field(
+        "auto",
+        description="contrastive: of all second texts of a global batch a text's own is the nearest (InfoNCE); cosent: pairs are in the order of "
+        "their scores; auto: cosent where the data has a score",
+    )
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean",
+        description="a text's vector: the mean of its tokens' hidden states, the first token's, or the last one's",
+    )
+    similarity: Literal["cosine", "dot"] = Field(
+        "cosine", description="cosine: vectors have length 1, also in answers; dot: their product as they are"
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="similarities are divided by it; null: 0.05, for dot 1",
+        json_schema_extra={"known_as": ["tau"]},
+    )
+    symmetric: StrictBool = Field(
+        False,
+        description="contrastive: the mean with the loss of the other direction, of all texts a second text's own",
+    )
+
+
 class CausalLMOptions(BaseModel):
     """Task `causal-lm`."""
 
@@ -139,7 +208,7 @@ class DenoisingOptions(BaseModel):
     )
 
 
-AnswerMetric = Literal["bleu", "chrf", "exact_match"]
+AnswerMetric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"]
 
 
 class AnswerOptions(BaseModel):
@@ -185,8 +254,9 @@ class Seq2SeqOptions(BaseModel):
 
     prompt: StrictStr | None = Field(
         None,
-        description="what the model reads, {source} being the row's text ('translate English to German: {source}'); null: the text alone, "
-        "for encoder-decoders; a decoder needs one",
+        description="what the model reads, {source} being the row's text ('translate English to German: {source}'); {context}, {pair}, "
+        "{source_language} and {target_language} are its columns of these names; null: the text alone, a context below it, for "
+        "encoder-decoders; a decoder needs one",
         json_schema_extra={"known_as": ["prefix", "source_prefix", "template", "prompt_template"]},
     )
     max_target_length: int | None = Field(
@@ -200,11 +270,25 @@ class Seq2SeqOptions(BaseModel):
     generate: AnswerOptions = Field(AnswerOptions.model_validate({}), description="how answers are generated")
     metric: AnswerMetric | list[AnswerMetric] | None = Field(
         None,
-        description="the metric that decides which model is the best, or several, the first deciding; null: bleu, chrf, exact_match",
+        description="the metric that decides which model is the best, or several, the first deciding; null: bleu",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a label's probability that is spread over the vocabulary in training; a fraction",
+        json_schema_extra={"known_as": ["label_smoothing_factor"]},
     )
     bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = Field(
         "13a",
         description="sacreBLEU's tokenizer: 13a for most languages, zh for Chinese, char for other scripts without spaces",
+    )
+    rouge_tokenizer: Literal["default", "13a", "intl", "zh", "char"] = Field(
+        "default",
+        description="words of ROUGE: rouge-score's own, which knows a to z and digits alone, or sacreBLEU's, lower-cased, for other languages",
+    )
+    rouge_stemmer: StrictBool = Field(
+        False, description="ROUGE compares words by their Porter stems; English, rouge_tokenizer default"
     )
 
     @field_validator("prompt")
@@ -213,3 +297,49 @@ class Seq2SeqOptions(BaseModel):
         if prompt is not None and prompt.count("{source}") != 1:
             raise ValueError(f"{prompt!r} has {{source}} {prompt.count('{source}')} times; expected once")
         return prompt
+
+    @model_validator(mode="after")
+    def _stems(self) -> Seq2SeqOptions:
+        if self.rouge_stemmer and self.rouge_tokenizer != "default":
+            raise ValueError(
+                f"rouge_stemmer is for rouge_tokenizer default, and that is {self.rouge_tokenizer}; leave one out"
+            )
+        return self
+
+
+class QuestionAnsweringOptions(BaseModel):
+    """Task `question-answering`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    no_answer: Literal["auto"] | StrictBool = Field(
+        "auto",
+        description="whether a question may have no answer, as in SQuAD 2.0; auto: if a column is_impossible says so of some row",
+        json_schema_extra={"known_as": ["version_2_with_negative", "handle_impossible_answer", "null_answers"]},
+    )
+    null_threshold: float = Field(
+        0.0,
+        description="no_answer: nothing is answered where the score of no answer is above the best span's by more than this; logits. An "
+        "evaluation finds what suits its rows best (best_f1_threshold)",
+        json_schema_extra={"known_as": ["null_score_diff_threshold", "no_answer_threshold"]},
+    )
+    max_answer_length: int = Field(
+        30, ge=1, lt=2**31, description="tokens of an answer at most, where answers are looked for",
+        json_schema_extra={"known_as": ["max_answer_len"]},
+    )  # fmt: skip
+    n_best: int = Field(
+        20, ge=1, le=10_000, description="candidates that are kept of a window, and of a question",
+        json_schema_extra={"known_as": ["n_best_size"]},
+    )  # fmt: skip
+    answers: int = Field(
+        1, ge=1, le=10_000, description="answers that predict gives, the best first; over 1: the further ones under `others`",
+        json_schema_extra={"known_as": ["top_k", "topk"]},
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _candidates(self) -> QuestionAnsweringOptions:
+        if self.answers > self.n_best + 1:
+            raise ValueError(
+                f"answers {self.answers}: n_best {self.n_best} keeps no more candidates, and no answer; raise n_best"
+            )
+        return self

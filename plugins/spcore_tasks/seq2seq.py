@@ -19,9 +19,10 @@ from spcore.generation.checks import check_request
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.runtime import GenerationRequest
-from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, Role
-from spcore.text import Groups, text_of
+from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Ops
+from spcore.text import Groups
 from spcore_tasks import answer_figures
+from spcore_tasks.exchanges import ROLES, SOURCE, check_prompt, joined, pair_of, pairs_of, references, rendered
 from spcore_tasks.language import (
     BoundLanguageTask,
     LanguageTask,
@@ -34,17 +35,10 @@ from spcore_tasks.language import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from spcore_tasks.options import Seq2SeqOptions
 
-_SOURCES = (
-    "text", "input", "inputs", "en", "document", "article", "dialogue", "question", "prompt", "instruction", "sentence", "src", "原文",
-)  # fmt: skip
-_TARGETS = (
-    "summary", "output", "answer", "response", "completion", "translation", "highlights", "abstract", "de", "fr", "tgt", "译文",
-)  # fmt: skip
-SOURCE = Role("source", guesses=_SOURCES)
-TARGET = Role("target", target=True, guesses=_TARGETS)
-_PLACE = "{source}"
 _USUAL = 128
 """Tokens of a target at most, where neither the recipe nor the model says."""
 
@@ -52,7 +46,7 @@ _USUAL = 128
 class Seq2Seq(LanguageTask):
     """Kind `task`, `seq2seq`."""
 
-    roles = (SOURCE, TARGET)
+    roles = ROLES
     windows = False
     lower_is_better = LanguageTask.lower_is_better | {"unfinished"}
     endings = ("MarianMTModel", "BartForConditionalGeneration", "PegasusForConditionalGeneration")
@@ -73,19 +67,30 @@ class Seq2Seq(LanguageTask):
             )
         if isinstance(schema_or_state, dict):
             encodes, start = schema_or_state["encodes"], schema_or_state["start"]
+            pairs = tuple(schema_or_state.get("pairs", ()))
         else:
             encodes = getattr(config, "is_encoder_decoder", self.options.prompt is None)
             start = decoder_start(processor, config) if encodes else None
+            check_prompt(self.options.prompt, schema_or_state)
+            pairs = pairs_of(schema_or_state)
         if encodes:
             refuse_packs(limits)
-            return _ByEncoder(processor, limits, self.options, start)
+            return _ByEncoder(processor, limits, self.options, pairs, start)
         if self.options.prompt is None:
             kind = getattr(config, "model_type", "the model")
             raise RefusalError(
                 f"task.prompt: {kind!r} is no encoder-decoder, and a decoder is asked by a prompt",
                 hint="Give one, as task.prompt='English: {source}\\nGerman:'",
             )
-        return _ByDecoder(processor, limits, self.options)
+        return _ByDecoder(processor, limits, self.options, pairs)
+
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: both texts go by a usual name, and are no numbers or objects."""
+        kinds = {schema.columns[role].kind for role in ("source", "target")}
+        named = columns["source"].lower() in {name.lower() for name in ("source", *SOURCE.guesses)}
+        if not named or not kinds <= {"text", "list"}:
+            return 0.0
+        return 0.7 if {"source", "target"} <= set(columns.values()) else super().suits(schema, columns)
 
     def state_of(self, config: Any) -> dict[str, Any] | None:
         """See `Task.state_of`."""
@@ -98,14 +103,15 @@ class _Bound(BoundLanguageTask):
     head = replace(BoundLanguageTask.head, causal=True)
     start: int | None = None
 
-    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions) -> None:
+    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions, pairs: Sequence[str]) -> None:
         super().__init__(processor, limits)
-        self.options = options
+        self.options, self.pairs = options, tuple(pairs)
         self.most = options.max_target_length or max(2, min(_USUAL, self.target_room() or _USUAL))
         self.new = options.generate.max_new_tokens or self.most
         self.eos = processor.special["eos"]
         chosen = [options.metric] if isinstance(options.metric, str) else options.metric or []
-        self.answer_metrics: tuple[str, ...] = (*dict.fromkeys([*chosen, *answer_figures.ANSWERS]), "unfinished")
+        whole = (*dict.fromkeys([*chosen, *answer_figures.ANSWERS]), "unfinished")
+        self.answer_metrics: tuple[str, ...] = (*whole, *(f"{name}/{pair}" for pair in self.pairs for name in whole))
         self.metric_names = (*self.answer_metrics, "loss", "perplexity", "accuracy", "rows")
         try:  # what the loop would refuse of every request
             check_request(self._asked((self.eos,)), (options.generate.beams, 2**31, 2**31), self.start)
@@ -132,8 +138,8 @@ class _Bound(BoundLanguageTask):
 
     def prompt(self, row: Row) -> tuple[np.ndarray, int]:
         """What the model reads of a row [n], and the tokens that did not fit: the source's last ones. Raises DataError."""
-        source, room = text_of(row, "source"), self.room()
-        ids = self.encode_prompt(self._rendered(source))
+        source, room, prompt = joined(row, "source"), self.room(), self.options.prompt
+        ids = self.encode_prompt(rendered(prompt, row, source))
         if not len(ids):
             raise DataError("the source gives no token")
         whole = len(ids)
@@ -141,11 +147,8 @@ class _Bound(BoundLanguageTask):
             source = self._shorter(source, len(ids) - room)
             if not source:
                 raise DataError(f"the prompt has no room for a source: it has {room} tokens in all")
-            ids = self.encode_prompt(self._rendered(source))
+            ids = self.encode_prompt(rendered(prompt, row, source))
         return ids, whole - len(ids)
-
-    def _rendered(self, source: str) -> str:
-        return source if self.options.prompt is None else self.options.prompt.replace(_PLACE, source)
 
     def _shorter(self, text: str, count: int) -> str:
         """A text without its last `count` tokens, and by a character at least: of several tokens that are one, none goes alone."""
@@ -159,11 +162,15 @@ class _Bound(BoundLanguageTask):
             first = self.processor.decode(encoding.arrays["input_ids"][:kept].tolist())
         return first if len(first) < len(text) else text[:-1]
 
-    def labels(self, row: Row) -> tuple[np.ndarray, int]:
-        """A row's target with its end token [n], and the tokens that did not fit; nothing for a row without one. Raises DataError."""
+    def labels(self, row: Row) -> list[tuple[np.ndarray, int]]:
+        """Of each of a row's references the tokens with the end token [n], and how many did not fit; one of nothing for a row without a
+        target. Raises DataError."""
         if "target" not in row:
-            return np.empty(0, np.int64), 0
-        own = self.encode_answer(text_of(row, "target"))
+            return [(np.empty(0, np.int64), 0)]
+        return [self._label(text) for text in references(row)]
+
+    def _label(self, text: str) -> tuple[np.ndarray, int]:
+        own = self.encode_answer(text)
         if not len(own):
             raise DataError("the target gives no token")
         kept = own[: self.most - 1]
@@ -188,20 +195,40 @@ class _Bound(BoundLanguageTask):
         )  # fmt: skip
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        """text; of a row with its target also "reference"."""
-        return {"text": text, **({"reference": text_of(row, "target")} if "target" in row else {})}
+        """text; of a row with its target also "reference", all of them where there are several; of one of a pair of languages "pair"."""
+        found: dict[str, Any] = {"text": text}
+        if "target" in row:
+            known = references(row)
+            found["reference"] = known[0] if len(known) == 1 else known
+        pair = pair_of(row)
+        return found if pair is None else {**found, "pair": pair}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
-        """bleu, chrf (percent), exact_match (share) of the answers, see `answer_figures.answers`; unfinished: answers that
-        max_new_tokens ended; and as of every objective, over the targets' tokens. What there are no figures for is left out."""
+        """See `answer_figures.answers`: of all answers, and of each pair of languages as NAME/PAIR; unfinished: answers that max_new_tokens
+        ended; and as of every objective, over the targets' tokens. What there are no figures for is left out."""
         answered = [row for row in part.rows if "reference" in row]
-        found: dict[str, float] = {}
-        if answered:
-            texts, references = ([row[name] for row in answered] for name in ("text", "reference"))
-            figures = answer_figures.answers(texts, references, self.options.bleu_tokenizer)
-            figures["unfinished"] = float(sum(row["finish"] == "length" for row in answered))
-            found = {name: figures[name] for name in self.answer_metrics}
+        found: dict[str, float] = self._figures(answered) if answered else {}
+        for pair in sorted({row["pair"] for row in answered if "pair" in row}):
+            own = self._figures([row for row in answered if row.get("pair") == pair])
+            found |= {f"{name}/{pair}": value for name, value in own.items()}
         return {**found, **(super().metrics(part) if part.sums else {"rows": float(len(part.rows))})}
+
+    def _figures(self, answered: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Figures of these answers, the ones that are asked for first."""
+        known = [row["reference"] for row in answered]
+        figures = answer_figures.answers(
+            [row["text"] for row in answered], [[one] if isinstance(one, str) else one for one in known], self.options
+        )
+        figures["unfinished"] = float(sum(row["finish"] == "length" for row in answered))
+        return {name: figures[name] for name in self.answer_metrics if name in figures}
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, ops: Ops) -> list[LossTerm]:
+        """Cross-entropy, summed over labels: nats. Smoothed, a share of each label's probability is spread over the vocabulary."""
+        found, share = super().loss(outputs, batch, ops), self.options.label_smoothing
+        if not share:
+            return found
+        spread = ops.logprob_mean(outputs)[batch.targets["labels"] >= 0].sum()
+        return [replace(term, sum=(1 - share) * term.sum - share * spread) for term in found]
 
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """The text of the likeliest tokens where the target before each is given; predictions are generated, see `answer`."""
@@ -220,7 +247,7 @@ class _Bound(BoundLanguageTask):
         """encodes, start, and what decides the features besides the limits."""
         o = self.options
         own = {"prompt": o.prompt, "max_target_length": self.most, "max_new_tokens": self.new}
-        return {"encodes": self.start is not None, "start": self.start, **own}
+        return {"encodes": self.start is not None, "start": self.start, "pairs": list(self.pairs), **own}
 
 
 class _ByEncoder(_Bound):
@@ -228,8 +255,10 @@ class _ByEncoder(_Bound):
 
     token_targets: ClassVar[Mapping[str, int]] = {}
 
-    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions, start: int) -> None:
-        super().__init__(processor, limits, options)
+    def __init__(
+        self, processor: Processor, limits: Limits, options: Seq2SeqOptions, pairs: Sequence[str], start: int
+    ) -> None:
+        super().__init__(processor, limits, options, pairs)
         self.start: int = start
 
     def target_room(self) -> int | None:
@@ -254,12 +283,15 @@ class _ByEncoder(_Bound):
         return ids
 
     def featurize(self, row: Row) -> list[Feature]:
-        """One feature; without "labels" for a row without a target. Raises DataError for a blank source or target."""
-        (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
-        arrays = {"input_ids": ids.astype(self.ids)}
-        if len(labels):
-            arrays["labels"] = labels.astype(self.ids)
-        return [Feature(0, 0, arrays, len(ids), truncated=cut, truncated_target=lost)]
+        """One feature a reference; without "labels" for a row without a target. Raises DataError for a blank source or target."""
+        ids, cut = self.prompt(row)
+        made = []
+        for labels, lost in self.labels(row):
+            arrays = {"input_ids": ids.astype(self.ids)}
+            if len(labels):
+                arrays["labels"] = labels.astype(self.ids)
+            made.append(Feature(0, 0, arrays, len(ids), truncated=cut, truncated_target=lost))
+        return made
 
     def collate(self, groups: Groups, length: int) -> Batch:
         """See `BoundTask.collate` and `with_decoder`."""
@@ -278,8 +310,8 @@ class _ByDecoder(_Bound):
     """Feature arrays: "input_ids" [n], a prompt and the target but its last token; "labels" [n], the token after each, -100 within the
     prompt."""
 
-    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions) -> None:
-        super().__init__(processor, limits, options)
+    def __init__(self, processor: Processor, limits: Limits, options: Seq2SeqOptions, pairs: Sequence[str]) -> None:
+        super().__init__(processor, limits, options, pairs)
         self.begin = first_tokens(processor)
         room = self.room()
         if room is not None and room < 1:
@@ -307,9 +339,12 @@ class _ByDecoder(_Bound):
         return self.processor.encode(text, special=False).arrays["input_ids"]
 
     def featurize(self, row: Row) -> list[Feature]:
-        """One feature; of a row without a target the prompt alone. Raises DataError for a blank source or target."""
-        (ids, cut), (labels, lost) = self.prompt(row), self.labels(row)
-        read = np.concatenate([ids, labels[:-1]])
-        known = np.full(len(read) - len(labels), IGNORE, np.int64)
-        arrays = {"input_ids": read.astype(self.ids), "labels": np.concatenate([known, labels])}
-        return [Feature(0, 0, arrays, len(read), truncated=cut, truncated_target=lost)]
+        """One feature a reference; of a row without a target the prompt alone. Raises DataError for a blank source or target."""
+        ids, cut = self.prompt(row)
+        made = []
+        for labels, lost in self.labels(row):
+            read = np.concatenate([ids, labels[:-1]])
+            known = np.full(len(read) - len(labels), IGNORE, np.int64)
+            arrays = {"input_ids": read.astype(self.ids), "labels": np.concatenate([known, labels])}
+            made.append(Feature(0, 0, arrays, len(read), truncated=cut, truncated_target=lost))
+        return made

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from spcore_tasks.options import TextClassificationOptions
 
 log = logging.getLogger("slimpajama.spcore_tasks")
+_FEW = 20
+"""Values that are few in any data."""
 MOST_NUMBERS = 50
 """A column of more different numbers is a score."""
 TERM = "classification"
@@ -42,6 +44,19 @@ class TextClassification(Task):
 
     def __init__(self, options: TextClassificationOptions) -> None:
         self.options = options
+
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """See `Task.suits`: labels that repeat, or numbers; the text may have any name."""
+        label, found = schema.columns["label"], super().suits(schema, columns)
+        if schema.columns["text"].kind == "list":
+            return 0.0
+        counts = label.counts
+        if label.labels is None and label.kind in ("text", "list", "object"):
+            if counts is None:
+                return min(found, 0.2)
+            if len(counts) > max(_FEW, sum(counts.values()) // 2):
+                return min(found, 0.2)
+        return found and 0.6
 
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits

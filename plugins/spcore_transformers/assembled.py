@@ -12,7 +12,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from spcore.interfaces.model import Anatomy, Head, Positions
-from spcore_transformers import segments, stages
+from spcore_transformers import by_distance, segments, stages
 from spcore_transformers.families import Family
 
 _READ: contextvars.ContextVar[torch.Tensor | None] = contextvars.ContextVar("rows that the head reads", default=None)
@@ -102,6 +102,8 @@ class Assembled(nn.Module):  # type: ignore[misc]
     def share(self, positions: Positions) -> None:
         """Work on one rank's part of the positions, see `spcore.interfaces.model.SharesPositions`."""
         self._positions, self._prunes = positions, False
+        if self._family is None:
+            by_distance.share(self._whole[0], positions)
 
     def forward(
         self, states: Mapping[str, torch.Tensor] | None = None, **inputs: torch.Tensor
@@ -113,6 +115,9 @@ class Assembled(nn.Module):  # type: ignore[misc]
         assert segment_ids is None or (self._family is not None and self._family.packs), (
             "an engine's check refuses such packs"
         )
+        if self._positions is not None and self._family is None:
+            with self._positions.apart():
+                return self._named(self._whole[0](**by_distance.shared(inputs, self._positions)))
         if self._positions is not None:
             return self._shared(inputs, segment_ids, self._positions)
         if self._family is None and self._kind != "custom":

@@ -14,6 +14,7 @@ class Family:
     backbone that pools the first token, for the family's sequence head. offset: positions start at padding_idx + 1, not at 0.
     joins: module of a layer that adds its attention to what came in, called with both; None where that is not a module of its own.
     staged: whether it was verified that its backbone can be cut between layers, see `spcore_transformers.stages`.
+    shares: whether an encoder-decoder takes its positions in parts, see `spcore_transformers.by_distance`; families that pack do.
     causal, encoder_layers, carried: as in `spcore.interfaces.model.Anatomy`; a family with encoder layers is verified under its
     vocabulary head.
     """
@@ -29,6 +30,7 @@ class Family:
     encoder_layers: str | None = None
     carried: tuple[str, ...] = ()
     staged: bool = False
+    shares: bool = False
 
     def first_position(self, config: Any) -> int:
         """The position id of a text's first token."""
@@ -68,6 +70,6 @@ FAMILIES: dict[str, Family] = {
     "marian": _BART,
     "t5": Family(
         "shared", "decoder.block", "decoder.final_layer_norm", causal=True, encoder_layers="encoder.block",
-        carried=("position_bias", "encoder_decoder_position_bias"),
+        carried=("position_bias", "encoder_decoder_position_bias"), shares=True,
     ),
 }  # fmt: skip

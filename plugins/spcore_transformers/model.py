@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from spcore_transformers.chat_templates import template_text
 from spcore_transformers.configs import auto_class, backbone_class, causal, check_unquantised, set_dropout, with_head
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
-from spcore_transformers.options import Style, TransformersOptions
+from spcore_transformers.options import Style, TokenizerOptions, TransformersOptions
+from spcore_transformers.own_tokenizer import own_tokenizer
 from spcore_transformers.processor import TransformersProcessor
 from spcore_transformers.quick import quicken
 from spcore_transformers.scratch import check_source, made_config, made_style, retokenized, style_of
@@ -58,6 +59,12 @@ class TransformersModel(Model):
 
     def __init__(self, options: TransformersOptions) -> None:
         self.options = options
+        self.learns = isinstance(options.tokenizer, TokenizerOptions)
+        self._texts: tuple[Iterable[str], int | None, str] | None = None
+
+    def learn(self, texts: Iterable[str], rows: int | None, key: str) -> None:
+        """See `LearnsTexts.learn`: a tokenizer of the training texts, made when the model is opened."""
+        self._texts = texts, rows, key
 
     def open(self, source: str) -> LanguageModel:
         """See `Model.open`. source: empty for a model that is made from nothing."""
@@ -66,7 +73,8 @@ class TransformersModel(Model):
         if source:
             config, tokenizer, gguf = self._stored(source)
         else:
-            tokenizer = self._tokenizer(str(options.tokenizer), options.revision, made_style(options))
+            style = made_style(options)
+            tokenizer = self._tokenizer(self._named(style), options.revision, style)
             config = made_config(options, tokenizer)
         if options.chat_template is not None:
             tokenizer.chat_template = template_text(options.chat_template)
@@ -88,11 +96,23 @@ class TransformersModel(Model):
                 config = AutoConfig.from_pretrained(source, revision=options.revision, trust_remote_code=False)
             check_unquantised(source, config, from_scratch=options.from_scratch)
         if options.tokenizer is not None:
-            tokenizer = self._tokenizer(options.tokenizer, None, style_of(config))
+            tokenizer = self._tokenizer(self._named(style_of(config)), None, style_of(config))
             retokenized(config, tokenizer)
         elif gguf is None:
             tokenizer = _opened_tokenizer(source, options.revision)
         return config, tokenizer, gguf
+
+    def _named(self, style: Style) -> str:
+        """Where the tokenizer is. Raises RefusalError for one that is to be made where nothing is trained."""
+        wanted = self.options.tokenizer
+        if not isinstance(wanted, TokenizerOptions):
+            return str(wanted)
+        if self._texts is None:
+            raise RefusalError(
+                "model.tokenizer: is to be made of a run's training texts, and there are none here",
+                hint="Name a folder; `slimpajama tokenizer train` makes one",
+            )
+        return str(own_tokenizer(wanted, style, *self._texts))
 
     def _tokenizer(self, source: str, revision: str | None, style: Style) -> Any:
         """The tokenizer of a model whose weights are new. What it says of another model's length does not hold for this one."""
@@ -348,12 +368,10 @@ class TransformersLanguageModel(LanguageModel):
     def shares(self, head: Head) -> None:
         """See `SharesPositions.shares`."""
         known = self._known_under(head)
-        if known is not None and known.encoder_layers:
-            raise RefusalError(f"family {self.family!r} has an encoder and a decoder: their positions are not shared")
-        if known is None or not known.packs:
-            shared = ", ".join(name for name, family in FAMILIES.items() if family.packs)
+        if known is None or not (known.packs or known.shares):
+            shared = ", ".join(name for name, family in FAMILIES.items() if family.packs or family.shares)
             raise RefusalError(f"family {self.family!r} does not take its positions in parts; these do: {shared}")
-        if self._attention() != segments.NAME:
+        if self._attention() != (segments.NAME if known.packs else None):
             why = (
                 "model.attention is given"
                 if self.options.attention != "auto"

@@ -80,6 +80,10 @@ class TransformersProcessor(Processor):
         arrays = {name: np.array(whole[name], np.int64) for name in names}
         return Encoding(arrays, length - len(arrays["input_ids"]))
 
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """See `Processor.encode_words`: of fast tokenizers."""
+        return super().encode_words(words) if self._fast is None else self._fast.encode_words(words)
+
     def encode_target(self, text: str, *, max_length: int | None = None) -> Encoding:
         """See `Processor.encode_target`. Of a tokenizer that has a mode for targets (Marian's has a vocabulary file for each language)."""
         if self._writer is None:

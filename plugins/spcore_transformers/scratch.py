@@ -77,7 +77,7 @@ def check_source(options: TransformersOptions, source: str) -> None:
         )
     if options.tokenizer is not None and not options.from_scratch:
         raise RefusalError(
-            f"model.tokenizer {options.tokenizer!r}: the weights of {source!r} know their own tokenizer's ids only",
+            f"model.tokenizer {str(options.tokenizer)!r}: the weights of {source!r} know their own tokenizer's ids only",
             hint="Set model.from_scratch=true for new weights, or leave model.tokenizer out",
         )
 

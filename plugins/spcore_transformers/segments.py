@@ -264,6 +264,11 @@ def segment_attention(
     if shared_positions is not None:
         query, key, value = _narrowed(query, key, value)
         key, value = shared_positions.gather(torch.stack((key, value)), 3).unbind()
+        bias = kwargs.get("position_bias")
+        if (
+            bias is not None and bias.shape[-1] != key.shape[2]
+        ):  # zeros for the keys before they were gathered: T5 across
+            kwargs["position_bias"] = None
     if segment_layout is None:
         plain: tuple[torch.Tensor, torch.Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

@@ -18,6 +18,7 @@ from spcore.cli import (
     finetune,
     generate,
     inspect,
+    launch,
     parity,
     plugins,
     predict,
@@ -95,6 +96,7 @@ def _root(
 
 
 app.command("run")(run.run)
+app.command("launch")(launch.launch)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)

@@ -20,9 +20,14 @@ def _data() -> None:
 @app.command("inspect")
 def inspect(
     source: Annotated[str, typer.Argument(metavar="FILE", help="A file, a glob, a folder, a Hub name: as --data.")],
-    model: Annotated[str | None, typer.Option(help="A Hub name or a folder: lengths are then in its tokens.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A Hub name or a folder: lengths are then in its tokens, and examples shown as it reads them."
+        ),
+    ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Whose rows these are; default: the first that can read them.")
+        str | None, typer.Option(help="Whose rows these are; default: the one that the columns suit best.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="A split; 'train[:90%]' takes a part.")] = None,
     columns: Annotated[
@@ -55,6 +60,8 @@ def inspect(
 
 def show(found: dict[str, Any], console: Console) -> None:
     """For people."""
+    from spcore.cli.rendering import show_rendered
+
     _facts(found, console)
     _columns(found, console)
     _lengths(found["lengths"], console)
@@ -64,6 +71,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.rule(example["place"], align="left", style="dim")
         for name, value in example["row"].items():
             console.print(f"{name}: {value}", markup=False)
+        show_rendered(example.get("rendered", ()), console)
 
 
 def _facts(found: dict[str, Any], console: Console) -> None:
@@ -76,6 +84,7 @@ def _facts(found: dict[str, Any], console: Console) -> None:
         f"rows: {rows['read']} read, {rows['used']} used, {rows['dropped']} dropped"
         + (f", {rows['truncated']} truncated" if found["lengths"]["unit"] == "tokens" else "")
     )
+    console.print(f"task: {found['task'] or 'none of these columns'}", markup=False)
     for line in found["remarks"]:
         console.print(f"remark: {line}", markup=False)
     if found["problem"]:

@@ -12,31 +12,42 @@ from typing import Any
 
 import numpy as np
 
+from spcore.cli.rendering import rendered
 from spcore.components import Registry
-from spcore.errors import DataError, SlimPajamaError, UserError
-from spcore.interfaces.dataset import Dataset, Row, Source
+from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
+from spcore.gathering import gathered
+from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
 from spcore.interfaces.task import BoundTask, Limits, Task
 from spcore.recipe import DataPart
-from spcore.rows import RoleSource, is_missing, open_rows
+from spcore.rows import RoleSource, is_missing, map_roles, open_rows
 from spcore.text import text_of
 
 _CHUNK, _FIRST, _SHORT = 1024, 5, 200
+_TURNS = ({"role", "content"}, {"from", "value"})
+"""How turns of conversations are written: as chat templates take them, and ShareGPT's."""
 
 
 class Characters(Processor):
     """Stands for a model where none is given: every character is a token."""
 
     def __init__(self) -> None:
-        self.special: Mapping[str, int] = {}
+        self.special: Mapping[str, int] = {"pad": 1, "eos": 2}
         self.fill: Mapping[str, int] = {"input_ids": 0}
         self.vocabulary_size, self.max_length, self.fingerprint = 0x110000, None, "characters"
 
     def encode(
         self, text: str, pair: str | None = None, *, max_length: int | None = None, special: bool = True
     ) -> Encoding:
-        """As many zeros as there are characters."""
-        return Encoding({"input_ids": np.zeros(len(text) + len(pair or ""), np.int64)})
+        """As many zeros as there are characters, each where it is."""
+        places = [np.arange(len(part)) for part in (text, pair or "")]
+        at, parts = np.concatenate(places), np.repeat([0, 1], [len(part) for part in places])
+        return Encoding({"input_ids": np.zeros(len(at), np.int64)}, 0, np.stack([at, at + 1], 1), parts)
+
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """As `encode`, by words."""
+        own = np.repeat(np.arange(len(words)), [len(word) for word in words])
+        return Encoding({"input_ids": np.zeros(len(own), np.int64)}, words=own)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Never asked: nothing is kept of the text."""
@@ -121,8 +132,7 @@ def _reading(
     part: DataPart,
     language: LanguageModel | None,
 ) -> _Reading:
-    """The rows as the task asked for would read them, or the first that learns from columns which they have: one that reads texts
-    alone would take anything, and one that learns texts takes labels for some."""
+    """The rows as the task asked for would read them, or the task that the data set is known for, or the one that its columns suit best."""
     processor = language.processor if language else Characters()
 
     def view(task: Task | None, targets: bool = True) -> RoleSource:
@@ -132,32 +142,48 @@ def _reading(
         )  # fmt: skip
 
     known = asked or opened.schema.default_task
-    problem, unlabelled = None, None
     tasks = {name: _task(registry, name, opened) for name in ([known] if known else registry.names("task"))}
-    for name, task in sorted(tasks.items(), key=lambda item: any(r.target and r.kind == "text" for r in item[1].roles)):
-        labelled = any(role.target for role in task.roles)
-        if not labelled and not known:
-            continue
-        try:
-            reading = _Reading(view(task), name, None, processor)
-        except DataError as error:
-            problem = problem or str(error)
-            try:
-                unlabelled = unlabelled or _Reading(view(task, targets=False), name, None, processor)
-            except DataError:
+    name, problem = _suited(tasks, opened, part, sure=known is not None)
+    if name is None:
+        for other, task in sorted(tasks.items(), key=lambda item: not any(r.kind == "label" for r in item[1].roles)):
+            try:  # its texts at least
+                return _Reading(view(task, targets=False), known and other, None, processor, problem)
+            except (DataError, RecipeError):
                 continue
-            continue
-        limits = Limits(processor.max_length)
-        if language is None and not labelled:
-            return reading  # all that such a task may lack is the model's
-        try:
-            reading.bound = task.bind(processor, language.config if language else None, reading.rows.schema, limits)
-        except SlimPajamaError as error:
-            reading.problem = str(error)
-        return reading
-    reading = unlabelled or _Reading(view(None), None, None, processor)
-    reading.problem = problem
+        return _Reading(view(None), None, None, processor, problem)
+    task = tasks[name]
+    try:
+        reading = _Reading(view(task), name, None, processor)
+    except DataError as error:
+        return _Reading(view(None), None, None, processor, str(error))
+    if language is None and not any(role.target for role in task.roles):
+        return reading  # all that such a task may lack is the model's
+    try:
+        config, limits = language.config if language else None, Limits(processor.max_length)
+        reading.bound = task.bind(processor, config, reading.rows.schema, limits)
+    except SlimPajamaError as error:
+        reading.problem = str(error)
     return reading
+
+
+def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: bool) -> tuple[str | None, str | None]:
+    """The task that the columns suit best, and where none has its columns why the simplest that learns labels has not. sure: it is known
+    that they suit."""
+    best, most, lacking = None, 0.0, []
+    for name, task in tasks.items():
+        try:
+            source, given = gathered(opened, task.roles, part.columns)
+            columns = map_roles(source.schema, task.roles, given, report=opened.report)
+        except (DataError, RecipeError) as error:
+            labelled = any(role.kind == "label" for role in task.roles)
+            lacking.append((not labelled, sum(role.required for role in task.roles), name, str(error)))
+            continue
+        told = {**source.schema.column_map, **part.columns}
+        held = Schema({role: source.schema.columns[column] for role, column in columns.items()})
+        suits = task.suits(held, {role: role if role in told else column for role, column in columns.items()})
+        if sure or suits > most:
+            best, most = name, suits
+    return best, min(lacking)[-1] if lacking and best is None else None
 
 
 def _task(registry: Registry, name: str, opened: Source) -> Task:
@@ -182,8 +208,20 @@ def _pass(reading: _Reading) -> _Seen:
             _measure(reading, named, place, seen)
             _compare(row, named, place, seen)
             if len(seen.examples) < 3:
-                seen.examples.append({"place": place, "row": {name: _cut(value) for name, value in row.items()}})
+                seen.examples.append(_example(reading, row, named, place))
     return seen
+
+
+def _example(reading: _Reading, row: Row, named: Row, place: str) -> dict[str, Any]:
+    """A row, its long values cut, and where there is a model what that is given of it."""
+    found: dict[str, Any] = {"place": place, "row": {name: _cut(value) for name, value in row.items()}}
+    if reading.bound is not None and not isinstance(reading.processor, Characters):
+        try:
+            features = reading.bound.featurize(named)
+        except DataError:
+            return found  # counted as dropped
+        found["rendered"] = [part for f in features for part in rendered(reading.bound, reading.processor, f)]
+    return found
 
 
 def _measure(reading: _Reading, row: Row, place: str, seen: _Seen) -> None:
@@ -248,8 +286,21 @@ def _facts(reading: _Reading, seen: _Seen) -> dict[str, Any]:
             "rows": len(seen.twice), "first": seen.twice[:_FIRST], "conflicts": len(seen.conflicts),
             "first_conflicts": seen.conflicts[:_FIRST],
         },
-        "dirt": dirt, "examples": seen.examples, "remarks": list(report.remarks), "problem": problem,
+        "dirt": dirt, "examples": seen.examples, "remarks": [*report.remarks, *_nested(rows)], "problem": problem,
     }  # fmt: skip
+
+
+def _nested(rows: RoleSource) -> list[str]:
+    """What columns of lists of objects hold, by the first row that has some."""
+    found = []
+    lists = [name for name, column in rows.source.schema.columns.items() if column.kind == "list"]
+    first = rows.source.read([rows.row_number(0)])[0] if lists and rows.length else {}
+    for name in lists:
+        held = first[name][0] if first[name] else None
+        if isinstance(held, dict):
+            what = "conversations, turns" if any(held.keys() >= keys for keys in _TURNS) else "lists"
+            found.append(f"column {name!r} holds {what} of {', '.join(held)}")
+    return found
 
 
 def _dropped(dropped: Mapping[str, Sequence[int]], paths: Sequence[str]) -> list[dict[str, Any]]:

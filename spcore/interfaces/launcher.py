@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -68,6 +69,10 @@ class Launcher(ABC):
     """Kind `launcher`, made with the component's options."""
 
     processes: int = 1
+    joins: bool = False
+    """Whether it starts nothing, but takes the caller's process for one of several that were started together."""
+    scripts_all: bool = False
+    """Whether what `script` gives starts every process, each with a launcher that `joins`."""
     leads: bool = True
     """Whether the caller's process keeps the run's folder and its loggers; not where others like it are part of the same run."""
 
@@ -78,3 +83,9 @@ class Launcher(ABC):
     @abstractmethod
     def launch(self, spec: RunSpec, events: Emit, control: Control) -> RunResult:
         """Run to the end. events: called in the caller's process, in order. Raises RankError for a rank that failed."""
+
+    def script(self, run: Sequence[str]) -> str:
+        """What a person types on each node, or hands to a scheduler, to start the run without this program watching it: `slimpajama launch
+        --print` shows it. run: `slimpajama run` with its arguments, as words. Default: these alone. Raises RefusalError where the options
+        say too little."""
+        return shlex.join(run)

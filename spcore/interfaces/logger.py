@@ -84,7 +84,7 @@ class Evaluated(Event):
 @dataclass(frozen=True, kw_only=True)
 class Checkpointed(Event):
     """A checkpoint or, `kind` "model", the saved model is whole on disk. seconds: that training stood still for it; the rest of a
-    checkpoint, from flushing on, goes beside the steps that follow."""
+    checkpoint goes beside the steps that follow."""
 
     name: ClassVar[str] = "checkpointed"
     step: int

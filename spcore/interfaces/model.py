@@ -8,11 +8,13 @@ Everything a plugin author must supply is here; torch is imported only by implem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from spcore.errors import RefusalError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +90,7 @@ class Encoding:
     arrays: name -> int64 array [length]: "input_ids" always, "token_type_ids" where the family has them.
     offsets: [length, 2], (first, last + 1) characters of each token in its text; (0, 0) for special tokens; None where the
         tokenizer cannot tell. parts: [length], 0 or 1: the text a token is from, -1 for special tokens.
+    words: [length], the number of the word that a token is of, -1 for special tokens; of `Processor.encode_words` alone.
     truncated: tokens left out because of `max_length`.
     """
 
@@ -95,6 +98,7 @@ class Encoding:
     truncated: int = 0
     offsets: np.ndarray | None = None
     parts: np.ndarray | None = None
+    words: np.ndarray | None = None
 
 
 class Processor(ABC):
@@ -127,6 +131,11 @@ class Processor(ABC):
         """Encode what a model is to answer, with special tokens; otherwise than `encode` where a family has a tokenizer for the language
         that it writes."""
         return self.encode(text, max_length=max_length)
+
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """Encode a text that is cut into words, whole and with special tokens; `Encoding.words` tells the word of each token. A word may
+        have no token. Offsets are within each word. Raises RefusalError where the tokenizer cannot tell, as here."""
+        raise RefusalError(f"the tokenizer ({type(self).__name__}) does not tell which word a token is of")
 
     @abstractmethod
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -269,3 +278,17 @@ class Model(ABC):
     @abstractmethod
     def open(self, source: str) -> LanguageModel:
         """Read configuration and processor. Raises SourceError that says what was looked for, where, and near names."""
+
+
+@runtime_checkable
+class LearnsTexts(Protocol):
+    """Ability of a `Model` of which a part is made of the training data's texts before it is opened: its tokenizer.
+
+    learns: whether its options ask for that. `spcore.session.assemble` then calls `learn` before `open`, in every process.
+    """
+
+    learns: bool
+
+    def learn(self, texts: Iterable[str], rows: int | None, key: str) -> None:
+        """texts: all of the training rows, in order, read anew each time they are iterated. rows: how many, None where that is not known.
+        key: of the texts; where it is the same so are they, and nothing need be made twice. Raises RefusalError, DataError."""

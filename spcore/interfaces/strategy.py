@@ -184,7 +184,8 @@ class Engine(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> Pending:
-        """Write this rank's share of model, optimizer, scaler and RNG state into an existing folder."""
+        """Write this rank's share of model, optimizer, scaler and RNG state into an existing folder, as they are now, while training
+        goes on. The save before is over."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:

@@ -101,7 +101,8 @@ class Role:
 
     guesses: names of columns to take for it, best first, when the recipe maps none. required: for training and
     evaluation; prediction needs only roles with `target` False. kind: "text", "label", "number" or "any". tokens: a list of token ids is
-    taken in a text's place.
+    taken in a text's place. series: beginnings of names, best first: where no column has one of `guesses`, columns called by one and a
+    number ("choice1", "choice2") are together a list.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Role:
     target: bool = False
     guesses: tuple[str, ...] = ()
     tokens: bool = False
+    series: tuple[str, ...] = ()
 
 
 class Ops(Protocol):
@@ -138,7 +140,8 @@ class BoundTask(ABC):
 
     head: what it needs on the hidden states. terms: names of its loss terms, fixed: ranks reduce one vector in this order.
     metric_names: of the figures that `metrics` gives, the one that counts first; so a recipe's `eval.metric` is checked before a run.
-    Empty where they are not known before: then it is checked at the first evaluation.
+    Empty where they are not known before: then it is checked at the first evaluation. NAME/GROUP, of the rows of a group that only an
+    evaluation's data show, need not be there where NAME is.
     """
 
     head: Head
@@ -171,12 +174,18 @@ class BoundTask(ABC):
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """Figures over a whole evaluation; `part.rows` in feature order, each feature once."""
 
+    def sums(self, rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+        """`EvalPart.sums` of some of an evaluation's rows alone, so that a figure which needs them has an interval and is known of groups of
+        rows; None where rows do not tell them."""
+        return None
+
     @abstractmethod
     def decode(self, outputs: Mapping[str, np.ndarray], batch: Batch) -> list[dict[str, Any]]:
         """Answers a person reads, one a feature, filler left out; each carries "row_id"."""
 
-    def combine(self, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """One answer of a row's features' answers, in feature order. A task that gives a row several features says how."""
+    def combine(self, answers: Sequence[dict[str, Any]], row: Row) -> dict[str, Any]:
+        """One answer of a row's features' answers, in feature order. row: what `featurize` took, to quote from. A task that gives a row
+        several features says how."""
         assert len(answers) == 1, "this task gives a row several features and does not say how to combine their answers"
         return answers[0]
 
@@ -203,6 +212,17 @@ class Task(ABC):
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:
         """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
+
+    def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
+        """How sure it is that a data set is for this task: from 0, not at all, to 1. `data inspect` takes the task that is surest. schema: of
+        the columns that serve the roles, under the roles' names; columns: role -> the column's own name, or the role's where somebody
+        said that it serves it. Default: 0.5 where all targets go by a name that is expected of them, 0.1 of a task without targets."""
+        targets = [role for role in self.roles if role.required and role.target]
+        for role in targets or self.roles:
+            known = {name.lower() for name in (role.name, *role.guesses)}
+            if role.name in columns and columns[role.name].lower() not in known:
+                return 0.0
+        return 0.5 if targets else 0.1
 
     def state_of(self, config: Any) -> dict[str, Any] | None:
         """What `bind` takes in place of a saved state, for a model that was trained for this task elsewhere and says so in its

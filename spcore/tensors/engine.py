@@ -65,6 +65,7 @@ class TorchEngine(Engine):
         self.held = tuple(self.shards.values())
         self.optimizer = self.build_optimizer() if plan.optimizer is not None else None
         self.scaler = Scaler.of(plan.precision.loss_scaling)
+        self.staging = state.Staging()
         self.random = rng.seeded(rng.address(plan.seed, "rank", place.rank), self.device)
 
     # -- the primitive, and what other layouts override ------------------------------------------------------------
@@ -374,7 +375,7 @@ class TorchEngine(Engine):
 
     def save(self, folder: Path) -> Pending:
         """See `Engine.save`."""
-        return state.save(self._state_file(folder), self._state())
+        return state.save(self._state_file(folder), self._state(), self.staging)
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""
@@ -407,6 +408,6 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self.optimizer = None
+        self.optimizer, self.staging = None, state.Staging()
         self.held, self.own, self.shards = (), {}, {}
         self.module = torch.nn.Module()

@@ -6,7 +6,6 @@ the same on every engine and at every layout, and the process's generator is unt
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -184,7 +183,7 @@ def _alone(leaf: torch.nn.Module) -> torch.nn.Module:
         made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         return made.fill_(torch.nan if made.is_floating_point() else 0)
 
-    twin = copy.copy(leaf)
+    twin = object.__new__(type(leaf))  # past what a class does when one is made, or copied, as a sharded one does
     twin.__dict__ = dict(leaf.__dict__)
     twin._modules = {}
     twin._parameters = {

@@ -33,17 +33,6 @@ _PARTS, _BEGINS = "DCP_SHARDING_INFO", "saved_offsets"
 """As `HuggingFaceStorageReader` has them in a file's header."""
 
 
-class Done:
-    """A `Pending` that is over."""
-
-    def wait(self) -> None:
-        """Return at once."""
-
-    def done(self) -> bool:
-        """It is."""
-        return True
-
-
 class Writing:
     """A `Pending` that goes on in a thread of its own."""
 
@@ -59,6 +48,22 @@ class Writing:
     def done(self) -> bool:
         """See `Pending.done`."""
         return self._written.done()
+
+
+class Staging:
+    """Copies of what a rank saves, on the CPU, for the thread that writes them: training goes on and changes what was copied. Their memory,
+    as much as the state itself, is kept from one save to the next: fresh pages cost as much time as the copying."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, str], torch.Tensor] = {}
+
+    def copied(self, file: int, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The value as it is now, contiguous. The last save is over."""
+        kept = self._kept.get((file, name))
+        if kept is None or (kept.shape, kept.dtype) != (value.shape, value.dtype):
+            kept = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=value.is_cuda)
+            self._kept[file, name] = kept
+        return kept.copy_(value.detach())
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Held:
         return known.get(self.shards.get(name), {})
 
 
-def save(file: Path, held: Held) -> Pending:
-    """Write this rank's file. State tensors of the optimizer go under "optimizer/NAME/KEY", its plain numbers into the header. What lies on
-    a device is copied from there at once and written in a thread. Raises OutputError."""
+def save(file: Path, held: Held, staging: Staging) -> Pending:
+    """Write this rank's file. State tensors of the optimizer go under "optimizer/NAME/KEY", its plain numbers into the header. Everything
+    is copied at once and written in a thread. `Pending.wait` raises OutputError."""
     files: list[dict[str, tuple[torch.Tensor, tuple[int, ...]]]] = [{}]
     numbers: dict[str, Any] = {"scaler": {"scale": held.scaler.scale, "good": held.scaler.good}, "optimizer": {}}
 
@@ -105,10 +110,12 @@ def save(file: Path, held: Held) -> Pending:
                 keep(f"{OPTIMIZER}{name}/{key}", [(value, (0,) * value.dim())])
     for name, value in held.random.items():
         keep(RANDOM + name, [(value, (0,))])
-    return _written(file, files, json.dumps(numbers, sort_keys=True))
+    return _written(file, files, json.dumps(numbers, sort_keys=True), staging)
 
 
-def _written(file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str) -> Pending:
+def _written(
+    file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str, staging: Staging
+) -> Pending:
     """Write `file` and, of tensors that are held in several blocks, "STEM-1" and so on for the others."""
 
     def write(files: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -117,11 +124,7 @@ def _written(file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[
             write_tensors(tensors, path, {"numbers": numbers, _PARTS: json.dumps(begins[n], sort_keys=True)})
 
     begins = [{name: {_BEGINS: list(at)} for name, (_, at) in stored.items()} for stored in files]
-    tensors = [{name: value for name, (value, _) in stored.items()} for stored in files]
-    if all(value.device.type == "cpu" for stored in tensors for value in stored.values()):
-        write([{name: value.contiguous() for name, value in stored.items()} for stored in tensors])
-        return Done()
-    copies = [{n: v.detach().to("cpu", copy=True).contiguous() for n, v in stored.items()} for stored in tensors]
+    copies = [{name: staging.copied(n, name, v) for name, (v, _) in stored.items()} for n, stored in enumerate(files)]
     return Writing(lambda: write(copies))
 
 

@@ -265,3 +265,43 @@ def test_wrong_ways_to_run_a_model_are_one_line(tuned: Path, how: dict[str, Any]
         slimpajama.load_model(tuned, **how).predict("a fine film")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_intervals_and_groups_are_told_and_go_into_the_card(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spcore.cli import main
+
+    model = tmp_path / "model"
+    slimpajama.load_model(tuned).save(model)
+    rows = [{**row, "source": ["web", "print", None][n % 3]} for n, row in enumerate(rows_of(30, 2))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def evaluated(*options: str, ends: int = 0) -> str:
+        line = ["evaluate", str(model), "--data", str(tmp_path / "rows.jsonl"), *options]
+        monkeypatch.setattr("sys.argv", ["slimpajama", *line])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == ends
+        captured = capsys.readouterr()
+        return captured.out if ends == 0 else captured.err
+
+    options = ("--bootstrap", "50", "--group-by", "source", "--name", "spring")
+    found = json.loads(evaluated(*options, "--json"))
+    low, high = found["intervals"]["accuracy"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1
+    assert "loss" not in found["intervals"], "rows do not tell it"
+    assert {name: group["rows"] for name, group in found["groups"].items()} == {"": 10, "print": 10, "web": 10}
+    whole = sum(group["rows"] * group["metrics"]["accuracy"] for group in found["groups"].values()) / 30
+    assert whole == pytest.approx(found["accuracy"])
+    kept = json.loads((model / "evaluations" / "spring" / "metrics.json").read_text())
+    assert kept == found
+    printed = evaluated(*options)
+    assert printed.split("\n")[0].split() == ["metric", "all", "(missing)", "print", "web"]
+    card = (model / "README.md").read_text()
+    assert card.count("## Evaluation spring") == 1, "in place of the one before"
+    assert f"| accuracy | {found['accuracy']:.4g} ({low:.4g} to {high:.4g}) |" in card
+    assert card.startswith((tuned / "README.md").read_text().rstrip())
+    with_log = evaluated("--group-by", "sauce", ends=2)
+    assert "unknown column 'sauce'; did you mean 'source'?" in with_log
+    assert "that changes no answer" not in with_log, "the card is as slimpajama.json has it"

@@ -97,11 +97,12 @@ class _Clock(transformers.TrainerCallback):
 
 
 class Theirs:
-    """Runs of `Trainer`, on the weights and rows that our run begins with, one of which is `row_of` a feature. auto: transformers' class."""
+    """Runs of `Trainer`, on the weights and rows that our run begins with, one of which is `row_of` a feature. auto: transformers' class. collator: transformers' too."""
 
     def __init__(
-        self, recipe: Recipe, registry: Registry, work: Path, auto: Any, row_of: Callable[[Feature], dict[str, Any]]
-    ) -> None:
+        self, recipe: Recipe, registry: Registry, work: Path, auto: Any, row_of: Callable[[Feature], dict[str, Any]],
+        collator: Callable[[Any], Any] = transformers.DataCollatorWithPadding,
+    ) -> None:  # fmt: skip
         session = assemble(recipe, registry)
         engine = session.strategy.engine(session.plan, Place())
         self.folder, self.auto, self.work, self.plan = work / "start", auto, work, session.plan
@@ -114,7 +115,7 @@ class Theirs:
         )
         total = recipe.train.steps or loader.total_steps(recipe.train.epochs)
         self.rows = [row_of(store[i]) for step in loader.steps(0, total) for i in step.feature_ids]
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        self.collator = collator(transformers.AutoTokenizer.from_pretrained(self.folder))
 
     def run(self) -> tuple[float, list[float]]:
         """(rows a second, losses)."""
@@ -126,7 +127,7 @@ class Theirs:
         clock = _Clock()
         trainer = _Sequential(
             model=self.auto.from_pretrained(self.folder), args=settings, train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
-            data_collator=transformers.DataCollatorWithPadding(self.tokenizer),
+            data_collator=self.collator,
         )  # fmt: skip
         trainer.losses = []
         trainer.remove_callback(transformers.PrinterCallback)

@@ -200,3 +200,42 @@ def test_types_of_columns(tmp_path: Path) -> None:
 def test_integers_too_long_for_a_column_stay_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", f"id,label\n{10**18},1\n{10**30},0\n")
     assert [row["id"] for row in rows_of(path)] == [str(10**18), str(10**30)]
+
+
+SENTENCES = [f"this is sentence number {n} of them" for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "columns", "names"),
+    [
+        ("csv", [["1", "2", "3", "4"] * 10, [f"A title of {n} words" for n in range(40)], SENTENCES], ["label", "text", "text_pair"]),
+        ("tsv", [["gj04", "ks08"] * 20, ["1", "0"] * 20, ["", "*"] * 20, SENTENCES], ["column_1", "label", "column_3", "text"]),
+        (
+            "tsv",
+            [["news", "forum"] * 20, ["2014"] * 40, [f"{n:04}" for n in range(40)], ["3.5", "0.2", "5", "1"] * 10, SENTENCES, SENTENCES[::-1]],
+            ["column_1", "column_2", "column_3", "label", "text", "text_pair"],
+        ),
+        ("tsv", [["a", "b"] * 20, ["c", "d"] * 20, ["e", "f"] * 20], ["column_1", "column_2", "column_3"]),
+    ],
+    ids=["classes", "acceptability", "similarity", "nothing"],
+)  # fmt: skip
+def test_sentences_and_labels_without_a_header(
+    suffix: str, columns: list[list[str]], names: list[str], tmp_path: Path
+) -> None:
+    lines = ["\t".join(row) if suffix == "tsv" else ",".join(row) for row in zip(*columns, strict=True)]
+    source = opened(write(tmp_path / f"a.{suffix}", "\n".join(lines) + "\n"))
+    assert list(source.schema.columns) == names
+    assert source.length == 40
+
+
+def test_longer_rows_of_tsv_without_a_header_are_cut_and_told(tmp_path: Path) -> None:
+    lines = [f"{n % 2}\t{text}" for n, text in enumerate(SENTENCES)]
+    lines[3] += "\thttp://somewhere\t1"
+    source = opened(write(tmp_path / "a.tsv", "\n".join(lines) + "\n"))
+    assert (source.length, dict(source.report.dropped)) == (40, {})
+    assert source.read([3]) == [{"label": 1, "text": SENTENCES[3]}]
+    assert source.report.remarks[-1] == (
+        "a.tsv: 1 lines have more than 2 fields; those beyond are left out (first at line 4)"
+    )
+    headed = opened(write(tmp_path / "b.tsv", "label\ttext\n" + "\n".join(lines) + "\n"))
+    assert dict(headed.report.dropped) == {"4 fields where 2 are expected": [5]}

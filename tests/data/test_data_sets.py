@@ -126,6 +126,6 @@ def test_the_header_is_a_switch_in_recipes(registry: Registry, tmp_path: Path) -
 
 
 def test_what_is_offered(registry: Registry) -> None:
-    assert registry.names("dataset") == ["builtin", "corpus", "files", "glue", "hub", "rows"]
+    assert registry.names("dataset") == ["builtin", "corpus", "files", "glue", "hub", "parallel", "rows"]
     assert registry.claiming("dataset", "anything").name == "files"
     assert registry.claiming("dataset", "hf:org/name").name == "hub"

@@ -130,8 +130,8 @@ def test_data_without_labels_and_data_that_no_task_reads(tmp_path: Path) -> None
     (tmp_path / "a.txt").write_text("one\n\ntwo three\n")
     found = facts(tmp_path / "a.txt")
     assert found["lengths"]["most"] == 9
-    assert found["labels"] is None
-    assert "no column for 'label'" in found["problem"]
+    assert (found["task"], found["labels"], found["problem"]) == ("causal-lm", None, None)
+    assert "no column for 'label'" in facts(tmp_path / "a.txt", task="text-classification")["problem"]
     (tmp_path / "b.csv").write_text("id,foo,bar\n1,a,b\n2,c,d\n")
     other = facts(tmp_path / "b.csv")
     assert (other["task"], other["lengths"]["histogram"]) == (None, [])

@@ -30,8 +30,9 @@ SEIZING = {
 }  # fmt: skip
 ALLOWED = {
     # A process of our own.
-    "backends/spcore_torch/worker.py": {"logging.basicConfig", "signal.signal", "os._exit", "torch.set_num_threads"},
-    "backends/spcore_torch/channel.py": {"os._exit"},
+    "spcore/launching/worker.py": {"logging.basicConfig", "signal.signal", "os._exit", "torch.set_num_threads"},
+    "plugins/spcore_ray/driver.py": {"print", "signal.signal", "os._exit"},
+    "plugins/spcore_slurm/launcher.py": {"signal.signal"},
     "spcore/working.py": {"signal.signal"},
     # Put back, see test_left_alone.
     "backends/spcore_onnx/quantise.py": {"the root logger"},
@@ -42,7 +43,7 @@ ALLOWED = {
     "spcore/tensors/rng.py": {"torch.manual_seed", "torch.set_rng_state"},
     "spcore/tensors/state.py": {"warnings.filterwarnings"},
 }
-ENVIRONMENT = {"spcore/imports.py", "backends/spcore_torch/env.py"}
+ENVIRONMENT = {"spcore/imports.py", "backends/spcore_torch/env.py", "plugins/spcore_slurm/launcher.py"}
 """Where variables of the environment are set, and put back."""
 
 

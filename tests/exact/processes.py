@@ -81,8 +81,8 @@ def measure(tree: dict[str, Any], rank: int = 0, size: int = 1, gradients: str |
 def carried(content: dict[str, Any], rank: int) -> dict[str, Any]:
     """Carry out a run on this rank, as a launcher's process does."""
     from spcore.interfaces.logger import Event
+    from spcore.launching.worker import spec_from_json
     from spcore.session import run_rank
-    from spcore_torch.worker import spec_from_json
 
     spec, events = spec_from_json(content), list[Event]()
     result = run_rank(spec, spec.layout.place(rank, rank), events.append, threading.Event())

@@ -101,6 +101,7 @@ def fake(task: str, data: str = "map", **model: Any) -> dict[str, Any]:
 
 
 NAMED: dict[str, dict[str, Any]] = {
+    "tp2": {"tensor_parallel": 2},
     "pp2": {"pipeline_parallel": 2},
     "pp2-gpipe": {"pipeline_parallel": 2, "schedule": "gpipe"},
     "pp2-interleaved": {"pipeline_parallel": 2, "schedule": "interleaved", "chunks": 2},

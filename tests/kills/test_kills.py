@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a run on two processes: started again, it ends as if nothing had happened, to the bit."""
+"""SIGKILL at random moments of a run on two processes, under every strategy: started again, it ends as if nothing had happened, to the bit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ import pytest
 
 from exact.recipes import classification, laid
 
-STEPS = 60
-SAMPLED, ALL = (11, 12, 13), tuple(range(20))
-"""Seeds: of `make test`, of `make test-all`. A seed draws the moment, and which processes die."""
+STEPS = {"ddp": 60, "fsdp": 20, "tp2": 20, "pp2": 20, "megatron": 15}
+"""Of a run, by layout; processes that share layers meet more often."""
+SAMPLED, ALL = {"ddp": 11, "fsdp": 14, "pp2": 8, "megatron": 14}, tuple(range(20))
+TWENTY = [(layout, seed) for layout in STEPS for seed in ALL if SAMPLED.get(layout) != seed]
+"""Seeds: one a layout in `make test`, all of every layout in `make test-all`. A seed draws the moment, and which processes die."""
+LAYOUTS: dict[str, dict[str, Any]] = {"megatron": {"use": "megatron", "pipeline_parallel": 2}}
 VICTIMS = ("all", "parent", "rank 0", "rank 1")
 
 
 @dataclass
 class Undisturbed:
+    layout: str
     folder: Path
     losses: dict[int, float]
     metrics: dict[str, float]
@@ -52,25 +56,19 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return made(tmp_path_factory.mktemp("kills"), "ddp", STEPS)
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Of the layout that is the parameter."""
+    layout: str = request.param
+    return made(tmp_path_factory.mktemp(layout), layout, STEPS[layout])
 
 
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return made(tmp_path_factory.mktemp("sharded"), "fsdp", STEPS // 3)  # whose processes meet more often
-
-
-@pytest.fixture(scope="module")
-def staged(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return made(tmp_path_factory.mktemp("staged"), {"use": "megatron", "pipeline_parallel": 2}, STEPS // 4)
-
-
-def made(folder: Path, strategy: str | dict[str, Any], steps: int) -> Undisturbed:
+def made(folder: Path, layout: str, steps: int) -> Undisturbed:
     """A run that nobody kills."""
     tree: dict[str, Any] = classification(folder, rows=200)
     tree["model"]["dropout"] = 0.1
-    recipe = laid(tree, strategy, 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5)
+    recipe = laid(
+        tree, LAYOUTS.get(layout, layout), 2, steps=steps, global_batch_size=16, micro_batch_size=4, save_every=5
+    )
     (folder / "recipe.json").write_text(json.dumps({**recipe, "loggers": ["jsonl"]}))
     began = time.monotonic()
     done = subprocess.run(command(folder, "whole"), capture_output=True, text=True, timeout=300)
@@ -78,7 +76,7 @@ def made(folder: Path, strategy: str | dict[str, Any], steps: int) -> Undisturbe
     seconds = time.monotonic() - began
     found = losses(folder / "whole")
     assert sorted(found) == list(range(1, steps + 1))
-    return Undisturbed(folder, found, json.loads(done.stdout), seconds)
+    return Undisturbed(layout, folder, found, json.loads(done.stdout), seconds)
 
 
 def kill(run: subprocess.Popen[str], victim: str) -> None:
@@ -96,7 +94,7 @@ def kill(run: subprocess.Popen[str], victim: str) -> None:
     assert not alive, f"left behind after {victim} was killed: {alive}"
 
 
-def check(seed: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
+def check(seed: int, undisturbed: Undisturbed) -> None:
     draw = random.Random(seed)
     victim, moment = draw.choice(VICTIMS), undisturbed.seconds * draw.uniform(0.3, 0.95)
     folder, name = undisturbed.folder, f"run-{seed}"
@@ -117,38 +115,19 @@ def check(seed: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
     assert not [p for p in (folder / name).rglob(".*") if p.name != ".lock"], "leftovers"
 
 
-@pytest.mark.parametrize("seed", SAMPLED)
-def test_a_killed_run_ends_the_same(seed: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    check(seed, undisturbed, tmp_path)
+@pytest.mark.parametrize(("undisturbed", "seed"), SAMPLED.items(), indirect=["undisturbed"])
+def test_a_killed_run_ends_the_same(seed: int, undisturbed: Undisturbed) -> None:
+    check(seed, undisturbed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [seed for seed in ALL if seed not in SAMPLED])
-def test_twenty_killed_runs_end_the_same(seed: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    check(seed, undisturbed, tmp_path)
-
-
-def test_a_killed_run_of_parts_ends_the_same(sharded: Undisturbed, tmp_path: Path) -> None:
-    check(14, sharded, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [seed for seed in ALL if seed != 14])
-def test_twenty_killed_runs_of_parts_end_the_same(seed: int, sharded: Undisturbed, tmp_path: Path) -> None:
-    check(seed, sharded, tmp_path)
-
-
-def test_a_killed_run_of_megatrons_ends_the_same(staged: Undisturbed, tmp_path: Path) -> None:
-    check(14, staged, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [seed for seed in ALL if seed != 14])
-def test_twenty_killed_runs_of_megatrons_end_the_same(seed: int, staged: Undisturbed, tmp_path: Path) -> None:
-    check(seed, staged, tmp_path)
+@pytest.mark.parametrize(("undisturbed", "seed"), TWENTY, indirect=["undisturbed"])
+def test_twenty_killed_runs_end_the_same(seed: int, undisturbed: Undisturbed) -> None:
+    check(seed, undisturbed)
 
 
 def test_the_draw_is_not_one_sided() -> None:
     drawn = {random.Random(seed).choice(VICTIMS) for seed in ALL}
     assert drawn == set(VICTIMS)
+    assert len({random.Random(seed).choice(VICTIMS) for seed in SAMPLED.values()}) > 1
     assert os.path.exists("/proc"), "psutil reads another process's environment there"

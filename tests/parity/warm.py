@@ -10,8 +10,8 @@ from spcore.hooks import hookimpl
 from spcore.interfaces.launcher import Control, Emit, Launcher, RunResult, RunSpec
 from spcore.interfaces.logger import Event
 from spcore.interfaces.strategy import Place, Refusal
+from spcore.launching.worker import spec_to_json
 from spcore.session import run_rank
-from spcore_torch.worker import spec_to_json
 
 SPCORE_API = "1.0"
 READY: dict[int, Processes] = {}

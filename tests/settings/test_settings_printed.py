@@ -30,6 +30,7 @@ NEEDED = {
     "hub": {"source": "x"},
     "corpus": {"source": "./a.txt"},
     "megatron-indexed": {"source": "./a.idx"},
+    "parallel": {"source": "./texts"},
     "rows": {"source": "./a.jsonl"},
 }
 
@@ -51,7 +52,7 @@ def printed(*args: str) -> str:
 
 @pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda one: one)
 def test_a_printed_recipe_shows_every_default(kind: str, name: str, tmp_path: Path) -> None:
-    part: Any = {"use": name, **NEEDED.get(name, {})}
+    part: Any = {"use": name, **(NEEDED.get(name, {}) if kind == "dataset" else {})}
     tree = {"model": "bert", "data": "builtin", "task": "text-classification", KEYS.get(kind, kind): part}
     if kind == "logger":
         tree["loggers"] = [part]

@@ -132,7 +132,7 @@ WRONG = [
     Wrong("data.limit", 0, "data.limit: found 0, expected: a whole number at least 1"),
     Wrong("data.max_length", 1, "data.max_length: found 1, expected: a whole number at least 4 and below 2147483648 or null"),
     Wrong("data.delimiter", ";;", "data.delimiter: found ';;', expected: text of 1 character or null"),
-    Wrong("data.format", "cvs", "data.format: found 'cvs', expected: 'auto' or 'csv' or 'tsv' or 'jsonl' or 'json' or 'parquet' or 'arrow' or 'text'; did you mean 'csv'?"),
+    Wrong("data.format", "cvs", "data.format: found 'cvs', expected: 'auto' or 'csv' or 'tsv' or 'jsonl' or 'json' or 'parquet' or 'arrow' or 'text' or 'conll'; did you mean 'csv'?"),
     Wrong("eval.data.name", "sst3", "eval.data.name: found 'sst3', expected: 'cola' or 'sst2' or "),
     Wrong("schedule.warmup", 1.5, "schedule.warmup: found 1.5, expected: whole steps, or a share of the run below 1"),
     Wrong("task.label_smoothing", 1, "task.label_smoothing: found 1, expected: a number at least 0 and below 1"),
@@ -140,7 +140,7 @@ WRONG = [
     Wrong("launch.processes", 2, "launch.processes: found 2, expected: a whole number at least 1 and at most 1"),
     # unknown parts, and what is none
     Wrong("strategy", "singel", "strategy: unknown strategy 'singel'; did you mean 'single'? known: "),
-    Wrong("precision", "bf61", "precision: unknown precision 'bf61'; did you mean 'bf16'? known: bf16, fp16, fp32, tf32"),
+    Wrong("precision", "bf61", "precision: unknown precision 'bf61'; did you mean 'bf16'? known: bf16, fp16, fp32, fp8, tf32"),
     Wrong("precision", 16, f"precision: found 16, {PART.format('precision')}; did you mean 'fp16'? known: "),
     Wrong("precision", True, f"precision: found true, {PART.format('precision')}"),
     Wrong("optimizer.use", "adamv", "optimizer.use: unknown optimizer 'adamv'; did you mean 'adamw'?"),

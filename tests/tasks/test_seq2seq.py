@@ -12,11 +12,13 @@ import sacrebleu
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score import rouge_scorer
 from transformers import BartConfig, LlamaConfig, MarianConfig, PretrainedConfig, T5Config
 
 from objectives.language_tools import WORDS, bind, real, words_tokenizer
 from spcore.errors import DataError, RecipeError, RefusalError
 from spcore.features import outcome
+from spcore.interfaces.dataset import Column, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.task import IGNORE, Batch, EvalPart, Feature, Limits
 from spcore.loading import filler
@@ -24,6 +26,8 @@ from spcore.recipe import load_recipe
 from spcore.tensors.ops import WholeOps
 from spcore.testing.fakes import FakeProcessor
 from spcore_tasks.answer_figures import answers
+from spcore_tasks.exchanges import rendered
+from spcore_tasks.options import Seq2SeqOptions
 from spcore_tasks.seq2seq import Seq2Seq
 from spcore_transformers.processor import TransformersProcessor
 
@@ -162,28 +166,70 @@ MADE = ["the cat sat on the mat .", "a dog barks", "", "Ein Haus , ein Baum", "�
 WANTED = ["the cat is on the mat .", "the dog barked loudly", "silence", "Ein Haus, ein Baum", "他喜欢猫", " same "]
 
 
+def figures(made: list[str], wanted: list[Any], **options: Any) -> dict[str, float]:
+    return answers(made, [[one] if isinstance(one, str) else one for one in wanted], Seq2SeqOptions(**options))
+
+
 @pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
 def test_figures_are_the_official_scorers(tokenizer: str) -> None:
-    found = answers(MADE, WANTED, tokenizer)
+    found = figures(MADE, WANTED, bleu_tokenizer=tokenizer)
     assert found["bleu"] == sacrebleu.corpus_bleu(MADE, [WANTED], tokenize=tokenizer).score
     assert found["chrf"] == sacrebleu.corpus_chrf(MADE, [WANTED]).score
     assert found["exact_match"] == 1 / 6
 
 
+@pytest.mark.parametrize("stemmer", [False, True])
+def test_rouge_is_its_authors(stemmer: bool) -> None:
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=stemmer)
+    made = [*MADE, "the dogs barked\nthe cats sat"]
+    wanted = [*WANTED, "cats sitting\na dog barks"]
+    scores = [scorer.score(one, text) for one, text in zip(wanted, made, strict=True)]
+    found = figures(made, wanted, rouge_stemmer=stemmer)
+    for kind in kinds:
+        assert found[kind] == pytest.approx(100 * np.mean([score[kind].fmeasure for score in scores]), abs=1e-9)
+    assert 0 < found["rouge2"] < found["rouge1"] < 100
+
+
+def test_in_rouge_lsum_lines_are_sentences() -> None:
+    found = figures(["the dog barked\nthe cat sat"], ["the cat sat\nthe dog barked"])
+    assert found["rougeLsum"] == 100
+    assert found["rougeL"] == pytest.approx(50)
+
+
+def test_rouge_of_other_scripts_takes_sacrebleus_words() -> None:
+    assert figures(["他喜欢猫"], ["他喜欢狗"])["rouge1"] == 0  # its own words are a to z
+    assert figures(["他喜欢猫"], ["他喜欢狗"], rouge_tokenizer="zh")["rouge1"] == pytest.approx(75)
+    assert figures(["Ölfässer rollen"], ["ölfässer fallen"], rouge_tokenizer="13a")["rouge1"] == pytest.approx(50)
+    with pytest.raises(ValueError, match="rouge_stemmer is for rouge_tokenizer default, and that is zh"):
+        Seq2SeqOptions(rouge_tokenizer="zh", rouge_stemmer=True)
+
+
+def test_several_references_are_scored_as_the_official_scorers_do() -> None:
+    wanted = [["the cat is on the mat .", "on the mat sat the cat ."], ["the dog barked"], ["a", "b", "silence here"]]
+    made = ["the cat sat on the mat .", "a dog barked", "silence"]
+    found = figures(made, wanted)
+    streams = [[one[n] if n < len(one) else None for one in wanted] for n in range(3)]
+    assert found["bleu"] == sacrebleu.corpus_bleu(made, streams).score
+    assert found["chrf"] == sacrebleu.corpus_chrf(made, streams).score
+    scorer = rouge_scorer.RougeScorer(["rouge1"])
+    best = [max(scorer.score(o, m)["rouge1"].fmeasure for o in one) for one, m in zip(wanted, made, strict=True)]
+    assert found["rouge1"] == pytest.approx(100 * np.mean(best), abs=1e-9)
+    assert figures(["b"], [["a", "b "]])["exact_match"] == 1
+
+
 def test_a_known_figure() -> None:
     """The example of Papineni et al. for clipped counts: 2 of 7 words are right, none of two in a row."""
-    found = answers(["the the the the the the the"], ["The cat is on the mat ."], "none")
+    found = figures(["the the the the the the the"], ["The cat is on the mat ."], bleu_tokenizer="none")
     assert 0 < found["bleu"] < 15
-    assert answers(["a b c d e"], ["a b c d e"], "13a") == {
-        "bleu": pytest.approx(100),
-        "chrf": 100.0,
-        "exact_match": 1.0,
-    }
+    same = figures(["a b c d e"], ["a b c d e"])
+    assert same == {**dict.fromkeys(same, pytest.approx(100)), "exact_match": 1.0}
 
 
 def test_the_metric_that_decides_comes_first() -> None:
-    assert asked().metric_names[:3] == ("bleu", "chrf", "exact_match")
-    assert asked(metric="chrf").metric_names[:4] == ("chrf", "bleu", "exact_match", "unfinished")
+    rouge = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    assert asked().metric_names[:7] == ("bleu", "chrf", *rouge, "exact_match")
+    assert asked(metric="chrf").metric_names[:8] == ("chrf", "bleu", *rouge, "exact_match", "unfinished")
     assert asked(metric=["exact_match", "chrf"]).metric_names[:2] == ("exact_match", "chrf")
     bound = asked(bleu_tokenizer="char")
     rows = [
@@ -192,7 +238,7 @@ def test_the_metric_that_decides_comes_first() -> None:
     ]
     rows[2]["finish"] = "length"
     found = bound.metrics(EvalPart({}, rows))
-    assert found == {**answers(MADE, WANTED, "char"), "unfinished": 1.0, "rows": 6.0}
+    assert found == {**figures(MADE, WANTED, bleu_tokenizer="char"), "unfinished": 1.0, "rows": 6.0}
     assert {"unfinished", "loss"} <= Seq2Seq.lower_is_better
     assert "bleu" not in Seq2Seq.lower_is_better
 
@@ -305,3 +351,105 @@ def test_a_language_behind_the_end_is_what_the_decoder_begins_with() -> None:
     assert batch.targets["labels"].tolist() == [letters]
     assert batch.inputs["decoder_input_ids"].tolist() == [[german, *letters[:-1]]]
     assert batch.inputs["input_ids"][0, -2:].tolist() == tokenizer.convert_tokens_to_ids(["</s>", "en_XX"])
+
+
+# -- rows that say more ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_sentences_is_one_source_and_each_reference_is_learnt() -> None:
+    row = {"source": [words(1, 2) + " ", words(3)], "target": [words(9), words(8, 7)]}
+    for kind in ("t5", "llama"):
+        bound = asked(kind=kind)
+        one = {"source": words(1, 2, 3), "target": words(9)}
+        found, alone = bound.featurize(row), bound.featurize(one)
+        assert len(found) == 2
+        assert found[0].arrays["input_ids"].tolist() == alone[0].arrays["input_ids"].tolist()
+        assert [f.arrays["labels"][f.arrays["labels"] >= 0].tolist() for f in found] == [
+            [*ids(9), EOS],
+            [*ids(8, 7), EOS],
+        ]
+        assert bound.request(row).ids == bound.request(one).ids
+        assert bound.answer(row, "x") == {"text": "x", "reference": row["target"]}
+    for wrong, said in ((["", " "], "blank source"), ([1, 2], "source is a list, not a text")):
+        with pytest.raises(DataError, match=said):
+            asked().featurize({"source": wrong, "target": "w1"})
+    for wrong in ([], ["w1", " "]):
+        with pytest.raises(DataError, match="blank target"):
+            asked().featurize({"source": "w1", "target": wrong})
+
+
+def test_a_prompt_says_what_goes_with_the_source() -> None:
+    prompt = "w50 {source_language} w51 {target_language} {context} {pair} {source}"
+    row = {"source": "{pair} w1", "context": "w2", "source_language": "w10", "target_language": "w11"}
+    assert rendered(prompt, row, row["source"]) == "w50 w10 w51 w11 w2 w10-w11 {pair} w1"  # braces of a row stay
+    assert rendered(prompt, {**row, "context": None}, "w1") == "w50 w10 w51 w11  w10-w11 w1"
+    assert rendered(None, row, "w1") == "w1\nw2"
+    assert rendered(None, {"source": "w1", "context": " "}, "w1") == "w1"
+    with pytest.raises(DataError, match="blank target_language"):
+        rendered(prompt, {**row, "target_language": ""}, "w1")
+
+
+def paired(**columns: dict[str, int]) -> Schema:
+    texts = {"source": Column("text"), "target": Column("text")}
+    return Schema({**texts, **{name: Column("text", counts=counts) for name, counts in columns.items()}})
+
+
+def test_figures_of_each_pair_of_languages() -> None:
+    schema = paired(pair={"en-de": 2, "de-en": 1})
+    bound = Seq2Seq(Seq2SeqOptions()).bind(processor(), T5, schema, Limits(16))
+    assert {"bleu/en-de", "rougeL/de-en", "unfinished/en-de"} <= set(bound.answer_metrics)
+    texts = [("a b c d e", "a b c d f", "en-de"), ("x y z w", "x y z w", "de-en"), ("g h i j", "g h i k", "en-de")]
+    rows = [
+        {"feature_id": n, "row_id": n, "finish": "stop", **bound.answer({"target": wanted, "pair": pair}, made)}
+        for n, (made, wanted, pair) in enumerate(texts)
+    ]
+    found = bound.metrics(EvalPart({}, rows))
+    assert found["bleu/de-en"] == pytest.approx(100)
+    assert found["bleu/en-de"] == sacrebleu.corpus_bleu([texts[0][0], texts[2][0]], [[texts[0][1], texts[2][1]]]).score
+    assert found["bleu"] == figures([t[0] for t in texts], [t[1] for t in texts])["bleu"]
+    again = Seq2Seq(Seq2SeqOptions()).bind(processor(), None, bound.state(), Limits(16))
+    assert again.metric_names == bound.metric_names
+    ends = paired(source_language={"en": 2, "fr": 1}, target_language={"de": 3})
+    bound = Seq2Seq(Seq2SeqOptions()).bind(processor(), T5, ends, Limits(16))
+    assert "bleu/fr-de" in bound.metric_names
+    assert bound.answer({"source_language": "en", "target_language": "de"}, "x") == {"text": "x", "pair": "en-de"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "columns", "said"),
+    [
+        (None, {"pair": {"en-de": 1, "en-fr": 1}}, "task.prompt: does not say which language is wanted.*: de, fr"),
+        ("say {source}", {"source_language": {"en": 2}, "target_language": {"de": 1, "fr": 1}}, "several: de, fr"),
+        ("{pair}: {source}", {}, "task.prompt: names {pair}, and the data has no column for it"),
+        ("{target_language}: {source}", {"pair": {"en-de": 1}}, "names {target_language}, and the data has no column"),
+    ],
+)
+def test_prompts_that_do_not_say_what_is_wanted_are_refused(
+    prompt: str | None, columns: dict[str, dict[str, int]], said: str
+) -> None:
+    with pytest.raises(RefusalError, match=said):
+        Seq2Seq(Seq2SeqOptions(prompt=prompt)).bind(processor(), T5, paired(**columns), Limits(16))
+
+
+@pytest.mark.parametrize("prompt", ["{pair} {source}", "{source_language}{target_language} {source}"])
+def test_prompts_that_say_it_are_taken(prompt: str) -> None:
+    ends = {"source_language": {"en": 2}, "target_language": {"de": 1, "fr": 1}}
+    assert Seq2Seq(Seq2SeqOptions(prompt=prompt)).bind(processor(), T5, paired(**ends), Limits(16)).pairs == (
+        "en-de",
+        "en-fr",
+    )
+
+
+def test_smoothing_is_torchs() -> None:
+    bound = asked(label_smoothing=0.1)
+    batch = batch_of(
+        bound, [{"source": words(1, 2, 3), "target": words(9, 8)}, {"source": words(4), "target": words(7)}]
+    )
+    labels = torch.from_numpy(batch.targets["labels"])
+    logits = torch.randn(*labels.shape, len(WORDS), generator=torch.Generator().manual_seed(0))
+    held = Batch(batch.inputs, {"labels": labels}, batch.row_of, batch.feature_ids, batch.weights)
+    (term,) = bound.loss({"logits": logits}, held, WholeOps())
+    wanted = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORE, label_smoothing=0.1
+    )
+    assert float(term.sum) == pytest.approx(float(wanted), rel=1e-6)

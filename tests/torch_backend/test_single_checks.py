@@ -48,7 +48,7 @@ def test_it_honours_the_usual() -> None:
     [
         (
             {"precision": PrecisionPolicy("fp8", compute="bfloat16", fp8=Fp8Recipe())},
-            "precision 'fp8': PyTorch's eager engines have no 8-bit products; use precision=bf16",
+            "precision 'fp8': device 'cpu' has no 8-bit products; use precision=bf16",
         ),
         (
             {"precision": PrecisionPolicy("tf32", matmul="tf32")},

@@ -67,6 +67,16 @@ class FakeProcessor(Processor):
         spans = np.array(offsets, np.int64).reshape(-1, 2)
         return Encoding(arrays, truncated, spans, np.array(parts, np.int64))
 
+    def encode_words(self, words: Sequence[str]) -> Encoding:
+        """Each word's own tokens: a blank one has none, one with spaces has several."""
+        made = [self.encode(word, special=False) for word in words]
+        ids = [SPECIAL["cls"], *itertools.chain(*(e.arrays["input_ids"].tolist() for e in made)), SPECIAL["sep"]]
+        own = [n for n, e in enumerate(made) for _ in e.arrays["input_ids"]]
+        spans = [(0, 0), *(tuple(span) for e in made for span in (e.offsets if e.offsets is not None else ())), (0, 0)]
+        arrays = {"input_ids": np.array(ids, np.int64), "token_type_ids": np.zeros(len(ids), np.int64)}
+        parts = np.array([-1, *[0] * len(own), -1], np.int64)
+        return Encoding(arrays, 0, np.array(spans, np.int64), parts, np.array([-1, *own, -1], np.int64))
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """ "w17 w9": the names of the ids; special ones as "[cls]"."""
         names = {number: f"[{name}]" for name, number in SPECIAL.items()}

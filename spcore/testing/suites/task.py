@@ -18,7 +18,7 @@ from spcore.testing.contracts import against
 from spcore.testing.report import Report
 from spcore.testing.suites.task_abilities import task_annotates, task_custom_head, task_prompts, task_whole_batch
 from spcore.testing.suites.task_batches import BATCH_CHECKS, task_collate
-from spcore.testing.suites.task_case import TaskCase, same_arrays
+from spcore.testing.suites.task_case import TaskCase, differing, same_arrays
 
 _AXES = ("sequence", "position", "label", "vocabulary", "hidden")
 
@@ -204,7 +204,7 @@ def task_decode(case: TaskCase) -> Iterator[Wrong]:
     except TypeError as error:
         yield Wrong(f"an answer that is not JSON: {error}", "plain values that a person reads")
     for row in sorted(set(rows)):
-        combined = case.bound.combine([answer for answer in answers if answer["row_id"] == row])
+        combined = case.bound.combine([a for a in answers if a["row_id"] == row], case.rows[row])
         if not isinstance(combined, dict):
             yield Wrong(f"combine gives {shown(combined)}", "one answer of a row's features' answers")
 
@@ -226,13 +226,17 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
             yield Wrong(f"{name} = {shown(value)}", "a finite number")
         elif not math.isclose(value, parts[name], rel_tol=1e-4, abs_tol=1e-5):
             yield Wrong(f"{name} = {parts[name]} in parts, {value} in one", "the same figure")
+    told = case.bound.sums(merged[0].rows)
+    if told is not None and (wrong := differing(told, dict(merged[0].sums))):
+        yield Wrong(f"sums of all rows, and of the part: {wrong}", "the same sums, or None")
     names = case.bound.metric_names
-    if names and set(names) != set(whole):
-        yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(whole))}")
+    known = {name for name in whole if name in names or name.partition("/")[0] not in names}  # others are a group's
+    if names and set(names) != known:
+        yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(known))}")
     if isinstance(case.bound, Prompts):
         bare, made = case.bound.metrics(merged[0]), case.bound.answer_metrics
-        if set(bare) != set(whole) - set(made) or not set(made) <= set(whole):
-            expected = f"those with them, {', '.join(sorted(whole))}, without answer_metrics, {', '.join(made)}"
+        if set(bare) != known - set(made) or not set(made) <= known:
+            expected = f"those with them, {', '.join(sorted(known))}, without answer_metrics, {', '.join(made)}"
             yield Wrong(f"figures without answers: {', '.join(sorted(bare))}", expected)
 
 

@@ -1,4 +1,4 @@
-"""One process of a run that launcher `local` started."""
+"""One process of a run that a launcher started."""
 
 from __future__ import annotations
 
@@ -16,8 +16,45 @@ from typing import Any
 from spcore.components import Component, RegistrySpec
 from spcore.errors import SlimPajamaError
 from spcore.interfaces.launcher import Probe, RunSpec
-from spcore.interfaces.strategy import Layout
-from spcore_torch.channel import Channel
+from spcore.interfaces.strategy import Layout, Refusal
+from spcore.launching.channel import Channel, Hub
+
+START = """
+import json, sys
+with open(sys.argv[1], encoding="utf-8") as file:
+    sys.path[:] = json.load(file)["path"]
+from spcore.launching.worker import start
+start(sys.argv[1])
+"""
+"""What a process runs: it finds this package wherever the caller has it from."""
+
+
+def refusals(spec: RunSpec, name: str, max_restarts: int) -> list[Refusal]:
+    """What a launcher of that name, which starts processes, cannot start: parts without an import path, restarts from nowhere."""
+    found = []
+    if not sys.executable:
+        why = "this program has a Python of its own built in, and processes need the path of one (sys.executable)"
+        found.append(Refusal(f"launch {name!r}", why, "use launch=inline"))
+    if spec.registry.local:
+        why = f"it cannot import what was registered by hand without an import path: {', '.join(spec.registry.local)}"
+        found.append(Refusal(f"launch {name!r}", why, "put them into a module, or use launch=inline"))
+    if max_restarts and not spec.recipe.get("train", {}).get("save_every"):
+        why = "there would be no checkpoint to go on from"
+        found.append(Refusal(f"launch.max_restarts {max_restarts}", why, "give train.save_every"))
+    return found
+
+
+def content_of(spec: RunSpec, hub: Hub) -> dict[str, Any]:
+    """What the processes of a run are told, as JSON: with it they find the caller's modules, and the caller."""
+    return {
+        "spec": spec_to_json(spec), "address": hub.address, "token": hub.token, "path": [str(path) for path in sys.path],
+        "level": logging.getLogger("slimpajama").getEffectiveLevel(),
+    }  # fmt: skip
+
+
+def command(file: Path) -> list[str]:
+    """The command of a process. file: with its content."""
+    return [sys.executable, "-P", "-c", START, str(file)]
 
 
 def spec_to_json(spec: RunSpec) -> dict[str, Any]:
@@ -75,9 +112,11 @@ def main(file: Path) -> int:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     channel = Channel(tuple(content["address"]), content["token"], rank, attempt)
-    # A terminal sends Ctrl-C to every process of a run, a scheduler SIGTERM: the parent decides on the one, all alike on the other.
+    # A terminal sends Ctrl-C to every process of a run, a scheduler SIGTERM, or SIGUSR2 before a job's time is up: the parent decides on
+    # the one, all alike on the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: channel.stop.set())
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: channel.stop.set())
     logging.basicConfig(
         level=logging.WARNING if rank == 0 else logging.ERROR, format="%(message)s", handlers=[_Telling(channel)]
     )

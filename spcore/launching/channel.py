@@ -1,9 +1,9 @@
-"""What the processes of a run and the process that started them say to each other, over loopback: JSON, a line each.
+"""What the processes of a run and the process that started them say to each other, over TCP: JSON, a line each.
 
 A worker says: {"rank", "token", "attempt"} first; then {"event"}, {"log"}, {"failed"}, {"result"}. Its last word is {"bye"}: a
-connection that ends without it is a process that died. The parent says: "heard" (an event, to who told it), "stop" (finish the step,
-save), "abort" (another process died), "end" (leave).
-A worker whose parent is gone leaves at once, so nothing writes on behind a run that is started again.
+connection that ends without it is a process that died. What keeps a machine's workers (`cluster.keep`) has a rank below 0 and says
+{"exited"}. The parent says: "heard" (an event, to who told it), "stop" (finish the step, save), "abort" (another process died), "end"
+(leave). A worker whose parent is gone leaves at once, so nothing writes on behind a run that is started again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ import secrets
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from spcore.interfaces.logger import Event
 
 Message = dict[str, Any]
+LOOPBACK = "127.0.0.1"
+GREETING = 4096
+"""Bytes that a peer may say before it has shown the token."""
 
 
 @dataclass
@@ -35,20 +39,23 @@ class _Peer:
 
 @dataclass
 class Hub:
-    """The parent's end. messages: called with (rank, attempt, message) for each, and {"lost": true} for a process that died."""
+    """The parent's end. host: under which its workers reach this machine; one other than loopback listens to every network, and hears
+    those alone that have the token. said: to all, and to those that come. greeted: whether somebody has come."""
 
+    host: str = LOOPBACK
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     said: str | None = None
+    greeted: bool = False
 
     def __post_init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server((LOOPBACK if self.host == LOOPBACK else "", 0))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._peers: list[_Peer] = []
-        self.address: tuple[str, int] = self._server.getsockname()[:2]
+        self.address: tuple[str, int] = (self.host, self._server.getsockname()[1])
 
     def receive(self, timeout: float) -> list[tuple[int, int, Message]]:
-        """(rank, attempt, message) of what has come, waiting for so many seconds at most."""
+        """(rank, attempt, message) of what has come, waiting for so many seconds at most; {"lost": true} is a process that died."""
         found: list[tuple[int, int, Message]] = []
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
@@ -69,15 +76,11 @@ class Hub:
         except ConnectionError:  # killed with something unread
             data = b""
         *lines, peer.held = (peer.held + data).split(b"\n")
+        new = peer.rank is None and (lines or len(peer.held) > GREETING)
+        if new and not self._greeted(peer, lines.pop(0) if lines else b""):
+            self._forget(peer)
+            return []
         messages = [json.loads(line) for line in lines]
-        if peer.rank is None and messages:
-            hello = messages.pop(0)
-            if not hmac.compare_digest(str(hello.get("token")), self.token):
-                self._forget(peer)
-                return []
-            peer.rank, peer.attempt = hello["rank"], hello["attempt"]
-            if self.said is not None:
-                self._send(peer, self.said)
         peer.leaving = peer.leaving or any("bye" in message for message in messages)
         if not data:
             self._forget(peer)
@@ -85,6 +88,21 @@ class Hub:
                 messages.append({"lost": True})
         assert peer.rank is not None or not messages, "a peer without a rank says nothing"
         return [(peer.rank or 0, peer.attempt, message) for message in messages]
+
+    def _greeted(self, peer: _Peer, line: bytes) -> bool:
+        """Whether a peer's first line says who it is; anybody may have sent it."""
+        try:
+            hello = json.loads(line[:GREETING])
+            known = hmac.compare_digest(str(hello["token"]).encode(), self.token.encode())
+            rank, attempt = int(hello["rank"]), int(hello["attempt"])
+        except (KeyError, TypeError, ValueError):
+            return False
+        if not known:
+            return False
+        peer.rank, peer.attempt, self.greeted = rank, attempt, True
+        if self.said is not None:
+            self._send(peer, self.said)
+        return True
 
     def _forget(self, peer: _Peer) -> None:
         self._selector.unregister(peer.socket)
@@ -120,12 +138,19 @@ class Hub:
 
 
 class Channel:
-    """A worker's end, and its `Control`. stop: set when the run should end at the present step's end."""
+    """A worker's end, and its `Control`. stop: set when the run should end at the present step's end. leave: called with an exit code,
+    by another thread, where the process is to go."""
 
-    def __init__(self, address: tuple[str, int], token: str, rank: int, attempt: int) -> None:
+    def __init__(
+        self, address: tuple[str, int], token: str, rank: int, attempt: int, leave: Callable[[int], Any] = os._exit
+    ) -> None:
         self.stop = threading.Event()
+        self._leave = leave
         self._unheard, self._answered = 0, threading.Condition()
         self._socket = socket.create_connection(address)
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
+        )  # the parent's machine may be gone and say nothing
         self._lock = threading.Lock()
         self.say({"rank": rank, "token": token, "attempt": attempt})
         threading.Thread(target=self._listen, name="slimpajama-channel", daemon=True).start()
@@ -150,7 +175,7 @@ class Channel:
     def _listen(self) -> None:
         with contextlib.suppress(ConnectionError):  # the parent was killed with something unread
             self._obey()
-        os._exit(1)  # the parent is gone
+        self._leave(1)  # the parent is gone
 
     def _obey(self) -> None:
         """Until the connection ends."""
@@ -164,4 +189,4 @@ class Channel:
                         self._unheard -= 1
                         self._answered.notify_all()
                 else:
-                    os._exit(0 if word == "end" else 1)
+                    self._leave(0 if word == "end" else 1)
