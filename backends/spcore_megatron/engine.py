@@ -38,23 +38,6 @@ from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
 
 
-@contextlib.contextmanager
-def groups(options: MegatronOptions) -> Iterator[None]:
-    """Megatron's process groups, over the default one."""
-    ps.initialize_model_parallel(
-        tensor_model_parallel_size=options.tensor_parallel,
-        pipeline_model_parallel_size=options.pipeline_parallel,
-        virtual_pipeline_model_parallel_size=options.virtual_pipeline if options.virtual_pipeline > 1 else None,
-        context_parallel_size=options.context_parallel,
-        expert_model_parallel_size=options.expert_parallel,
-        expert_tensor_parallel_size=settings.expert_tensor_parallel(options),
-    )
-    try:
-        yield
-    finally:
-        ps.destroy_model_parallel()
-
-
 class MegatronEngine(TorchEngine):
     """One rank's. chunks: its stages; ddp: the same, each with its gradient buffers. tensors: what they hold by Hugging Face name. shapes:
     of the whole tensors; computed: buffers that are no part of a model's files. held_open: what to close after it: process groups, and the
