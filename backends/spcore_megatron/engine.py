@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state as ps
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
@@ -35,23 +36,6 @@ from spcore_megatron.checkpoints import Keeper
 from spcore_megatron.options import MegatronOptions
 from spcore_megatron.weights import Weights
 from spcore_megatron.zigzag import Zigzag
-
-
-@contextlib.contextmanager
-def groups(options: MegatronOptions) -> Iterator[None]:
-    """Megatron's process groups, over the default one."""
-    ps.initialize_model_parallel(
-        tensor_model_parallel_size=options.tensor_parallel,
-        pipeline_model_parallel_size=options.pipeline_parallel,
-        virtual_pipeline_model_parallel_size=options.virtual_pipeline if options.virtual_pipeline > 1 else None,
-        context_parallel_size=options.context_parallel,
-        expert_model_parallel_size=options.expert_parallel,
-        expert_tensor_parallel_size=settings.expert_tensor_parallel(options),
-    )
-    try:
-        yield
-    finally:
-        ps.destroy_model_parallel()
 
 
 class MegatronEngine(TorchEngine):
@@ -272,9 +256,17 @@ class MegatronEngine(TorchEngine):
             self.optimizer.zero_grad()
 
     def gradient_norm(self) -> float:
-        """See `TorchEngine.gradient_norm`; inf where a scaled gradient overflowed."""
-        overflow = self.optimizer.prepare_grads()
-        return math.inf if overflow else float(self.optimizer.get_grad_norm())
+        """See `TorchEngine.gradient_norm`; inf where a scaled gradient overflowed. Megatron's own adds up large tensors in float32, which on
+        a CPU is off by 1e-5 of some ten million entries."""
+        if self.optimizer.prepare_grads():
+            return math.inf
+        total = 0.0
+        for part in self.optimizer.chained_optimizers:  # of experts apart
+            mine = self.squares(part.get_main_grads_for_grad_norm())
+            square = torch.tensor(mine, dtype=torch.float64, device=self.device)
+            dist.all_reduce(square, group=part.get_grad_stats_parallel_group())
+            total += float(square)
+        return math.sqrt(total)
 
     def _update(self, lr: float, norm: float) -> None:
         for group in self.optimizer.param_groups:

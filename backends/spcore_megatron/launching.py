@@ -27,7 +27,8 @@ def engine(plan: Plan, place: Place, options: MegatronOptions) -> Engine:
         else:
             torch.cuda.set_device(device)
         stack.enter_context(group_of(place, device))
-        from spcore_megatron.engine import MegatronEngine, groups
+        from spcore_megatron.engine import MegatronEngine
+        from spcore_megatron.settings import groups
 
         stack.enter_context(groups(options))
         made = MegatronEngine(plan, replace(place, device=device), options)

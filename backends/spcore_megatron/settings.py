@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from megatron.core import parallel_state as ps
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 
@@ -112,3 +115,20 @@ def optimizer(plan: Plan, options: MegatronOptions) -> OptimizerConfig:
         **family,
         **scale,
     )
+
+
+@contextlib.contextmanager
+def groups(options: MegatronOptions) -> Iterator[None]:
+    """Megatron's process groups, over the default one."""
+    ps.initialize_model_parallel(
+        tensor_model_parallel_size=options.tensor_parallel,
+        pipeline_model_parallel_size=options.pipeline_parallel,
+        virtual_pipeline_model_parallel_size=options.virtual_pipeline if options.virtual_pipeline > 1 else None,
+        context_parallel_size=options.context_parallel,
+        expert_model_parallel_size=options.expert_parallel,
+        expert_tensor_parallel_size=expert_tensor_parallel(options),
+    )
+    try:
+        yield
+    finally:
+        ps.destroy_model_parallel()
