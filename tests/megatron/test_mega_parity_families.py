@@ -9,7 +9,7 @@ from tests.megatron.test_mega_parity import compared
 
 SEQUENCE = (MEGATRON, "strategy.sequence_parallel=true")
 EXPERTS = "model.config={num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 24, shared_expert_intermediate_size: 40}"
-FEW = "model.config={num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 24}"
+FEW = "model.config={num_local_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 24}"
 CASES = [
     ("t5", "tp=2", (), True),
     ("t5", "dp=2", (MEGATRON, "strategy.distributed_optimizer=true"), False),
