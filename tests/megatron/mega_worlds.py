@@ -35,16 +35,18 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(wanted: list[tuple[str, str]], folder: Path, world: int = WORLD) -> dict[tuple[str, str], dict[str, Any]]:
-    """`figures` of each (case, layout), from processes that are given LIMIT seconds for all of them."""
-    until = time.monotonic() + LIMIT
+def run(
+    wanted: list[tuple[str, str]], folder: Path, world: int = WORLD, limit: float = LIMIT
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """`figures` of each (case, layout), from processes that are given `limit` seconds for all of them."""
+    until = time.monotonic() + limit
     context = mp.start_processes(
         work, (str(folder / "meeting"), wanted, str(folder), world), nprocs=world, join=False, start_method="spawn"
     )
     try:
         while not context.join(max(0.1, until - time.monotonic())):
             assert time.monotonic() < until, (
-                f"not done after {LIMIT} s: {sorted(path.name for path in folder.glob('*.json'))}"
+                f"not done after {limit} s: {sorted(path.name for path in folder.glob('*.json'))}"
             )
     finally:
         for process in context.processes:
