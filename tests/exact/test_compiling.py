@@ -70,6 +70,7 @@ def test_one_process(task: str, folder: Path, tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp", "pp2"])
 def test_by_the_compiler_itself(strategy: str, folder: Path, tmp_path: Path, two: Processes) -> None:
     file = tmp_path / "gradients.npz"
