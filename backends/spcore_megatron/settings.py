@@ -131,4 +131,7 @@ def groups(options: MegatronOptions) -> Iterator[None]:
     try:
         yield
     finally:
+        # Megatron forgets them, and three threads of each would stay.
+        for group in dict.fromkeys(group for group in ps._global_process_group_list or () if group is not None):
+            torch.distributed.destroy_process_group(group)
         ps.destroy_model_parallel()

@@ -162,6 +162,7 @@ def main(meeting: str, size: int, rank: int) -> None:
     """Serve requests from stdin until it ends."""
     import torch
     import torch.distributed as dist
+    from torch.distributed import distributed_c10d
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
@@ -171,6 +172,12 @@ def main(meeting: str, size: int, rank: int) -> None:
         request, around = json.loads(line)
         with pkgutil.resolve_name(around)(rank) if around else contextlib.nullcontext():
             answer = carried(request["spec"], rank) if "spec" in request else measure(**request, rank=rank, size=size)
+        dist.barrier()
+        for group in list(
+            distributed_c10d._world.pg_map
+        ):  # meshes keep theirs, each with threads, as long as the process is there
+            if group is not dist.group.WORLD:
+                dist.destroy_process_group(group)
         out.write(json.dumps(answer) + "\n")
         out.flush()
     os._exit(0)

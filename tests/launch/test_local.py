@@ -126,12 +126,14 @@ def test_a_rank_that_dies_takes_the_others_with_it(what: str, said: str) -> None
 def test_restarts_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     whole: list[Event] = []
     run(tree(), whole)
-    once = {"what": "kill", "step": 4, "once": str(tmp_path / "once")}
+    once = {"what": "kill", "step": 5, "once": str(tmp_path / "once")}
     events: list[Event] = []
-    more = {"train": {"save_every": 3}, "launch": {"max_restarts": 1}, "output": tmp_path / "run"}
+    more = {"train": {"save_every": 2}, "launch": {"max_restarts": 1}, "output": tmp_path / "run"}
     result = run(tree(trouble=once, **more), events)
     assert result.steps == 6
-    assert [e.start_step for e in events if isinstance(e, RunStarted)] == [0, 3]
+    first, again = (e.start_step for e in events if isinstance(e, RunStarted))
+    assert first == 0
+    assert again in (2, 4), "that of step 4 is perhaps not written yet"
     assert losses(events) == losses(whole)
     warned = [e.message for e in events if isinstance(e, Warned)]
     assert any("started again from the last checkpoint" in line for line in warned), warned

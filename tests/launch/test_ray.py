@@ -84,10 +84,12 @@ def test_a_ranks_own_error_is_shown(cluster: str) -> None:
 def test_a_killed_rank_and_a_restart(cluster: str, tmp_path: Path) -> None:
     whole, events = list[Event](), list[Event]()
     run(tree(), whole)
-    once = {"what": "kill", "step": 4, "once": str(tmp_path / "once")}
-    recipe = tree(trouble=once, train={"save_every": 3}, output=tmp_path / "run", launch=on(cluster, max_restarts=1))
+    once = {"what": "kill", "step": 5, "once": str(tmp_path / "once")}
+    recipe = tree(trouble=once, train={"save_every": 2}, output=tmp_path / "run", launch=on(cluster, max_restarts=1))
     assert run(recipe, events).steps == 6
-    assert [e.start_step for e in events if isinstance(e, RunStarted)] == [0, 3]
+    first, again = (e.start_step for e in events if isinstance(e, RunStarted))
+    assert first == 0
+    assert again in (2, 4), "that of step 4 is perhaps not written yet"
     assert losses(events) == losses(whole)
     warned = [e.message for e in events if isinstance(e, Warned)]
     assert any("SIGKILL" in line and "started again from the last checkpoint" in line for line in warned), warned

@@ -98,17 +98,19 @@ def test_a_killed_rank_and_the_next_job(slurm: Path, tmp_path: Path) -> None:
     """Two processes of one node."""
     whole: list[Event] = []
     run(tree(), whole)
-    once = {"what": "kill", "step": 4, "once": str(tmp_path / "once")}
+    once = {"what": "kill", "step": 5, "once": str(tmp_path / "once")}
     events: list[Event] = []
     launch = job(slurm, nodes=1, max_restarts=1)
-    result = run(tree(trouble=once, train={"save_every": 3}, output=tmp_path / "run", launch=launch), events)
+    result = run(tree(trouble=once, train={"save_every": 2}, output=tmp_path / "run", launch=launch), events)
     assert result.steps == 6
-    assert [e.start_step for e in events if isinstance(e, RunStarted)] == [0, 3]
+    first, again = (e.start_step for e in events if isinstance(e, RunStarted))
+    assert first == 0
+    assert again in (2, 4), "that of step 4 is perhaps not written yet"
     assert losses(events) == losses(whole)
     warned = [e.message for e in events if isinstance(e, Warned)]
-    (again,) = (line for line in warned if "started again from the last checkpoint" in line)
-    assert re.match(r"rank 1 failed at step [34]: the process was killed by SIGKILL", again), (
-        "told of step 4 it may not have"
+    (told,) = (line for line in warned if "started again from the last checkpoint" in line)
+    assert re.match(r"rank 1 failed at step [45]: the process was killed by SIGKILL", told), (
+        "told of step 5 it may not have"
     )
     assert [job["state"] for job in slurm_fake.jobs(slurm)] == ["FAILED", "COMPLETED"]
 
