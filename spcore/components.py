@@ -36,7 +36,7 @@ class Component:
     kind: one of KINDS, or a plugin's own. name: as in recipes; lower case, digits, hyphens. target: "package.module:attribute",
     imported on first use; a class or function is called with the options (or nothing), anything else is the part itself.
     summary: one line for `plugins list`. options: "package.module:Model" of a pydantic model in a light module.
-    requires: distributions it needs, as pip writes them ("megatron-core>=0.16"), alternatives with | between. aliases: other names. schemes: source
+    requires: distributions it needs, as pip writes them ("numpy>=2"), alternatives with | between. aliases: other names. schemes: source
     prefixes it claims ("hf" for "hf:..."). default: what a recipe has that names none of the kind (of loggers, all that are
     so); of models and data sets, what takes sources that nothing else claims. suffixes: ends of sources that it claims (".idx"), where no
     scheme stands before them.

@@ -84,10 +84,7 @@ class IndexedSource(Source):
         if not documents:
             raise DataError(f"{subject}: no documents")
         if not self.length:
-            raise DataError(
-                f"{subject}: split {part!r} is empty: of {documents} documents a share of {options.holdout} is none",
-                hint="Give a larger data.holdout, or data.holdout_by=tail",
-            )
+            raise options.empty(subject, part, documents)
         facts = [file.facts for file in files]
         negative = next((file for file, found in zip(files, facts, strict=True) if found.least < 0), None)
         if negative is not None:
@@ -98,8 +95,7 @@ class IndexedSource(Source):
             {"path": str(file.index), "format": f"Megatron's index of {file.dtype.name}", "rows": len(file), "tokens": int(file.starts[-1])}
             for file in files
         ))  # fmt: skip
-        how = options.model_dump(include={"holdout", "holdout_by"})
-        self.fingerprint = fingerprint(READING, [found.digest for found in facts], how, part)
+        self.fingerprint = fingerprint(READING, [found.digest for found in facts], options.how(), part)
 
     def read(self, ids: Sequence[int]) -> list[Row]:
         """See `Source.read`."""
@@ -132,7 +128,7 @@ def _part(file: IndexedFile, options: IndexedOptions, part: str) -> np.ndarray:
     if options.holdout is None:
         return every
     if options.holdout_by == "document":
-        held = file.facts.hashes < np.uint64(int(options.holdout * 2**64))
+        held = options.by_content(file.facts.hashes)
     else:  # those that begin behind the share of tokens that stays
         held = file.starts[:-1] >= file.starts[-1] * (1 - options.holdout)
     return every[held if part == "validation" else ~held]

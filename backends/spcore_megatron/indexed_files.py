@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from spcore.documents import keep_array, kept_array
 from spcore.errors import DataError, OutputError, SourceError
 from spcore.features import cache_folder, fingerprint
-from spcore.files import alone, disk_errors, fault, make_folder, read_sealed, sealed_files, sealed_text, write_text
+from spcore.files import alone, make_folder
 
 with warnings.catch_warnings():  # that optional kernels of the trainer are not there is no news to who reads a file
     warnings.simplefilter("ignore")
@@ -31,6 +32,7 @@ with warnings.catch_warnings():  # that optional kernels of the trainer are not 
 __all__ = ["DType", "INDEX", "READING", "TOKENS", "Facts", "IndexedDatasetBuilder", "IndexedFile"]
 READING = 1
 """Changes when the same files are read in another way."""
+_FILES = "facts.json", "hashes.npy"
 LARGE = 16 << 20
 """Bytes of tokens from which what one pass over them found is kept in the cache."""
 INDEX, TOKENS = ".idx", ".bin"
@@ -166,25 +168,12 @@ class IndexedFile:
 
 
 def _kept(folder: Path) -> Facts | None:
-    try:
-        known = read_sealed(folder / "facts.json")
-        if wrong := fault(folder / "hashes.npy", known["file"], read=False):
-            raise ValueError(wrong)
-        hashes = np.load(folder / "hashes.npy", mmap_mode="r", allow_pickle=False)
-        return Facts(np.asarray(hashes), known["largest"], known["least"], known["digest"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s: damaged, made anew: %s", folder, error)
-        return None
+    return kept_array(
+        folder, *_FILES, lambda known, hashes: Facts(hashes, known["largest"], known["least"], known["digest"])
+    )
 
 
 def _keep(folder: Path, facts: Facts) -> Facts:
-    (folder / "facts.json").unlink(missing_ok=True)
-    path = folder / "hashes.npy"
-    with disk_errors(path):
-        np.save(path, facts.hashes)
-    entry = sealed_files(folder, "xxh3_128")[path.name]
-    known = {"file": entry, "largest": facts.largest, "least": facts.least, "digest": facts.digest}
-    write_text(folder / "facts.json", sealed_text(known))
+    known = {"largest": facts.largest, "least": facts.least, "digest": facts.digest}
+    keep_array(folder, *_FILES, known, facts.hashes)
     return facts

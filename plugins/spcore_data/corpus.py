@@ -88,12 +88,8 @@ class CorpusSource(Source):
             reasons = ", ".join(self.report.dropped) or "nothing in it"
             raise DataError(f"{subject}: no documents: {reasons}")
         if not self.length:
-            raise DataError(
-                f"{subject}: split {part!r} is empty: of {self.report.read} documents a share of {options.holdout} is none",
-                hint="Give a larger data.holdout, or data.holdout_by=tail",
-            )
-        how = options.model_dump(include={"holdout", "holdout_by"})
-        self.fingerprint = fingerprint(READING, [file.index.digest for file in files], how, part)
+            raise options.empty(subject, part, self.report.read)
+        self.fingerprint = fingerprint(READING, [file.index.digest for file in files], options.how(), part)
 
     def read(self, ids: Sequence[int]) -> list[Row]:
         """See `Source.read`."""
@@ -125,7 +121,7 @@ def _part(file: CorpusFile, options: CorpusOptions, part: str | None) -> np.ndar
     if part is None or options.holdout is None:
         return entries
     if options.holdout_by == "document":
-        held = entries[:, Entry.HASH] < np.uint64(int(options.holdout * 2**64))
+        held = options.by_content(entries[:, Entry.HASH])
         return entries[held if part == "validation" else ~held]
     ends = np.cumsum(entries[:, Entry.CHARACTERS].astype(np.int64))
     border = int(int(ends[-1]) * (1 - options.holdout)) if len(ends) else 0

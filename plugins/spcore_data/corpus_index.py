@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from spcore.documents import keep_array, kept_array
 from spcore.errors import DataError, OutputError
 from spcore.features import cache_folder, fingerprint
-from spcore.files import alone, disk_errors, fault, make_folder, read_sealed, sealed_files, sealed_text, write_text
+from spcore.files import alone, disk_errors, make_folder
 from spcore_data.content import compression_of, decompressed, read_content, refuse_foreign
 
 READING = 1
@@ -31,6 +32,7 @@ READING = 1
 LARGE = 16 << 20
 """Bytes from which a file's index is kept, and a compressed one's content."""
 _BLOCK = 1 << 20
+_FILES = "index.json", "index.npy"
 log = logging.getLogger("slimpajama.spcore_data")
 
 
@@ -185,31 +187,16 @@ def index_of(path: Path, how: Any, build: Callable[[], Index]) -> Index:
 
 
 def _read(folder: Path) -> Index | None:
-    try:
-        facts = read_sealed(folder / "index.json")
-        if wrong := fault(folder / "index.npy", facts.pop("file"), read=False):
-            raise ValueError(wrong)
-        entries = np.load(folder / "index.npy", mmap_mode="r", allow_pickle=False)
-        dropped = {reason: array("Q", lines) for reason, lines in facts["dropped"].items()}
-        return Index(np.asarray(entries), dropped, facts["facts"], facts["pieces"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s: damaged, made anew: %s", folder, error)
-        return None
+    def made(known: dict[str, Any], entries: np.ndarray) -> Index:
+        dropped = {reason: array("Q", lines) for reason, lines in known["dropped"].items()}
+        return Index(entries, dropped, known["facts"], known["pieces"])
+
+    return kept_array(folder, *_FILES, made)
 
 
 def _write(folder: Path, index: Index) -> Index:
-    (folder / "index.json").unlink(missing_ok=True)
-    path = folder / "index.npy"
-    with disk_errors(path):
-        np.save(path, index.entries)
-    entry = sealed_files(folder, "xxh3_128")[path.name]
     dropped = {reason: list(lines) for reason, lines in index.dropped.items()}
-    write_text(
-        folder / "index.json",
-        sealed_text({"file": entry, "dropped": dropped, "facts": index.facts, "pieces": index.pieces}),
-    )
+    keep_array(folder, *_FILES, {"dropped": dropped, "facts": index.facts, "pieces": index.pieces}, index.entries)
     return index
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from spcore.documents import Holdout
+
 Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text", "conll"]
 
 
@@ -39,7 +41,7 @@ class FilesOptions(_Closed):
     )
 
 
-class CorpusOptions(_Closed):
+class CorpusOptions(Holdout, _Closed):
     """Data set `corpus`."""
 
     source: str | tuple[str, ...] = Field(
@@ -53,19 +55,6 @@ class CorpusOptions(_Closed):
         min_length=1,
         description="plain text: what a document is: file, line, blank-line (what blank lines part), or any other text, which parts documents where it stands; auto: line where lines are long, else file",
     )
-    holdout: float | None = Field(
-        None, gt=0, lt=1, description="share of the data that is split `validation`, the rest being `train`; null: none"
-    )
-    holdout_by: Literal["document", "tail"] = Field(
-        "document",
-        description="document: whole ones, chosen by their content, so that copies stay together; tail: each file's last characters",
-    )
-
-    @model_validator(mode="after")
-    def _by(self) -> CorpusOptions:
-        if self.holdout is None and self.holdout_by != "document":
-            raise ValueError("`holdout_by` says how `holdout` is taken; give that too")
-        return self
 
 
 class ParallelOptions(_Closed):

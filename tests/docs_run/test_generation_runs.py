@@ -14,6 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from docs_run.docs_copy import copied
 from spcore import default_registry
 from spcore.cli import main
 from spcore.cli.conversation import COMMANDS, OTHERS
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(here / "MODEL")
     tokenizer.save_pretrained(here / "MODEL")
-    (here / "docs").symlink_to(ROOT / "docs")
+    copied(here)
     (here / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     (here / "cat.json").write_text(
         '{"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}'

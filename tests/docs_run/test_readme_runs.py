@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from docs_run.docs_copy import copied
 from spcore import SlimPajamaError, assemble, default_registry, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def _blocks(page: str, language: str) -> list[str]:
 def done(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> dict[str, Any]:
     """README's bash blocks: command line -> (exit code, stdout, stderr); "folder": where. The texts that they name are its pages."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "docs").symlink_to(ROOT / "docs")
+    copied(folder)
     text = "\n\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
     for name in ("corpus.txt", "tinyshakespeare.txt"):
         (folder / name).write_text(text[:40_000], encoding="utf-8")

@@ -17,6 +17,7 @@ import torch
 from seqeval.metrics import f1_score
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
+from docs_run.docs_copy import copied
 from spcore.cli import main
 from spcore_tasks.options import SentenceEmbeddingOptions, TokenClassificationOptions
 
@@ -104,7 +105,7 @@ def test_recipes_run_and_answers_come(
 ) -> None:
     file, write = FILES[name]
     (tmp_path / file).write_text(write(np.random.default_rng(0)))
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    copied(tmp_path)
     monkeypatch.chdir(tmp_path)
     (recipe,) = commands(f"run docs/recipes/{name}.yaml")
     run([*recipe, *SHORT], monkeypatch)
@@ -133,7 +134,7 @@ def test_exports_answer_alike(
 ) -> None:
     file, write = FILES[name]
     (tmp_path / file).write_text(write(np.random.default_rng(0)))
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    copied(tmp_path)
     monkeypatch.chdir(tmp_path)
     run([*commands(f"run docs/recipes/{name}.yaml")[0], *SHORT], monkeypatch)
     (output,) = Path("runs").iterdir()
