@@ -55,6 +55,9 @@ def refusals(plan: Plan, options: SingleOptions, device: str) -> list[Refusal]:
     if options.activation_checkpointing == "selective":
         why = "inside of compiled layers no operation's results can be chosen to be kept"
         found.append(Refusal(subject, why, "use strategy.activation_checkpointing=full"))
+    if plan.precision.fp8 is not None:
+        why = "compiled layers multiply as torch does, which is not in 8 bits"
+        found.append(Refusal(subject, why, "leave it out, or use precision=bf16"))
     if options.flatten == "always" or plan.pack is not None:
         what = "data.pack" if plan.pack is not None else "strategy.flatten always"
         why = "texts of one row are laid out anew in each microbatch, which no compiled layer can follow"

@@ -109,7 +109,10 @@ class FullyShardedEngine(SingleEngine):
     def _build(self, plan: Plan, device: torch.device, alone: bool) -> None:
         module, anatomy = plan.model.build(plan.head, plan.precision.parameter), plan.model.anatomy(plan.head)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
-        self.kernel = "default" if self.compiles else kernels.install(module, self.compute, device, keeps=False)
+        fp8 = plan.precision.fp8
+        self.kernel = (
+            "default" if self.compiles else kernels.install(module, self.compute, device, keeps=False, fp8=fp8)
+        )
         self.products = kernels.installed(module)
         tie(module, anatomy)
         reduction = getattr(torch, plan.precision.reduction)

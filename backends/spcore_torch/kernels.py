@@ -26,6 +26,8 @@ from torch import nn
 from spcore.errors import OutputError
 from spcore.features import cache_folder, fingerprint
 from spcore.files import write_text
+from spcore.interfaces.precision import Fp8Recipe
+from spcore_torch import eight_bits
 
 log = logging.getLogger("slimpajama.torch")
 Product = Callable[[torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
@@ -210,7 +212,7 @@ def _forward(x: torch.Tensor, used: torch.Tensor, bias: torch.Tensor | None, pro
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
     """x @ weight.T + bias by a chosen product, in `used`'s format: the weight, or a copy of it. kept: which of the two is held until the
-    backward pass, where the weight is cast again."""
+    backward pass, where the weight is cast again. backward: the product whose first operand is a gradient."""
 
     @staticmethod
     def forward(
@@ -221,10 +223,11 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         used: torch.Tensor,
         kept: torch.Tensor,
         product: Product,
+        backward: Product,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(used.dtype)
         ctx.save_for_backward(rows, kept)
-        ctx.rest = (x.shape, x.dtype, weight.dtype, product)
+        ctx.rest = (x.shape, x.dtype, weight.dtype, backward)
         return _forward(rows, used, bias, product).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -238,13 +241,14 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
         of_weight = product(grad.t(), rows.t(), None).to(dtype) if needs[1] else None
         # Torch adds 16-bit numbers in float32 by itself, and rounds once, as the products are rounded.
         of_bias = grad.sum(0).to(dtype) if needs[2] else None
-        return of_x, of_weight, of_bias, None, None, None
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
 class Forward:
     """Stands as a linear layer's `forward`. The low-precision copy of the weight is made anew when the weight has changed; fused
     optimizers change it without a trace in its version, so `refresh` says so too. keeps: whether the copy outlives the call; not where
-    the weight itself does not, but is gathered from shards for each pass: it would defeat that."""
+    the weight itself does not, but is gathered from shards for each pass: it would defeat that. backward: the product whose first operand
+    is a gradient, where it is another."""
 
     def __init__(
         self,
@@ -253,8 +257,10 @@ class Forward:
         dtype: torch.dtype | None,
         keeps: bool = True,
         few: Sequence[Product] = (),
+        backward: Product | None = None,
     ) -> None:
         self.linear, self.product, self.dtype, self.keeps = linear, product, dtype, keeps
+        self.backward = backward or product
         self.few = few  # by number of rows, from none on
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
@@ -267,7 +273,7 @@ class Forward:
             rows = x.numel() // x.shape[-1]
             return _forward(x, used, bias, self.few[rows] if rows < len(self.few) else self.product)
         kept = used if self.keeps else weight.detach()
-        result: torch.Tensor = _Linear.apply(x, weight, bias, used, kept, self.product)
+        result: torch.Tensor = _Linear.apply(x, weight, bias, used, kept, self.product, self.backward)
         return result
 
     def _used(self, weight: torch.Tensor) -> torch.Tensor:
@@ -283,11 +289,14 @@ class Forward:
 
 
 def install(
-    module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True, steps: bool = False
-) -> str:
+    module: nn.Module, compute: torch.dtype | None, device: torch.device, *, keeps: bool = True, steps: bool = False,
+    fp8: Fp8Recipe | None = None,
+) -> str:  # fmt: skip
     """Give the linear layers of a module on a CPU the best product; compute None: fp32. Other devices keep torch's own, under
-    autocast, unless weights' low-precision copies are not to be kept. steps: the module also generates, a row or a few at a time. Returns
-    the kernel's name."""
+    autocast, unless weights' low-precision copies are not to be kept. steps: the module also generates, a row or a few at a time. fp8: products
+    are of 8 bits, whatever the device. Returns the kernel's name."""
+    if fp8 is not None:
+        return _install_eight_bits(module, compute, fp8, keeps)
     product: Product = _default
     few: list[Product] = []
     if device.type != "cpu":
@@ -309,6 +318,15 @@ def install(
         if type(linear) is nn.Linear and linear.weight.dtype == torch.float32:
             linear.forward = Forward(linear, product, compute, keeps, few)
     return name
+
+
+def _install_eight_bits(module: nn.Module, compute: torch.dtype | None, fp8: Fp8Recipe, keeps: bool) -> str:
+    forward, backward = eight_bits.products(fp8)
+    linears = [linear for linear in module.modules() if type(linear) is nn.Linear]
+    narrow = [linear for linear in linears if eight_bits.fits(linear)]
+    for linear in narrow:
+        linear.forward = Forward(linear, forward, compute, keeps, backward=backward)
+    return f"8 bits in {len(narrow)} of {len(linears)} linear layers"
 
 
 def installed(module: nn.Module) -> tuple[Forward, ...]:

@@ -106,6 +106,9 @@ class Parallel(ParallelStrategy):
 
     def _tensor(self, plan: Plan) -> list[Refusal]:
         size, found = self.options.tensor_parallel, []
+        if plan.precision.fp8 is not None:
+            why = "layers that are divided multiply as torch does, which is not in 8 bits"
+            found.append(Refusal(f"precision {plan.precision.name!r}", why, "use precision=bf16"))
         try:
             cuts = cut(plan, plan.model.build(plan.head), size, sequence=self.options.sequence_parallel)
         except RefusalError as error:

@@ -19,7 +19,7 @@ from spcore.tensors.engine import SweepFn, TorchEngine
 from spcore.tensors.exhaustion import out_of_memory
 from spcore.tensors.flat import can_flatten, flatten, head_flattens
 from spcore.tensors.materialise import LoadReport, materialise
-from spcore_torch import compiling, kernels, recomputing
+from spcore_torch import compiling, eight_bits, kernels, recomputing
 from spcore_torch.options import SingleOptions
 
 
@@ -94,11 +94,8 @@ def refusals(plan: Plan, options: SingleOptions) -> list[Refusal]:
 
 
 def _precision_refusals(plan: Plan, device: str) -> list[Refusal]:
-    found, precision = [], plan.precision
+    precision, found = plan.precision, eight_bits.refusals(plan, device)
     subject = f"precision {precision.name!r}"
-    if precision.fp8 is not None:
-        why = "PyTorch's eager engines have" if device != "cpu" else f"device {device!r} has"
-        found.append(Refusal(subject, f"{why} no 8-bit products", "use precision=bf16"))
     if precision.matmul == "tf32" and not (device != "cpu" and torch.cuda.get_device_capability(device)[0] >= 8):
         found.append(Refusal(subject, f"device {device!r} has no TF32 products", "use precision=fp32 or bf16"))
     if (precision.parameter, precision.state) != ("float32", "float32"):
@@ -135,7 +132,9 @@ class SingleEngine(TorchEngine):
         module, self.report = self._made(plan, device)
         self.compute = None if plan.precision.compute == "float32" else getattr(torch, plan.precision.compute)
         # What is written for one operation at a time is in a compiler's way.
-        self.kernel = "default" if self.compiles else kernels.install(module, self.compute, device)
+        self.kernel = (
+            "default" if self.compiles else kernels.install(module, self.compute, device, fp8=plan.precision.fp8)
+        )
         self.products = kernels.installed(module)
         if device.type == "cpu" and not self.compiles:
             dropout.install(module)
