@@ -481,7 +481,7 @@ def open_part(part: DataPart, task: Task, registry: Registry, columns: Mapping[s
     from spcore.rows import open_rows
 
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-    rows = open_rows(dataset, task.roles, columns=part.columns or columns, split=part.split, limit=part.limit, seed=0)
+    rows = open_rows(dataset, task.roles, columns=part.columns or columns, split=part.split, limit=part.limit)
     if rows.length is None:
         raise RefusalError("data: a streamed data set has no length; use a file")
     return rows

@@ -110,7 +110,6 @@ def open_rows(
     columns: Mapping[str, str],
     split: str | None,
     limit: int | None,
-    seed: int,
     targets: bool = True,
     known: Source | None = None,
 ) -> RoleSource:
@@ -123,7 +122,7 @@ def open_rows(
     if part is not None:
         if source.length is None:
             raise RecipeError(f"data.split {split!r}: a streamed source has no length to take a part of")
-        ids = _part(source.length, part, seed)
+        ids = _part(source.length, part)
     view = RoleSource(source, mapping, ids, limit)
     _refuse_objects(view, roles)
     return view
@@ -219,9 +218,9 @@ def _parse_split(split: str | None) -> tuple[str | None, tuple[str, str] | None]
     return match["name"] or None, part
 
 
-def _part(length: int, part: tuple[str, str], seed: int) -> list[int]:
-    """Positions of a part, in row order. Percentages are of a permutation drawn with the seed, so that a sorted file gives
-    parts alike and parts that adjoin do not overlap; plain numbers count rows in file order."""
+def _part(length: int, part: tuple[str, str]) -> list[int]:
+    """Positions of a part, in row order. Percentages are of one permutation, so that a sorted file gives parts alike and parts that adjoin do not
+    overlap, whatever the seeds of the runs that read them; plain numbers count rows in file order."""
     bounds = [round(length * int(b[:-1]) / 100) if b.endswith("%") else min(length, int(b)) for b in part]
     if bounds[0] >= bounds[1]:
         raise RecipeError(f"data.split: the part [{part[0]}:{part[1]}] of {length} rows is empty")
@@ -229,5 +228,5 @@ def _part(length: int, part: tuple[str, str], seed: int) -> list[int]:
         return list(range(bounds[0], bounds[1]))
     from spcore.loading import generator
 
-    drawn = generator(seed, "split").permutation(length)[bounds[0] : bounds[1]]
+    drawn = generator(0, "split").permutation(length)[bounds[0] : bounds[1]]
     return sorted(int(i) for i in drawn)

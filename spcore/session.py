@@ -240,7 +240,7 @@ def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture
     for name, (data, dataset, source) in opened.items():
         with recipe.at("data", *_below(name), "source"):
             rows[name] = open_rows(
-                dataset, task.roles, columns=data.columns, split=data.split, limit=data.limit, seed=recipe.train.seed, known=source
+                dataset, task.roles, columns=data.columns, split=data.split, limit=data.limit, known=source
             )  # fmt: skip
     labelled = [role.name for role in task.roles if role.kind == "label"]
     return _whole(rows, weights, labelled), recipe, task
@@ -280,8 +280,7 @@ def _open_eval(recipe: Recipe, registry: Registry, task: Task) -> RoleSource | M
         columns = part.columns or (trained.columns if trained is not None and part.use == trained.use else {})
         with recipe.at("eval", "data", *_below(name), "source"):
             dataset = create(registry, "dataset", part)
-            seed = recipe.train.seed
-            rows[name] = open_rows(dataset, task.roles, columns=columns, split=part.split, limit=part.limit, seed=seed)
+            rows[name] = open_rows(dataset, task.roles, columns=columns, split=part.split, limit=part.limit)
     return _whole(rows, {})
 
 

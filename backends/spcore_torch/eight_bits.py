@@ -58,9 +58,10 @@ def _product(kind: torch.dtype, x: torch.Tensor, weight: torch.Tensor, bias: tor
 def _narrow(x: torch.Tensor, kind: torch.dtype, *, filled: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Row-major in 8 bits, columns, and rows if `filled`, filled up with zeros; and what it must be multiplied by, float32 []. What is not finite stays so."""
     top = torch.finfo(kind).max
-    scale = x.abs().amax().float().clamp_min(torch.finfo(torch.float32).tiny * top) / top
-    narrow = (x.float() / scale).clamp(-top, top)
+    low, high = torch.aminmax(x)
+    scale = torch.maximum(-low, high).float().clamp_min(torch.finfo(torch.float32).tiny * top) / top
+    narrow = x / scale[None, None]  # of two dimensions, so that it is made in float32
     rows, columns = -x.shape[0] % MULTIPLE if filled else 0, -x.shape[1] % MULTIPLE
     if rows or columns:
         narrow = F.pad(narrow, (0, columns, 0, rows))
-    return narrow.to(kind).contiguous(), scale
+    return narrow.to(kind, memory_format=torch.contiguous_format), scale

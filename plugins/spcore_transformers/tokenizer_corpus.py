@@ -97,7 +97,7 @@ def train_tokenizer(
             tree["columns"] = {TEXT.name: column}
         part = data_part(tree, registry)
         opened = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-        rows = open_rows(opened, [TEXT], columns=part.columns, split=part.split, limit=part.limit, seed=0)
+        rows = open_rows(opened, [TEXT], columns=part.columns, split=part.split, limit=part.limit)
         corpus = Corpus(rows)
         show = on_terminal() if progress is None else progress
         made = train(corpus, settings, rows=rows.length, progress=show)

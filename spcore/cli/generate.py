@@ -92,7 +92,7 @@ def _read(source: str) -> list[str]:
     part = data_part(data_tree(source, None, registry, None), registry)
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
     roles = [Role("prompt", guesses=("text", "instruction", "question", "input"))]
-    rows = open_rows(dataset, roles, columns=part.columns, split=part.split, limit=None, seed=0)
+    rows = open_rows(dataset, roles, columns=part.columns, split=part.split, limit=None)
     if rows.length is None:
         raise DataError(f"{source}: a stream; generate reads files")
     found = [row["prompt"] for row in rows.read(range(rows.length))]

@@ -138,7 +138,7 @@ def _reading(
     def view(task: Task | None, targets: bool = True) -> RoleSource:
         return open_rows(
             dataset, task.roles if task else (), columns=part.columns if task else {}, split=part.split, limit=part.limit,
-            seed=0, targets=targets, known=opened,
+            targets=targets, known=opened,
         )  # fmt: skip
 
     known = asked or opened.schema.default_task

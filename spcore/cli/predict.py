@@ -87,7 +87,7 @@ def file_rows(handle: LanguageModelHandle, source: str) -> RoleSource:
     part = data_part(data_tree(source, None, registry, None), registry)
     roles = [role for role in handle.task()[0].roles if not role.target]
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-    rows = open_rows(dataset, roles, columns=part.columns, split=part.split, limit=None, seed=0, targets=False)
+    rows = open_rows(dataset, roles, columns=part.columns, split=part.split, limit=None, targets=False)
     if rows.length is None:
         raise DataError(f"{source}: a stream; predict reads files")
     dropped = {reason: lines for reason, lines in rows.report.dropped.items() if lines}

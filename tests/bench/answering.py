@@ -59,7 +59,7 @@ def theirs(model: str, train: Path, rows: int, steps: int, seed: int, output: Pa
     """By hand."""
     transformers.set_seed(seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    net = transformers.AutoModelForQuestionAnswering.from_pretrained(model).to(device).train()
+    net = transformers.AutoModelForQuestionAnswering.from_pretrained(model, dtype=torch.float32).to(device).train()
     source = Files(FilesOptions.model_validate({"source": str(train)})).open(None)
     features = [f for row in source.read(range(min(rows, source.length or 0))) for f in windows(tokenizer, row)]
     decayed = [p for p in net.parameters() if p.ndim > 1]

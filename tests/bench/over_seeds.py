@@ -50,13 +50,16 @@ class TheirsAtRandom(Theirs):
         transformers.AutoTokenizer.from_pretrained(self.folder).save_pretrained(output)
 
 
-def scores(source: str, tree: dict[str, Any], seed: int, device: str, registry: Registry) -> dict[str, dict[str, float]]:
+def scores(
+    source: str, tree: dict[str, Any], seed: int, device: str, registry: Registry
+) -> dict[str, dict[str, float]]:
     """Figures of both."""
     held, found = {**tree["data"], "split": "train[90%:]"}, {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         recipe = load_recipe({**tree, "output": str(work / "ours")}, {"train.seed": seed}, registry=registry)
-        theirs = TheirsAtRandom(recipe, registry, work, *AUTO[tree["task"]][:1], row_of, AUTO[tree["task"]][1])
+        once = load_recipe({**tree, "train": {**tree["train"], "epochs": 1}}, {"train.seed": seed}, registry=registry)
+        theirs = TheirsAtRandom(once, registry, work, *AUTO[tree["task"]][:1], row_of, AUTO[tree["task"]][1])
         theirs.train(work / "theirs", tree["train"]["epochs"], seed)
         slimpajama.run(recipe, registry=registry)
         for who in ("ours", "theirs"):

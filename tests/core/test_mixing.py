@@ -72,7 +72,7 @@ def store(name: str, count: int) -> FeatureStore:
 def stream(count: int, buffer: int = 0, seed: int = 0) -> StreamFeed:
     rows = [{"text": "" if n % 7 == 3 else "word " * (1 + n % 5)} for n in range(count)]
     opened = ListSource(rows, Schema({"text": Column("text")}), streamed=True)
-    view = open_rows(ListDataset(train=opened), (Role("text"),), columns={}, split=None, limit=None, seed=0)
+    view = open_rows(ListDataset(train=opened), (Role("text"),), columns={}, split=None, limit=None)
     return StreamFeed(view, WordTask(), seed=seed, limit=None, buffer=buffer)
 
 
@@ -166,7 +166,7 @@ def test_a_mixture_reads_as_one() -> None:
     views = {
         name: open_rows(
             ListDataset(train=source(count, fingerprint=name)), (Role("text", guesses=("sentence",)),), columns={}, split=None,
-            limit=None, seed=0,
+            limit=None,
         )
         for name, count in (("a", 4), ("b", 6))
     }  # fmt: skip
@@ -213,7 +213,7 @@ def test_labels_that_the_first_source_lacks_are_told() -> None:
         columns = {"sentence": Column("text"), "label": Column("text", None, found)}
         rows = [{"sentence": "x", "label": label} for label, n in found.items() for _ in range(n)]
         opened = ListDataset(train=ListSource(rows, Schema(columns)))
-        views[name] = open_rows(opened, roles, columns={}, split=None, limit=None, seed=0)
+        views[name] = open_rows(opened, roles, columns={}, split=None, limit=None)
     wanted = ("b: labels of 'label' that a has not: bad; they are classes of their own",)
     assert Mixture(views, {"a": 1, "b": 1}, ["label"]).report.remarks == wanted
     assert Mixture(views, {}, ["label"]).report.remarks == (), "an evaluation binds nothing"

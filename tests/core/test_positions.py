@@ -47,7 +47,7 @@ def texts(count: int) -> list[Row]:
 
 
 def fed(source: Watched, *, seed: int = 0, buffer: int = 0) -> StreamFeed:
-    rows = open_rows(ListDataset(train=source), ROLES, columns={}, split=None, limit=None, seed=0)
+    rows = open_rows(ListDataset(train=source), ROLES, columns={}, split=None, limit=None)
     return StreamFeed(rows, WordTask(), seed=seed, limit=None, buffer=buffer)
 
 

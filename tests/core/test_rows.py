@@ -30,11 +30,8 @@ def rows(
     split: str | None = None,
     columns: dict[str, str] | None = None,
     limit: int | None = None,
-    seed: int = 0,
 ) -> RoleSource:
-    return open_rows(
-        ListDataset(train=source(count)), ROLES, columns=columns or {}, split=split, limit=limit, seed=seed
-    )
+    return open_rows(ListDataset(train=source(count)), ROLES, columns=columns or {}, split=split, limit=limit)
 
 
 def texts(view: RoleSource) -> list[int]:
@@ -111,16 +108,14 @@ def test_parts_by_percentage_are_disjoint_and_complete(seed: int) -> None:
     rng = random.Random(seed)
     count, cuts = rng.randrange(100, 300), sorted(rng.sample(range(10, 95), 2))
     parts = [
-        rows(count, split=s, seed=seed)
-        for s in (f"train[:{cuts[0]}%]", f"train[{cuts[0]}%:{cuts[1]}%]", f"train[{cuts[1]}%:]")
+        rows(count, split=s) for s in (f"train[:{cuts[0]}%]", f"train[{cuts[0]}%:{cuts[1]}%]", f"train[{cuts[1]}%:]")
     ]
     found = [texts(part) for part in parts]
     assert sorted(i for part in found for i in part) == list(range(count))
     assert all(part == sorted(part) for part in found), "in row order"
     assert [len(part) for part in found[:1]] == [round(count * cuts[0] / 100)]
     assert len({part.fingerprint for part in parts}) == 3
-    assert found[0] == texts(rows(count, split=f"train[:{cuts[0]}%]", seed=seed)), "the same whenever asked"
-    assert found[0] != texts(rows(count, split=f"train[:{cuts[0]}%]", seed=seed + 1))
+    assert found[0] == texts(rows(count, split=f"train[:{cuts[0]}%]")), "the same whenever asked"
 
 
 def test_parts_by_percentage_of_a_sorted_file_are_alike() -> None:
@@ -194,7 +189,7 @@ def test_counts_of_lists_and_gaps() -> None:
         {"text": "d", "label": ["z"]},
     ]
     lists = ListSource(held, Schema({"text": Column("text"), "label": Column("list", None, {"x": 2, "y": 1, "z": 1})}))
-    view = open_rows(ListDataset(train=lists), ROLES, columns={}, split=None, limit=3, seed=0)
+    view = open_rows(ListDataset(train=lists), ROLES, columns={}, split=None, limit=3)
     assert view.schema.columns["label"].counts == {"x": 2, "y": 1}
 
 
@@ -203,7 +198,7 @@ def test_what_the_source_advises_reaches_the_task() -> None:
         [{"text": "a", "label": 1}],
         Schema({"text": Column("text"), "label": Column("integer")}, "text-classification", {"metric": "f1"}),
     )
-    view = open_rows(ListDataset(train=known), ROLES, columns={}, split=None, limit=1, seed=0)
+    view = open_rows(ListDataset(train=known), ROLES, columns={}, split=None, limit=1)
     assert (view.schema.default_task, view.schema.task_options) == ("text-classification", {"metric": "f1"})
 
 
@@ -211,7 +206,7 @@ def test_what_the_source_advises_reaches_the_task() -> None:
 @pytest.mark.parametrize("shards", [1, 3, 4])
 def test_streams_give_each_row_once_up_to_the_limit(limit: int | None, shards: int) -> None:
     streamed = source(24, streamed=True)
-    view = open_rows(ListDataset(train=streamed), ROLES, columns={}, split="train", limit=limit, seed=0)
+    view = open_rows(ListDataset(train=streamed), ROLES, columns={}, split="train", limit=limit)
     assert view.length is None
     found = [[row["text"] for row in view.stream(shard, shards, 0)] for shard in range(shards)]
     assert len({text for part in found for text in part}) == sum(map(len, found)) == min(24, limit or 24)
@@ -221,6 +216,4 @@ def test_streams_give_each_row_once_up_to_the_limit(limit: int | None, shards: i
 
 def test_a_part_of_a_stream_is_refused() -> None:
     with pytest.raises(RecipeError, match="a streamed source has no length to take a part of"):
-        open_rows(
-            ListDataset(train=source(4, streamed=True)), ROLES, columns={}, split="train[:50%]", limit=None, seed=0
-        )
+        open_rows(ListDataset(train=source(4, streamed=True)), ROLES, columns={}, split="train[:50%]", limit=None)

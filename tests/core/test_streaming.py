@@ -48,7 +48,6 @@ def loader(count: int, *, rank: int = 0, size: int = 1, pack: int | None = None,
         columns={},
         split=None,
         limit=None,
-        seed=0,
         targets=False,
     )
     feed = StreamFeed(rows, task, seed=0, limit=None)

@@ -63,7 +63,7 @@ def outcome(case: Case, folder: Path) -> Outcome:
     try:
         source = case.lay(folder)
         dataset = Files(FilesOptions.model_validate({"source": str(source)}))
-        rows = open_rows(dataset, task.roles, columns={}, split=None, limit=None, seed=0)
+        rows = open_rows(dataset, task.roles, columns={}, split=None, limit=None)
         bound = task.bind(FakeProcessor(), None, rows.schema, Limits())
     except SlimPajamaError as error:
         return Outcome(remarks=[str(error)])

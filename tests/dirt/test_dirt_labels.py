@@ -24,7 +24,7 @@ def counted(*values: str, kind: str = "text") -> Column:
 
 def opened(path: Path, **more: Any) -> RoleSource:
     dataset = Files(FilesOptions.model_validate({"source": str(path)}))
-    return open_rows(dataset, (TEXT, LABEL), columns={}, split=more.get("split"), limit=more.get("limit"), seed=0)
+    return open_rows(dataset, (TEXT, LABEL), columns={}, split=more.get("split"), limit=more.get("limit"))
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_a_wrong_mapping_names_the_file(tmp_path: Path) -> None:
     data = CASES["no header"].lay(tmp_path)
     dataset = Files(FilesOptions(source=str(data)))
     with pytest.raises(DataError, match=r"/a\.csv:1: data\.columns\.text: unknown column 'txt'; did you mean 'text'"):
-        open_rows(dataset, (TEXT, LABEL), columns={"text": "txt"}, split=None, limit=None, seed=0)
+        open_rows(dataset, (TEXT, LABEL), columns={"text": "txt"}, split=None, limit=None)

@@ -68,7 +68,7 @@ def test_the_policy_holds(name: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text(content)
     task = QuestionAnswering(QuestionAnsweringOptions())
     dataset = Files(FilesOptions.model_validate({"source": str(tmp_path / file)}))
-    source = open_rows(dataset, task.roles, columns={}, split=None, limit=None, seed=0)
+    source = open_rows(dataset, task.roles, columns={}, split=None, limit=None)
     bound = task.bind(FakeProcessor(), None, source.schema, Limits(16, stride=4))
     store = featurize(source, bound, limit=16)
     found: dict[int, set[str | None]] = {}

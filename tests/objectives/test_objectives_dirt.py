@@ -45,7 +45,7 @@ def test_a_text_is_used_or_counted(name: str, number: int, tmp_path: Path) -> No
     case = CASES[name]
     try:
         dataset = Files(FilesOptions.model_validate({"source": str(case.lay(tmp_path / "data"))}))
-        rows = open_rows(dataset, [TEXT], columns={}, split=None, limit=None, seed=0)
+        rows = open_rows(dataset, [TEXT], columns={}, split=None, limit=None)
         length = rows.length
         assert length is not None
         texts = [row["text"] for row in rows.read(range(length))]

@@ -133,9 +133,7 @@ FIRST = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_rows_as_data_sets_have_them(name: str) -> None:
-    view = open_rows(
-        Rows(RowsOptions(rows=tuple(SHAPES[name]))), TASK.roles, columns={}, split=None, limit=None, seed=0
-    )
+    view = open_rows(Rows(RowsOptions(rows=tuple(SHAPES[name]))), TASK.roles, columns={}, split=None, limit=None)
     processor = FakeProcessor()
     task = TASK.bind(processor, None, view.schema, Limits(max_length=24))
     made = [task.featurize(row)[0] for row in view.read([0, 1])]

@@ -130,7 +130,7 @@ def test_a_run_of_fakes_trains_saves_opens_and_predicts(tmp_path: Path, registry
     assert answers[0] == answers[2] != answers[1]
     assert set(answers[0]) == {"label", "score"}
     dataset = registry.create("dataset", "fake", registry.options_model("dataset", "fake")(rows=10))  # type: ignore[misc]
-    source = open_rows(dataset, task.roles, columns={}, split="validation", limit=None, seed=0)
+    source = open_rows(dataset, task.roles, columns={}, split="validation", limit=None)
     metrics, rows_out, _ = evaluate_rows(runner, bound, source)
     assert 0 <= metrics["accuracy"] <= 1
     assert len(rows_out) == 5
