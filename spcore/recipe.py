@@ -44,6 +44,7 @@ CORE_DATA_KEYS = (
 TRAINING_KEYS = ("split", "limit", "max_length", "stride", "pack", "shuffle_buffer", "weights_of")
 """Keys under `data` that say nothing of what is evaluated."""
 _DATA = (CORE_DATA_KEYS, SOURCE_KEYS)
+QUOTED = """A text with braces, colons or quotes has quotes of its own: KEY='"text"'"""
 Change = str | tuple[str, Any] | tuple[str, Any, str]
 """An override: "dotted.path=value", (path, value), or (path, value, the words that lines about it begin with)."""
 
@@ -152,7 +153,7 @@ def _pair(change: Change) -> tuple[str, Any, str]:
     try:
         return path.strip(), Text.parse_value(text), words
     except Unreadable as error:
-        raise RecipeError(f"{words}: {error.text}") from error
+        raise RecipeError(f"{words}: {error.text}", hint=QUOTED) from error
 
 
 def pairs(items: Sequence[str], what: str) -> dict[str, str]:
@@ -165,10 +166,13 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
 
 def typed_pairs(items: Sequence[str], what: str) -> dict[str, Any]:
     """ "KEY=VALUE" texts as a dict, values read as in overrides."""
-    try:
-        return {key: Text.parse_value(text) for key, text in pairs(items, what).items()}
-    except Unreadable as error:
-        raise RecipeError(f"{what}: {error.text}") from error
+    found = {}
+    for key, text in pairs(items, what).items():
+        try:
+            found[key] = Text.parse_value(text)
+        except Unreadable as error:
+            raise RecipeError(f"{what} {shown(f'{key}={text}')}: {error.text}", hint=QUOTED) from error
+    return found
 
 
 def runtime_part(name: str, options: Sequence[str] | None) -> str | dict[str, Any]:
