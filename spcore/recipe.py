@@ -21,7 +21,7 @@ from spcore.recipe_errors import settings_of, shown
 from spcore.recipe_files import Places, Text, place_paths
 from spcore.recipe_models import DEVICE, DataPart, EvalSettings, Part, Recipe, RowsPart, SourcePart, TrainSettings
 from spcore.recipe_syntax import KeyPath, Unreadable
-from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, overlay, plain
+from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, nested, overlay, plain
 
 __all__ = [
     "DataPart", "EvalSettings", "Part", "Recipe", "RowsPart", "SourcePart", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
@@ -119,10 +119,7 @@ def _changed(
         if not all(keys):
             raise RecipeError(f"{path!r}: found nothing between two dots, expected: a path, for example train.epochs")
         value = plain(value, Places(), tuple(keys))
-        nested: Any = value
-        for key in reversed(keys):
-            nested = {key: nested}
-        after = in_full(overlay(tree, place_paths(nested, base, registry)), registry)
+        after = in_full(overlay(tree, place_paths(nested(keys, value), base, registry)), registry)
     except RecipeError as error:
         raise RecipeError(f"{words}: {error.message}" if words else error.message) from error
 

@@ -45,11 +45,12 @@ def inspect(
     from spcore.cli.inspection import inspected
     from spcore.cli.output import result
     from spcore.components import default_registry
+    from spcore.given import parted
     from spcore.recipe import pairs, typed_pairs
 
     given = typed_pairs(sets or [], "--set")
-    settings = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
-    options = {key.removeprefix("data."): value for key, value in given.items() if not key.startswith("task.")}
+    named = {key if key.startswith(("data.", "task.")) else f"data.{key}": value for key, value in given.items()}
+    options, settings = parted(named, ("data", "task"))
     if columns:
         options["columns"] = pairs(columns, "--column")
     found = inspected(
