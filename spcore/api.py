@@ -24,7 +24,7 @@ from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RecipeError, RefusalError, RunCancelled, UserError
 from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
-from spcore.inference import RowSamples, evaluated_part, evaluation_limits, predict_rows, task_of
+from spcore.inference import RowSamples, evaluated_part, evaluation_limits, predict_rows, predictions, task_of
 from spcore.interfaces.dataset import Row
 from spcore.interfaces.launcher import Control, RunResult
 from spcore.interfaces.runtime import Embeds, PrepareReport, Runner, Runtime
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics by name. predictions: one dict a row used. report: rows read, used, dropped and why. intervals: name -> (low, high), where they
-    were asked for. groups: value of a column -> figures of the rows that have it."""
+    """metrics by name. predictions: one dict a row used, see `spcore.inference.predictions`. report: rows read, used, dropped and why.
+    intervals: name -> (low, high), where they were asked for. groups: value of a column -> figures of the rows that have it."""
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]]
@@ -158,12 +158,13 @@ class LanguageModelHandle(Writes):
                     part_of, counts = evaluated_part(runner, bound, source, writer)
                 whole = figures(bound, part_of, bootstrap)
                 several = by_group(bound, part_of, groups, bootstrap) if groups is not None else {}
+                told = predictions(bound, part_of, source)
         report = {
             **counts.to_json(),
             "remarks": [*source.report.remarks, *counts.remarks()],
             "dropped_lines": dict(source.report.dropped),
         }
-        return Evaluation(whole.metrics, part_of.rows, report, whole.intervals, several)
+        return Evaluation(whole.metrics, told, report, whole.intervals, several)
 
     def predict(
         self,

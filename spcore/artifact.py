@@ -118,8 +118,9 @@ class Artifact:
             raise ArtifactError(f"{self.folder / MANIFEST}: {error.message}", hint=hint) from error
         if options:
             from spcore.inference import task_with
+            from spcore.recipe_tree import overlay
 
-            task = task_with(registry, part["use"], {**part["options"], **options})
+            task = task_with(registry, part["use"], overlay(part["options"], options))
         most = limits or self.limits()
         if task.portable:
             return task, task.bind(self.processor, None, part["state"], most)

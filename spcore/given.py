@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, UserError, unknown
 from spcore.interfaces.dataset import Row
+from spcore.recipe_tree import nested, overlay
 
 Data = str | Path | Mapping[str, Any] | Sequence[Row]
 """A data set: a name, a path, a mapping as under a recipe's `data`, or rows as dicts."""
@@ -89,13 +90,13 @@ def starts(launcher: str, processes: int, registry: Registry) -> bool:
 
 
 def parted(settings: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings by dotted path, as those of each of two kinds: {"data.limit": 9} is {"limit": 9} of "data"."""
+    """Settings by dotted path, as trees of each of two kinds: {"data.limit": 9} is {"limit": 9} of "data"."""
     found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     for path, value in settings.items():
-        kind, _, key = path.partition(".")
-        if kind not in found or not key:
+        keys = path.split(".")
+        if keys[0] not in found or len(keys) < 2 or not all(keys):
             raise UserError(f"evaluate: setting {path!r}, expected: {' or '.join(f'{kind}.KEY' for kind in kinds)}")
-        found[kind][key] = value
+        found = overlay(found, nested(keys, value))
     return found[kinds[0]], found[kinds[1]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from spcore.components import Registry
@@ -173,6 +174,18 @@ def evaluated_part(
     else:
         part = reduced(task, run_batches(forwards(runner), task, store, augment=True))
     return part, store.counts
+
+
+def predictions(task: BoundTask, part: EvalPart, source: RoleSource) -> list[dict[str, Any]]:
+    """Of each row of the data that was used: its number, its `id` where the data has such a column, and what `BoundTask.prediction` tells."""
+    units = {row: list(own) for row, own in groupby(part.rows, key=lambda row: row["row_id"])}
+    named = "id" in source.source.schema.columns
+    ids = source.cells("id", list(units)) if named else [None] * len(units)
+    found = []
+    for (row, own), known in zip(units.items(), ids, strict=True):
+        told = {name: value for name, value in task.prediction(own).items() if name != "feature_id"}
+        found.append({"row_id": row, **({"id": known} if named else {}), **told})
+    return found
 
 
 def _with_generated(

@@ -21,7 +21,7 @@ from spcore.recipe_errors import settings_of, shown
 from spcore.recipe_files import Places, Text, place_paths
 from spcore.recipe_models import DEVICE, DataPart, EvalSettings, Part, Recipe, RowsPart, SourcePart, TrainSettings
 from spcore.recipe_syntax import KeyPath, Unreadable
-from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, overlay, plain
+from spcore.recipe_tree import PART_KEYS, SOURCED, in_full, inside, nested, overlay, plain
 
 __all__ = [
     "DataPart", "EvalSettings", "Part", "Recipe", "RowsPart", "SourcePart", "TrainSettings", "checked_device", "data_part", "load_recipe", "lone_part", "pairs", "part_options",
@@ -44,6 +44,7 @@ CORE_DATA_KEYS = (
 TRAINING_KEYS = ("split", "limit", "max_length", "stride", "pack", "shuffle_buffer", "weights_of")
 """Keys under `data` that say nothing of what is evaluated."""
 _DATA = (CORE_DATA_KEYS, SOURCE_KEYS)
+QUOTED = """A text with braces, colons or quotes has quotes of its own: KEY='"text"'"""
 Change = str | tuple[str, Any] | tuple[str, Any, str]
 """An override: "dotted.path=value", (path, value), or (path, value, the words that lines about it begin with)."""
 
@@ -118,10 +119,7 @@ def _changed(
         if not all(keys):
             raise RecipeError(f"{path!r}: found nothing between two dots, expected: a path, for example train.epochs")
         value = plain(value, Places(), tuple(keys))
-        nested: Any = value
-        for key in reversed(keys):
-            nested = {key: nested}
-        after = in_full(overlay(tree, place_paths(nested, base, registry)), registry)
+        after = in_full(overlay(tree, place_paths(nested(keys, value), base, registry)), registry)
     except RecipeError as error:
         raise RecipeError(f"{words}: {error.message}" if words else error.message) from error
 
@@ -152,7 +150,7 @@ def _pair(change: Change) -> tuple[str, Any, str]:
     try:
         return path.strip(), Text.parse_value(text), words
     except Unreadable as error:
-        raise RecipeError(f"{words}: {error.text}") from error
+        raise RecipeError(f"{words}: {error.text}", hint=QUOTED) from error
 
 
 def pairs(items: Sequence[str], what: str) -> dict[str, str]:
@@ -165,10 +163,13 @@ def pairs(items: Sequence[str], what: str) -> dict[str, str]:
 
 def typed_pairs(items: Sequence[str], what: str) -> dict[str, Any]:
     """ "KEY=VALUE" texts as a dict, values read as in overrides."""
-    try:
-        return {key: Text.parse_value(text) for key, text in pairs(items, what).items()}
-    except Unreadable as error:
-        raise RecipeError(f"{what}: {error.text}") from error
+    found = {}
+    for key, text in pairs(items, what).items():
+        try:
+            found[key] = Text.parse_value(text)
+        except Unreadable as error:
+            raise RecipeError(f"{what} {shown(f'{key}={text}')}: {error.text}", hint=QUOTED) from error
+    return found
 
 
 def runtime_part(name: str, options: Sequence[str] | None) -> str | dict[str, Any]:

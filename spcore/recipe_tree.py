@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,13 @@ def overlay(below: Any, above: Any, path: KeyPath = ()) -> Any:
     if not isinstance(below, Mapping) or above.get("use", below.get("use")) != below.get("use"):
         return above
     return {**below, **{k: overlay(below[k], v, (*path, k)) if k in below else v for k, v in above.items()}}
+
+
+def nested(keys: Sequence[str], value: Any) -> Any:
+    """A tree of nothing but a value at a path."""
+    for key in reversed(keys):
+        value = {key: value}
+    return value
 
 
 def inside(tree: Any, path: KeyPath) -> Any:

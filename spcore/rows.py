@@ -73,8 +73,11 @@ class RoleSource(Source):
         the data has not."""
         if column not in self.source.schema.columns:
             raise DataError(unknown("column", column, self.source.schema.columns))
-        rows = self.source.read([self.row_number(i) for i in ids])
-        return ["" if is_missing(row[column]) else str(row[column]) for row in rows]
+        return ["" if is_missing(value) else str(value) for value in self.cells(column, ids)]
+
+    def cells(self, column: str, ids: Sequence[int]) -> list[Any]:
+        """As `values`, as they are in the data; of a column that it has."""
+        return [row[column] for row in self.source.read([self.row_number(i) for i in ids])]
 
     def stream(self, shard: int, shards: int, skip: int) -> Iterator[Row]:
         """Rows of a logical shard; `limit` is shared out evenly."""

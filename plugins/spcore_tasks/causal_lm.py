@@ -66,6 +66,7 @@ class BoundCausalLM(BoundLanguageTask):
     targets that do not count; "bytes" and "characters" that the others stand for, -1 where the text came tokenised."""
 
     head = replace(BoundLanguageTask.head, causal=True)
+    counts = (*BoundLanguageTask.counts, *_TEXT)
 
     def __init__(self, processor: Processor, limits: Limits, options: CausalLMOptions) -> None:
         super().__init__(processor, limits)

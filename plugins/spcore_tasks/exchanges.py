@@ -115,8 +115,8 @@ def check_prompt(prompt: str | None, schema: Schema) -> None:
     if several:
         raise RefusalError(
             f"task.prompt: does not say which language is wanted, and of one language the data want several: {', '.join(several)}",
-            hint="Name it, as task.prompt='translate to {target_language}: {source}'" if INTO.name in schema.columns
-            else "Name it, as task.prompt='{pair}: {source}'",
+            hint="Name it, as task.prompt='\"translate to {target_language}: {source}\"'" if INTO.name in schema.columns
+            else "Name it, as task.prompt='\"{pair}: {source}\"'",
         )  # fmt: skip
 
 

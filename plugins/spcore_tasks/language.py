@@ -50,13 +50,15 @@ class LanguageTask(Task):
 class BoundLanguageTask(TextTask):
     """What the objectives share once they are bound. Feature arrays: see each. Targets: "labels" [S, L] int64, -100 = none.
 
-    size: tokens of a window at most. ids: the smallest type that holds the vocabulary, in which features keep their tokens.
+    size: tokens of a window at most. ids: the smallest type that holds the vocabulary, in which features keep their tokens. counts: of a
+    window, what `reduce` tells that adds up.
     """
 
     terms = (TERM,)
     head = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
     token_targets: ClassVar[Mapping[str, int]] = {"labels": IGNORE}
     metric_names: tuple[str, ...] = ("loss", "perplexity", "accuracy", "rows")
+    counts: ClassVar[tuple[str, ...]] = ("nats", "tokens", "right")
 
     def __init__(self, processor: Processor, limits: Limits) -> None:
         super().__init__(processor, limits)
@@ -105,6 +107,11 @@ class BoundLanguageTask(TextTask):
             return {}
         found = {f"{TERM}.sum": "nats", f"{TERM}.weight": "tokens", "right": "right"}
         return {name: math.fsum(row[key] for row in rows) for name, key in found.items()}
+
+    def prediction(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The first feature's, its counts those of all together, windows or references; below 0: not known."""
+        counts = [name for name in self.counts if name in rows[0]]
+        return {**rows[0], **{name: max(-1, sum(row[name] for row in rows)) for name in counts}}
 
     def metrics(self, part: EvalPart) -> dict[str, float]:
         """loss: nats a token. perplexity: its exponential. accuracy: share of tokens that were the likeliest. rows: windows."""

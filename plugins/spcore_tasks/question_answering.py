@@ -309,6 +309,10 @@ class BoundQuestions(TextTask):
         others = {"others": listed[1 : self.options.answers]} if self.options.answers > 1 else {}
         return {"row_id": answers[0]["row_id"], **listed[0], **others}
 
+    def prediction(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As `combine`, and `answers`: the texts of the right ones, none where there is none."""
+        return {**self.combine(rows, {}), "answers": rows[0]["golds"]}
+
     def _found(
         self, outputs: Mapping[str, np.ndarray], batch: Batch
     ) -> Iterator[tuple[int, int, int, list[Span], float]]:

@@ -78,7 +78,7 @@ class SentenceEmbedding(Task):
             raise DataError("task.loss cosent: the data has no score", hint="Say which: data.columns.score=COLUMN")
         usual = 1.0 if o.similarity == "dot" else 0.05
         state = {
-            "hidden": _width(config), "pooling": o.pooling, "similarity": o.similarity,
+            "hidden": 0 if config is None else _width(config), "pooling": o.pooling, "similarity": o.similarity,
             "temperature": usual if o.temperature is None else o.temperature,
             "loss": ("cosent" if scored else "contrastive") if o.loss == "auto" else o.loss, "symmetric": o.symmetric,
         }  # fmt: skip

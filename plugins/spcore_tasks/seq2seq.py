@@ -80,7 +80,7 @@ class Seq2Seq(LanguageTask):
             kind = getattr(config, "model_type", "the model")
             raise RefusalError(
                 f"task.prompt: {kind!r} is no encoder-decoder, and a decoder is asked by a prompt",
-                hint="Give one, as task.prompt='English: {source}\\nGerman:'",
+                hint="Give one, as task.prompt='\"English: {source}\\nGerman:\"'",
             )
         return _ByDecoder(processor, limits, self.options, pairs)
 

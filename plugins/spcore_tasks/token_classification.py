@@ -278,6 +278,13 @@ class BoundTokenClassification(TextTask):
             told.append({"label": label, "text": text[start:end], "start": start, "end": end, "score": score})
         return {"row_id": answers[0]["row_id"], "words" if raw else "entities": told, "tags": tags}
 
+    def prediction(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """words: the numbers of the first to the last one that has a token; predicted, gold: their tags, gold None where there are none."""
+        first = min(row["words"][0] for row in rows)
+        predicted = self._filled(rows, "predicted")
+        gold = self._filled(rows, "gold") if rows[0]["gold"] is not None else None
+        return {"words": list(range(first, first + len(predicted))), "predicted": predicted, "gold": gold}
+
     def state(self) -> dict[str, Any]:
         """labels, values, integers (see `Labels`), scheme, subtokens, strict."""
         return self._state

@@ -34,22 +34,28 @@ def inspect(
         list[str] | None, typer.Option("--column", metavar="ROLE=COLUMN", help="Which column is which; repeatable.")
     ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the data set; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of the data set, or of the task (task.KEY); repeatable."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as one JSON object.")] = False,
 ) -> None:
     """Tell what a data set holds and what is wrong with it. Reads it as a run would."""
-    import yaml
-
     from spcore.cli.inspection import inspected
     from spcore.cli.output import result
     from spcore.components import default_registry
-    from spcore.recipe import pairs
+    from spcore.given import parted
+    from spcore.recipe import pairs, typed_pairs
 
-    options = {key: yaml.safe_load(value) for key, value in pairs(sets or [], "--set").items()}
+    given = typed_pairs(sets or [], "--set")
+    named = {key if key.startswith(("data.", "task.")) else f"data.{key}": value for key, value in given.items()}
+    options, settings = parted(named, ("data", "task"))
     if columns:
         options["columns"] = pairs(columns, "--column")
-    found = inspected(source, default_registry(), model=model, task=task, split=split, options=options)
+    found = inspected(
+        source, default_registry(), model=model, task=task, split=split, options=options, settings=settings
+    )
     if as_json:
         result(found, as_json=True)
         return
@@ -72,6 +78,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         for name, value in example["row"].items():
             console.print(f"{name}: {value}", markup=False)
         show_rendered(example.get("rendered", ()), console)
+        if "more" in example:
+            console.print(f"and {example['more']} more like these of the same row", style="dim")
 
 
 def _facts(found: dict[str, Any], console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,16 @@ from spcore.cli.rendering import rendered
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
 from spcore.gathering import gathered
+from spcore.inference import task_with
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
-from spcore.interfaces.task import BoundTask, Limits, Task
+from spcore.interfaces.task import BoundTask, Task
 from spcore.recipe import DataPart
 from spcore.rows import RoleSource, is_missing, map_roles, open_rows
+from spcore.session import limited
 from spcore.text import text_of
 
-_CHUNK, _FIRST, _SHORT = 1024, 5, 200
+_CHUNK, _FIRST, _SHORT, _SHOWN = 1024, 5, 200, 3
 _TURNS = ({"role", "content"}, {"from", "value"})
 """How turns of conversations are written: as chat templates take them, and ShareGPT's."""
 
@@ -99,11 +102,12 @@ def inspected(
     task: str | None = None,
     split: str | None = None,
     options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The facts, as JSON: files, rows, columns, lengths, labels, duplicates, dirt, examples, remarks, problem.
 
-    options: of the data set, and `columns`. problem: why a run would refuse it, None where it would not. Raises
-    SlimPajamaError where it cannot be read.
+    options: what may stand under `data`. settings: of the task, which then must be named. problem: why a run would refuse it, None where
+    it would not. Raises SlimPajamaError where it cannot be read.
     """
     from spcore.artifact import open_model
     from spcore.given import data_tree
@@ -111,12 +115,14 @@ def inspected(
 
     tree = {**data_tree(source, None, registry, None), **(options or {}), **({"split": split} if split else {})}
     part = data_part(tree, registry)
+    _check(part, model, task, settings or {})
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
     opened: Source = dataset.open((part.split or "").partition("[")[0] or None)
     if opened.length is None:
         raise DataError(f"{source}: a stream; inspect reads what has an end")
     language = open_model(model, registry) if model else None
-    reading = _reading(registry, task, dataset, opened, part, language)
+    chosen = (task, settings or {}) if task else None
+    reading = _reading(registry, chosen, dataset, opened, part, language)
     seen = _pass(reading)
     files = [dict(file) for file in opened.report.files] or [
         {"path": source, "format": part.use, "rows": opened.length}
@@ -124,15 +130,25 @@ def inspected(
     return {"source": source, "task": reading.name, "files": files, **_facts(reading, seen)}
 
 
+def _check(part: DataPart, model: str | None, task: str | None, settings: Mapping[str, Any]) -> None:
+    """Raise RecipeError for what would be ignored."""
+    counted = [name for name in ("max_length", "stride", "pack") if getattr(part, name) is not None]
+    if counted and model is None:
+        raise RecipeError(f"data.{counted[0]}: counts a model's tokens, and no model is given; give one (--model)")
+    if settings and task is None:
+        raise RecipeError(f"task.{next(iter(settings))}: of which task? Name it (--task)")
+
+
 def _reading(
     registry: Registry,
-    asked: str | None,
+    asked: tuple[str, Mapping[str, Any]] | None,
     dataset: Dataset,
     opened: Source,
     part: DataPart,
     language: LanguageModel | None,
 ) -> _Reading:
-    """The rows as the task asked for would read them, or the task that the data set is known for, or the one that its columns suit best."""
+    """The rows as the task asked for would read them, or the task that the data set is known for, or the one that its columns suit best.
+    asked: a task's name, and its settings."""
     processor = language.processor if language else Characters()
 
     def view(task: Task | None, targets: bool = True) -> RoleSource:
@@ -141,8 +157,8 @@ def _reading(
             targets=targets, known=opened,
         )  # fmt: skip
 
-    known = asked or opened.schema.default_task
-    tasks = {name: _task(registry, name, opened) for name in ([known] if known else registry.names("task"))}
+    known, settings = asked or (opened.schema.default_task, {})
+    tasks = {name: _task(registry, name, opened, settings) for name in ([known] if known else registry.names("task"))}
     name, problem = _suited(tasks, opened, part, sure=known is not None)
     if name is None:
         for other, task in sorted(tasks.items(), key=lambda item: not any(r.kind == "label" for r in item[1].roles)):
@@ -159,7 +175,10 @@ def _reading(
     if language is None and not any(role.target for role in task.roles):
         return reading  # all that such a task may lack is the model's
     try:
-        config, limits = language.config if language else None, Limits(processor.max_length)
+        most = (
+            processor.max_length if language else sys.maxsize
+        )  # characters are no tokens: windows of so many would tell nothing
+        config, limits = language.config if language else None, limited(part, most, task)
         reading.bound = task.bind(processor, config, reading.rows.schema, limits)
     except SlimPajamaError as error:
         reading.problem = str(error)
@@ -186,12 +205,11 @@ def _suited(tasks: Mapping[str, Task], opened: Source, part: DataPart, *, sure: 
     return best, min(lacking)[-1] if lacking and best is None else None
 
 
-def _task(registry: Registry, name: str, opened: Source) -> Task:
-    """A task with what the data set advises."""
+def _task(registry: Registry, name: str, opened: Source, settings: Mapping[str, Any]) -> Task:
+    """A task with these settings, and what the data set advises where they say nothing. Raises RecipeError, ComponentError."""
     options = registry.options_model("task", name)
     advice = {k: v for k, v in opened.schema.task_options.items() if options and k in options.model_fields}
-    task: Task = registry.create("task", name, options.model_validate(advice) if options else None)
-    return task
+    return task_with(registry, name, {**advice, **settings})
 
 
 def _pass(reading: _Reading) -> _Seen:
@@ -220,7 +238,10 @@ def _example(reading: _Reading, row: Row, named: Row, place: str) -> dict[str, A
             features = reading.bound.featurize(named)
         except DataError:
             return found  # counted as dropped
-        found["rendered"] = [part for f in features for part in rendered(reading.bound, reading.processor, f)]
+        shown = features[:_SHOWN]
+        found["rendered"] = [part for f in shown for part in rendered(reading.bound, reading.processor, f)]
+        if len(features) > len(shown):
+            found["more"] = len(features) - len(shown)
     return found
 
 

@@ -189,6 +189,11 @@ class BoundTask(ABC):
         assert len(answers) == 1, "this task gives a row several features and does not say how to combine their answers"
         return answers[0]
 
+    def prediction(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What is told of a row of the data after an evaluation of a saved model: what was predicted, and what is right. rows: its features'
+        evaluation rows, in feature order. A task that gives a row several features says how they are put together; here they are listed."""
+        return rows[0] if len(rows) == 1 else {"row_id": rows[0]["row_id"], "features": list(rows)}
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """JSON that `Task.bind` takes in place of a schema: goes into the saved model."""
@@ -211,7 +216,8 @@ class Task(ABC):
     def bind(
         self, processor: Processor, config: Any, schema_or_state: Schema | dict[str, Any], limits: Limits
     ) -> BoundTask:
-        """Bind to a data schema (training) or to a saved `BoundTask.state()`. Raises RefusalError or DataError."""
+        """Bind to a data schema (training) or to a saved `BoundTask.state()`. config: the model's; None also where a schema's rows are only
+        looked at (`data inspect` without a model): then the head is never built. Raises RefusalError or DataError."""
 
     def suits(self, schema: Schema, columns: Mapping[str, str]) -> float:
         """How sure it is that a data set is for this task: from 0, not at all, to 1. `data inspect` takes the task that is surest. schema: of

@@ -83,6 +83,53 @@ def shown(
     ]
 
 
+def test_settings_of_the_task(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"source": "w1", "target": "w2"}) + "\n")
+    words = [
+        "inspect",
+        str(tmp_path / "a.jsonl"),
+        "--task",
+        "seq2seq",
+        "--model",
+        str(language_tools.folder_of("llama", tmp_path / "llama")),
+    ]
+    assert "a decoder is asked by a prompt" in CliRunner().invoke(app, words).stdout
+    done = CliRunner().invoke(app, [*words, "--set", 'task.prompt="{source} w3 w3"'])
+    assert "w1 w3 w3" in done.stdout
+    assert "⟦ w2" in done.stdout
+    for given, said in (
+        (["--set", "task.promt=x", *words[2:4]], "task.promt: unknown key 'promt'; did you mean 'prompt'?"),
+        (["--set", "task.prompt={source} w3"], "--set 'task.prompt={source} w3': not YAML"),
+        (["--set", "task.prompt=x"], "task.prompt: of which task? Name it (--task)"),
+        (["--set", "max_length=8"], "data.max_length: counts a model's tokens, and no model is given"),
+    ):
+        assert said in str(CliRunner().invoke(app, [*words[:2], *given]).exception)
+
+
+def test_limits_are_those_of_the_data(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "w1 w2 w3 w4 w5 " * 9}) + "\n")
+    model = str(language_tools.folder_of("llama", tmp_path / "llama"))
+    (example,) = inspected(str(file), default_registry(), model=model, task="causal-lm", options={"max_length": 8})[
+        "examples"
+    ]
+    assert len(example["rendered"]) == 3
+    assert example["more"] > 1
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("sentence-embedding", {"anchor": "one", "positive": "two"}),
+        ("question-answering", {"question": "a?", "context": "w " * 600, "answers": {"text": ["w " * 500 + "w"], "answer_start": [0]}}),
+    ],
+)  # fmt: skip
+def test_without_a_model_nothing_is_missed(task: str, row: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    found = inspected(str(tmp_path / "a.jsonl"), default_registry(), task=task)
+    assert (found["problem"], found["rows"]["used"], found["dirt"]) == (None, 1, [])
+
+
 def test_an_encoder_decoder_reads_and_writes(tmp_path: Path) -> None:
     row = {"source": "w1 w2", "target": ["w3 w4", "w5"]}
     found = shown("t5", "seq2seq", row, tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import slimpajama
 from docs_run.docs_copy import copied
 from objectives.language_tools import folder_of
 from spcore.cli import main
@@ -71,11 +72,20 @@ def test_the_recipe_runs_and_its_model_answers(
     run([*recipe, *SMALL, "model=tiny"], monkeypatch)
     capsys.readouterr()
     evaluate = next(line for line in commands("evaluate") if "task.max_answer_length=20" in line)
-    run([*evaluate, "--json"], monkeypatch)
+    run([*evaluate, "--name", "dev", "--json"], monkeypatch)
     figures = json.loads(capsys.readouterr().out)
     assert figures["rows"] == 20
     assert figures["unreachable"] == 0
     assert 0 <= figures["exact_match"] <= figures["f1"] <= 100
+    told = [json.loads(line) for line in Path("runs/reader/evaluations/dev/predictions.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in told] == [f"q{n}" for n in range(20)], "a line a question, of several windows each"
+    assert 5 * sum(one["text"] in one["answers"] for one in told) == pytest.approx(figures["exact_match"])
+    questions = [
+        qa | paragraph for paragraph in articles(none=False)["data"][0]["paragraphs"] for qa in paragraph["qas"]
+    ]
+    model = slimpajama.load_model("runs/reader", device="cpu")
+    asked_alone = model.predict(question=[q["question"] for q in questions], context=[q["context"] for q in questions])
+    assert [one["start"] for one in told] == [answer["start"] for answer in asked_alone]
     asked = {"question": "w3", "context": " w1  w2 w3\nw4 "}
     run(["predict", "runs/reader", json.dumps(asked), "--json"], monkeypatch)
     (answer,) = json.loads(capsys.readouterr().out)

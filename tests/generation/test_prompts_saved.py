@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_last_evaluation_in_training(kind: str, saved: 
 def test_settings_of_the_answers_can_be_others(saved: Any) -> None:
     folder, data, _ = saved["t5"]
     model = slimpajama.load_model(folder)
-    found = model.evaluate(data, settings={"task.generate": {"max_new_tokens": 1}, "data.split": "train[190:]"})
+    found = model.evaluate(data, settings={"task.generate.max_new_tokens": 1, "data.split": "train[190:]"})
     assert found.metrics["unfinished"] > 0
     assert all(len(row["text"].split()) <= 1 for row in found.predictions)
 

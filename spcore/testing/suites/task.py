@@ -233,11 +233,25 @@ def task_metrics(case: TaskCase) -> Iterator[Wrong]:
     known = {name for name in whole if name in names or name.partition("/")[0] not in names}  # others are a group's
     if names and set(names) != known:
         yield Wrong(f"metric_names {', '.join(names)}", f"its figures: {', '.join(sorted(known))}")
+    yield from _told(case, with_answers(merged[0], case.answers()).rows)
     if isinstance(case.bound, Prompts):
         bare, made = case.bound.metrics(merged[0]), case.bound.answer_metrics
         if set(bare) != known - set(made) or not set(made) <= known:
             expected = f"those with them, {', '.join(sorted(known))}, without answer_metrics, {', '.join(made)}"
             yield Wrong(f"figures without answers: {', '.join(sorted(bare))}", expected)
+
+
+def _told(case: TaskCase, rows: Sequence[dict[str, Any]]) -> Iterator[Wrong]:
+    """What `prediction` tells of each row of the data."""
+    for row in sorted({own["row_id"] for own in rows}):
+        told = case.bound.prediction([own for own in rows if own["row_id"] == row])
+        if not isinstance(told, dict):
+            yield Wrong(f"prediction gives {shown(told)}", "one dict of a row's evaluation rows")
+            continue
+        try:
+            json.dumps(told)
+        except TypeError as error:
+            yield Wrong(f"a prediction that is not JSON: {error}", "plain values that a person reads")
 
 
 CHECKS: tuple[Check, ...] = (
