@@ -102,20 +102,12 @@ def _optimizer(plan: Plan) -> Iterator[Refusal]:
 def _training(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
     if plan.adapter is not None:
         yield Refusal("adapter", "this strategy trains whole models only", "leave adapter out")
-    cuda = plan.device != "cpu"
-    if plan.deterministic and cuda:
+    if plan.deterministic and plan.device != "cpu":
         yield Refusal(
             "train.deterministic",
             "kernels on CUDA are not held to it by this strategy",
             "leave it out, or use device=cpu",
         )
-    if options.offload > 0:
-        there, kept = (
-            "on device 'cpu' the optimizer's state is in its memory already",
-            "what it keeps on the CPU is in no checkpoint yet",
-        )
-        why = kept if cuda else there
-        yield Refusal(f"strategy.offload {options.offload:g}", why, "leave it out")
     data = plan.layout.data_size
     if plan.global_batch_size < data:
         why = f"{data} groups of processes share a step, some would have nothing to do"

@@ -77,10 +77,4 @@ class MegatronOptions(BaseModel):
         lt=2**40,
         description="parameters of a bucket of overlap_grad_reduce; null: 40 million, or a million a process of data_parallel if that is more",
     )
-    offload: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="share of the optimizer's state and update that is the CPU's instead of the GPU's: saves its share of 12 bytes a parameter",
-    )
     threads: int | None = Field(None, ge=1, lt=_MOST, description="CPU threads of a process; null: as torch has it")

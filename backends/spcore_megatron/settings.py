@@ -110,8 +110,6 @@ def optimizer(plan: Plan, options: MegatronOptions) -> OptimizerConfig:
         params_dtype=dtype,
         use_distributed_optimizer=options.distributed_optimizer,
         overlap_param_gather=options.overlap_param_gather,
-        optimizer_cpu_offload=options.offload > 0,
-        optimizer_offload_fraction=options.offload,
         **family,
         **scale,
     )

@@ -166,10 +166,10 @@ def _given(options: TransformersOptions) -> tuple[str, dict[str, Any]]:
 
 
 def _checked(family: str, config: Mapping[str, Any], fields: set[str], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The keys of `model.config` under the family's own names."""
+    """The keys of `model.config` under the family's own names. Some have a key whose alias is how its value is stored (Qwen3-MoE)."""
     found = {}
     for key, value in config.items():
-        name = aliases.get(key, key)
+        name = key if key in fields else aliases.get(key, key)
         if name in _OWN or name.endswith("_token_id"):
             raise RefusalError(
                 f"model.config.{key}: not yours to set; the tokenizer, the task and transformers decide it"

@@ -56,7 +56,6 @@ def refused(processes: int, *overrides: str, name: str = LLAMA) -> str:
         (2, ("overlap_param_gather=true",), "it does nothing without strategy.distributed_optimizer=true"),
         (2, ("bucket_size=9",), "strategy.bucket_size 9: it does nothing without strategy.overlap_grad_reduce=true"),
         (2, ("expert_parallel=2",), "strategy.expert_parallel 2: the model has no experts; leave it out"),
-        (2, ("offload=0.5",), "strategy.offload 0.5: on device 'cpu' the optimizer's state is in its memory already; leave it out"),
     ],
 )  # fmt: skip
 def test_sizes_and_options(processes: int, overrides: tuple[str, ...], said: str) -> None:

@@ -8,13 +8,14 @@ from tests.megatron.mega_recipes import MEGATRON
 from tests.megatron.test_mega_parity import compared
 
 SEQUENCE = (MEGATRON, "strategy.sequence_parallel=true")
-EXPERTS = "model.config={num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 24, shared_expert_intermediate_size: 40}"
 CASES = [
     ("t5", "tp=2", (), True),
     ("t5", "dp=2", (MEGATRON, "strategy.distributed_optimizer=true"), False),
     ("causal-lm on mixtral", "ep=2", (), True),
     ("causal-lm on mixtral", "ep=2,tp=2", SEQUENCE, False),
-    ("causal-lm on qwen2_moe", "pp=2", (EXPERTS,), False),
+    ("causal-lm on qwen2_moe", "pp=2", (), False),
+    ("causal-lm on qwen3_moe", "ep=2", (), False),
+    ("causal-lm on qwen3_moe", "pp=2,ep=2", (), False),
     ("causal-lm on qwen3", "tp=2", SEQUENCE, False),
     ("causal-lm on mistral", "cp=2", ("model.config={sliding_window: 5}",), False),
     ("masked-lm on roberta", "tp=2,pp=2", (), False),

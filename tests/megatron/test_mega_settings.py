@@ -21,7 +21,7 @@ with shim.installed():
     for name, overrides, options in (
         ("plain", [], {}),
         ("bf16", ["precision=bf16"], {"distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True, "bucket_size": 7}),
-        ("fp16", ["precision=fp16", "optimizer.use=sgd", "optimizer.momentum=0.5"], {"offload": 0.25}),
+        ("fp16", ["precision=fp16", "optimizer.use=sgd", "optimizer.momentum=0.5"], {}),
         ("recompute", [], {"recompute": "full"}),
         ("some layers", [], {"recompute": "full", "recompute_layers": 3}),
         ("selective", [], {"recompute": "selective", "pipeline_parallel": 4, "virtual_pipeline": 2, "overlap_p2p": False}),
@@ -68,7 +68,7 @@ def found() -> Any:
             "fp16",
             {
                 "fp16": True, "initial_loss_scale": 65536.0, "loss_scale_window": 2000, "hysteresis": 1, "optimizer": "sgd",
-                "sgd_momentum": 0.5, "optimizer_cpu_offload": True, "optimizer_offload_fraction": 0.25,
+                "sgd_momentum": 0.5, "optimizer_cpu_offload": False,
             },
         ),
         ("recompute", {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}),
