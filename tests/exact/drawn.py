@@ -100,8 +100,8 @@ def _some(draw: random.Random, chance: float, **options: tuple[Any, ...]) -> dic
     return {name: draw.choice(values) for name, values in options.items() if draw.random() < chance}
 
 
-def run(seed: int) -> tuple[dict[str, Any], int]:
-    """A recipe, and how many processes."""
+def run(seed: int, output: Path) -> tuple[dict[str, Any], int]:
+    """A recipe, and how many processes. output: of the run, whose model is saved, and of some the state."""
     draw = random.Random(seed)
     strategy, processes = strategy_of(draw)
     task = draw.choice(list(FAMILIES))
@@ -115,8 +115,9 @@ def run(seed: int) -> tuple[dict[str, Any], int]:
     made = {
         **parts, "model": model_of(family, draw), "strategy": strategy, "train": train,
         "optimizer": {"use": draw.choice(("adamw",) * 9 + ("sgd", "sgd", "lion", "adafactor", "muon")), "lr": 1e-3},
-        "precision": draw.choice(("fp32", "fp32", "fp32", "bf16", "fp16")), "device": "cpu", "loggers": [],
+        "precision": draw.choice(("fp32", "fp32", "fp32", "bf16", "fp16")), "device": "cpu", "loggers": [], "output": str(output),
     }  # fmt: skip
+    train |= _some(draw, 0.3, save_every=(1,))
     return made, processes
 
 
