@@ -18,7 +18,7 @@ from spcore_megatron.options import MegatronOptions
 
 def refusals(plan: Plan, options: MegatronOptions) -> list[Refusal]:
     """See the module."""
-    found = [*_device(plan), *_precision(plan), *_together(options), *_optimizer(plan), *_training(plan, options)]
+    found = [*_device(plan), *_precision(plan), *_together(options), *_optimizer(plan, options), *_training(plan, options)]
     try:
         family = family_of(plan.model.family, plan.bridges)
         settings = family.settings(plan.model.config)
@@ -85,7 +85,7 @@ def _together(options: MegatronOptions) -> Iterator[Refusal]:
         yield Refusal("strategy.overlap_p2p false", why, "leave it out")
 
 
-def _optimizer(plan: Plan) -> Iterator[Refusal]:
+def _optimizer(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
     if plan.optimizer is None:
         return
     name = type(plan.optimizer).__name__.lower()
@@ -97,6 +97,9 @@ def _optimizer(plan: Plan) -> Iterator[Refusal]:
         )
     elif plan.optimizer.hyper.get("nesterov"):
         yield Refusal("optimizer.nesterov", "Megatron's SGD has none", "leave it out")
+    elif options.distributed_optimizer and plan.optimizer.family != "adam":
+        why = f"Megatron spreads the state of Adam alone, and optimizer is {name!r}"
+        yield Refusal("strategy.distributed_optimizer true", why, "leave it out, or use optimizer=adamw")
 
 
 def _training(plan: Plan, options: MegatronOptions) -> Iterator[Refusal]:
@@ -166,7 +169,7 @@ def _size(name: str, size: int, wrong: tuple[tuple[str, Callable[[int], bool]], 
     for why, fits in wrong:
         if not fits(size):
             others = nearest(size, lambda n: all(fits(n) for _, fits in wrong), most)
-            yield Refusal(f"strategy.{name} {size}", why, f"use {others}")
+            yield Refusal(f"strategy.{name} {size}", why, f"use {others}" if others else "leave it out")
             return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,19 @@ class Chunk(nn.Module):  # type: ignore[misc]
         if self.head is None:
             return {self._name: found}
         hidden = found if self._positions is None else self._positions.gather(found, 1)
-        return {name: output.float() for name, output in self.head(states={"hidden": hidden}, **inputs).items()}
+        with _casting(hidden):
+            outputs = self.head(states={"hidden": hidden}, **inputs)
+        return {name: output.float() for name, output in outputs.items()}
+
+
+def _casting(hidden: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """As the engines on torch run a head in 16 bits: what it made float32 by itself meets its weights in their format."""
+    if hidden.dtype == torch.float32:
+        return contextlib.nullcontext()
+    found: contextlib.AbstractContextManager[Any] = torch.autocast(
+        hidden.device.type, hidden.dtype, cache_enabled=False
+    )
+    return found
 
 
 def made(plan: Plan, options: MegatronOptions, device: torch.device) -> tuple[list[Chunk], Family, Any]:

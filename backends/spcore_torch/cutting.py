@@ -253,9 +253,14 @@ class _Cutter:
                 self.cuts.partial.add(name)
 
     def _groups(self) -> None:
-        """Attention that repeats keys and values by a number it keeps: the number on a rank."""
+        """Attention that is cut, and repeats keys and values by a number it keeps: the number on a rank."""
+        holders = {path.rpartition(".")[0] for path in self.cuts.modules}
         for path, found in self.module.named_modules():
-            if self.heads is not None and isinstance(getattr(found, "num_key_value_groups", None), int):
+            if (
+                self.heads is not None
+                and path in holders
+                and isinstance(getattr(found, "num_key_value_groups", None), int)
+            ):
                 local = self.heads.heads // self.ranks // max(1, self.heads.groups // self.ranks)
                 self.cuts.divided.setdefault(path, {})["num_key_value_groups"] = local
 

@@ -22,6 +22,8 @@ from spcore_torch.parallel import ParallelEngine
 
 TENSOR = {"use": "parallel", "tensor_parallel": 2}
 SEQUENCE = {**TENSOR, "sequence_parallel": True}
+PADDED = {**SEQUENCE, "flatten": "never"}
+"""Microbatches of several rows: the positions that ranks share are not the first axis then."""
 EXPECTED: dict[str, Any] = {}
 
 
@@ -78,18 +80,21 @@ CASES = [
     ("classification", TENSOR), ("masked-lm", TENSOR), ("packed", TENSOR), ("packed", SEQUENCE),
     ("gpt2", TENSOR), ("denoising", SEQUENCE), ("modernbert", SEQUENCE), ("one group", TENSOR),
     ("fake-two-terms", TENSOR), ("a stranger's head", TENSOR), ("opt", TENSOR), ("fake-contrast", TENSOR), ("seq2seq t5", TENSOR),
+    ("gpt2", PADDED),
 ]  # fmt: skip
-UNDIVIDED = [("phi3", SEQUENCE), ("opt", SEQUENCE)]
+UNDIVIDED = [(family, how) for family in ("phi3", "opt") for how in (SEQUENCE, PADDED)]
 """Refused."""
 SLOW = [
     (task, how)
     for task in ("classification", "masked-lm", "denoising", "seq2seq llama", *FAMILIES)
-    for how in (TENSOR, SEQUENCE)
+    for how in (TENSOR, SEQUENCE, PADDED)
 ]
 
 
 def named(value: Any) -> str:
-    return str(value) if isinstance(value, str) else "sequence" if value.get("sequence_parallel") else "tensor"
+    if isinstance(value, str):
+        return value
+    return "padded" if value == PADDED else "sequence" if value == SEQUENCE else "tensor"
 
 
 @pytest.mark.parametrize(

@@ -82,24 +82,40 @@ def test_without_print_it_runs(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["steps"] == 4
 
 
+def written(folder: Path, launch: dict[str, Any]) -> list[str]:
+    """`slimpajama launch` of a sharded run in a folder, as a command."""
+    folder.mkdir()
+    recipe(folder, launch, save_every=2)
+    tree = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps({**tree, "strategy": "fsdp", "loggers": ["jsonl"]}))
+    return [sys.executable, "-m", "slimpajama", "launch", str(folder / "recipe.json")]
+
+
+def left(folder: Path) -> tuple[list[Any], bytes]:
+    """Steps and weights of its run."""
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["step"], line["loss"], line["grad_norm"]) for line in lines if line["event"] == "step"]
+    return steps, (folder / "run" / "model.safetensors").read_bytes()
+
+
 @pytest.mark.slow
 def test_the_printed_command_on_two_nodes(tmp_path: Path) -> None:
-    """Two torchruns that meet."""
+    """Two torchruns that meet, with two processes each: what `local` computes with four, to the bit."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    recipe(tmp_path, {"use": "env", "nodes": 2, "processes_per_node": 1, "address": f"127.0.0.1:{port}"})
-    command = [sys.executable, "-m", "slimpajama", "launch", str(tmp_path / "recipe.json"), "--print"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    address = f"127.0.0.1:{port}"
+    command = written(tmp_path / "nodes", {"use": "env", "nodes": 2, "processes_per_node": 2, "address": address})
+    shown = subprocess.run([*command, "--print"], capture_output=True, text=True, check=True, timeout=120).stdout
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    nodes = [
-        subprocess.Popen(
-            ["sh", "-c", shown], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    nodes = [subprocess.Popen(["sh", "-c", shown], env=environment, **piped) for _ in range(2)]
     for node in nodes:
         _, err = node.communicate(timeout=250)
         assert node.returncode == 0, err[-2000:]
-    assert (tmp_path / "run" / "model.safetensors").is_file()
+    alone = subprocess.run(written(tmp_path / "local", {"use": "local", "processes": 4}), **piped, timeout=250)
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    found = left(tmp_path / "nodes")
+    assert [step for step, *_ in found[0]] == [1, 2, 3, 4]
+    assert found == left(tmp_path / "local")

@@ -67,6 +67,10 @@ def test_sizes_and_options(processes: int, overrides: tuple[str, ...], said: str
     [
         (("optimizer=lion",), "optimizer 'lion': Megatron has optimizers of its own: Adam and SGD"),
         (("optimizer.use=sgd", "optimizer.nesterov=true"), "optimizer.nesterov: Megatron's SGD has none"),
+        (
+            ("optimizer.use=sgd", "strategy.distributed_optimizer=true"),
+            "strategy.distributed_optimizer true: Megatron spreads the state of Adam alone, and optimizer is 'sgd'; leave it out, or use optimizer=adamw",
+        ),
         (("optimizer.no_decay=[k_proj]",), "k_proj.weight are one tensor in Megatron, and would be updated in different ways"),
         (("precision=tf32",), "precision 'tf32': device 'cpu' has no TF32 products"),
         (("device=auto",), "device 'auto': strategy 'megatron' is for GPUs, and torch sees none; try it out on CPU processes with device=cpu"),
