@@ -15,6 +15,7 @@ import numpy as np
 from spcore.cli.rendering import rendered
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
+from spcore.files import read_errors
 from spcore.gathering import gathered
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
 from spcore.interfaces.model import Encoding, LanguageModel, Processor
@@ -112,7 +113,8 @@ def inspected(
     tree = {**data_tree(source, None, registry, None), **(options or {}), **({"split": split} if split else {})}
     part = data_part(tree, registry)
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-    opened: Source = dataset.open((part.split or "").partition("[")[0] or None)
+    with read_errors():
+        opened: Source = dataset.open((part.split or "").partition("[")[0] or None)
     if opened.length is None:
         raise DataError(f"{source}: a stream; inspect reads what has an end")
     language = open_model(model, registry) if model else None
