@@ -7,7 +7,6 @@ import math
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import GenerationRequest
 
-
 ANY_ROOM = (2**31, 2**31, 2**31)
 """A capacity that refuses nothing: of a decoder that is not there yet."""
 
