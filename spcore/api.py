@@ -23,6 +23,7 @@ from spcore.artifact import PROCESSOR, Artifact, adopt, copy_model, is_artifact,
 from spcore.bars import on_terminal, silent, terminal_loggers
 from spcore.components import Registry
 from spcore.errors import ArtifactError, OutputError, RecipeError, RefusalError, RunCancelled, UserError
+from spcore.files import read_errors
 from spcore.given import Data, data_tree, parted, recipe_tree, scratch, text_rows
 from spcore.inference import RowSamples, evaluated_part, evaluation_limits, predict_rows, predictions, task_of
 from spcore.interfaces.dataset import Row
@@ -68,8 +69,10 @@ class LanguageModelHandle(Writes):
         self._part: dict[str, Any] | None = None
         if not isinstance(source, str):
             source, self._part = _model_part(source, registry)
-        self.source = str(Path(source).absolute()) if Path(source).exists() else source  # wherever the caller goes
-        self._artifact: Artifact | None = open_artifact(source, registry, self._part) if is_artifact(source) else None
+        with read_errors():
+            self.source = str(Path(source).absolute()) if Path(source).exists() else source  # wherever the caller goes
+            saved = is_artifact(source)
+        self._artifact: Artifact | None = open_artifact(source, registry, self._part) if saved else None
         self._plain: LanguageModel | None = None if self._artifact else open_model(self.source, registry, self._part)
         self._component = _create_runtime(registry, runtime)
         if self._artifact is not None and self._component.portable and self._artifact.manifest.get(PROCESSOR):

@@ -171,6 +171,8 @@ class Writes(ABC):
 
     def _prepared(self, prompts: Sequence[str | Sequence[Message]], settings: GenerationSettings) -> Job:
         """All that is known before weights are read. Raises SlimPajamaError."""
+        from spcore.generation.checks import ANY_ROOM, check_request
+
         self._check_runtime()
         task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
@@ -192,6 +194,7 @@ class Writes(ABC):
                     keep=not isinstance(prompt, str), **fields,
                 )
             )  # fmt: skip
+            check_request(requests[-1], ANY_ROOM, own.get("decoder_start"))
             seen[ready.ids] += 1
         return Job(processor, tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
 

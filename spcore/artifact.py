@@ -35,6 +35,7 @@ from spcore.files import (
     locked,
     newer_format,
     put_text,
+    read_errors,
     read_sealed,
     reason,
     remove,
@@ -205,12 +206,17 @@ def verified(file: Path, folder: Path | None = None) -> Iterator[None]:
 def open_model(source: str, registry: Registry, part: Mapping[str, Any] | None = None) -> LanguageModel:
     """Open a model source. part: {"use": the component, option: value, ...}; without "use" the one that claims the source. Raises
     ArtifactError for the folder of a run that has not saved its model."""
+    with read_errors():
+        return _opened(source, registry, part or {})
+
+
+def _opened(source: str, registry: Registry, part: Mapping[str, Any]) -> LanguageModel:
     if (Path(source) / RUN).is_file() and not is_artifact(source):
         raise ArtifactError(
             f"{source}: a run that is not finished; it has no model yet", hint="Start it again to finish it"
         )
-    name = (part or {}).get("use") or registry.claiming("model", source).name
-    given = {**{key: value for key, value in (part or {}).items() if key != "use"}, "source": source}
+    name = part.get("use") or registry.claiming("model", source).name
+    given = {**{key: value for key, value in part.items() if key != "use"}, "source": source}
     options = registry.options_model("model", name)
     model: LanguageModel = registry.create("model", name, options.model_validate(given) if options else None).open(
         registry.bare("model", name, source)

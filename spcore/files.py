@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from spcore.errors import OutputError
+from spcore.errors import OutputError, SourceError, short
 
 log = logging.getLogger("slimpajama.files")
 LEFTOVERS = WRITING, REPLACED, REMOVED = ".writing-", ".replaced-", ".removed-"
@@ -55,6 +55,28 @@ def disk_errors(what: Path) -> Iterator[None]:
         if found is None:
             raise
         raise OutputError(f"{found.filename or _newest(what)}: cannot be written: {reason(found)}") from error
+
+
+@contextlib.contextmanager
+def read_errors() -> Iterator[None]:
+    """Translate an error of the system about what a person named, and a model or a data set reads, into a SourceError of one line: a name
+    that is too long, a folder that may not be looked into."""
+    try:
+        yield
+    except OSError as error:
+        named = f"{short(str(error.filename))!r}: " if error.filename is not None else ""
+        raise SourceError(f"{named}cannot be read: {error.strerror or error}") from error
+
+
+def check_output(path: Path) -> None:
+    """Raise OutputError where a file cannot be written, before the work whose result it is for."""
+    make_folder(path.parent)
+    with disk_errors(path):
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder", hint="Name a file")
+        handle, name = tempfile.mkstemp(prefix=f"{WRITING}{path.name}-", dir=path.parent)
+        os.close(handle)
+        os.unlink(name)
 
 
 def _of_system(error: Exception) -> OSError | None:

@@ -88,7 +88,9 @@ def _readable(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{what}: character {error.start} is half of a surrogate pair, which is no text") from error
+        raise UserError(
+            f"{what}: character {error.start} is no text in UTF-8: half of a surrogate pair, or a stray byte"
+        ) from error
     return text
 
 

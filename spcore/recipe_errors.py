@@ -156,6 +156,8 @@ _SCHEMA_TELLS = (
 def checked(model: type[Model], given: Mapping[str, Any], what: str) -> Model:
     """Settings that stand in no recipe, as `model` has them; types are as they are written. what: whose they are. Raises RecipeError
     of one line."""
+    for name, value in given.items():
+        _encodable(value, f"{what}: {name}")
     try:
         return model.model_validate_json(json.dumps(dict(given)), strict=True)
     except ValidationError as error:
@@ -165,6 +167,18 @@ def checked(model: type[Model], given: Mapping[str, Any], what: str) -> Model:
         raise RecipeError(f"{what}: {dotted(place)}: {text}") from None
     except TypeError as error:  # no JSON
         raise RecipeError(f"{what}: {error}") from error
+
+
+def _encodable(value: Any, what: str) -> None:
+    """Raise RecipeError for text that UTF-8 cannot hold: bytes typed that are none of it, halves of surrogate pairs."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RecipeError(f"{what}: character {error.start} is no text in UTF-8") from error
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            _encodable(one, what)
 
 
 def _meaning(schema: Schema) -> str:

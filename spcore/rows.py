@@ -14,6 +14,7 @@ from typing import Any
 
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
 from spcore.features import fingerprint
+from spcore.files import read_errors
 from spcore.gathering import gathered
 from spcore.interfaces.dataset import Column, Dataset, ReadReport, Row, Schema, Source
 from spcore.interfaces.task import Role
@@ -117,9 +118,10 @@ def open_rows(
     known: Source | None = None,
 ) -> RoleSource:
     """Open a split and give its columns the task's names. targets False: roles that are targets may be missing. known: a
-    source that is open already. Raises DataError for a role that no column serves, RecipeError for a wrong split."""
+    source that is open already. Raises DataError for a role that no column serves, RecipeError for a wrong split, SourceError."""
     name, part = _parse_split(split)
-    source, columns = gathered(known or dataset.open(name), roles, columns)
+    with read_errors():
+        source, columns = gathered(known or dataset.open(name), roles, columns)
     mapping = map_roles(source.schema, roles, columns, targets=targets, report=source.report)
     ids = None
     if part is not None:

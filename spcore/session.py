@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spcore.bars import shows_progress, silent
 from spcore.components import Registry, RegistryBridges
 from spcore.errors import DataError, RecipeError, RefusalError, unknown
+from spcore.files import read_errors
 from spcore.interfaces.launcher import Control, Emit, Launcher, Probe, RunResult, RunSpec
 from spcore.interfaces.model import LearnsTexts, Model, Steps
 from spcore.interfaces.strategy import ParallelStrategy, Place, Plan
@@ -133,7 +134,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
     with recipe.at("adapter"):
         if recipe.adapter is not None and recipe.adapter.use:
             raise RefusalError(f"{recipe.adapter.use!r} cannot be saved by this version; leave `adapter` out")
-    with recipe.at("model", "source"):
+    with recipe.at("model", "source"), read_errors():
         source = registry.bare("model", recipe.model.use, str(recipe.model.options.get("source", "")))
         opener: Model = create(registry, "model", recipe.model)
         learns = isinstance(opener, LearnsTexts) and opener.learns
@@ -145,7 +146,7 @@ def assemble(recipe: Recipe, registry: Registry, *, world_size: int | None = Non
         layout = strategy.layout(world_size or launcher.processes)
     with recipe.at("data", "source"):
         train, recipe, task = _bind_data(recipe, registry)
-    with recipe.at("model", "source"):
+    with recipe.at("model", "source"), read_errors():
         model: LanguageModel = opened or _learnt(opener, train, task).open(source)
     with recipe.at("eval", "data", "source"):
         evaluation = _open_eval(recipe, registry, task) if recipe.eval.data else None
@@ -220,7 +221,7 @@ def _bind_data(recipe: Recipe, registry: Registry) -> tuple[RoleSource | Mixture
     weights = {name: part.weight or 0.0 for name, part in (recipe.data.sources or {}).items()}
     opened = {}
     for name, part in recipe.data.parts.items():
-        with recipe.at("data", *_below(name), "source"):
+        with recipe.at("data", *_below(name), "source"), read_errors():
             dataset = create(registry, "dataset", part)
             opened[name] = part, dataset, dataset.open((part.split or "").partition("[")[0] or None)
     schemas: list[Schema] = [source.schema for _, _, source in opened.values()]

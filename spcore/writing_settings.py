@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spcore.components import Registry
 from spcore.errors import RecipeError, RefusalError, UserError
+from spcore.files import read_errors
 from spcore.interfaces.model import Processor
 from spcore.interfaces.runtime import Grammar
 from spcore.recipe import lone_part, part_options
@@ -89,17 +90,20 @@ class Preset(GenerationSettings):
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any]) -> Preset:
         """From a file (YAML, TOML, JSON), or a mapping. Raises RecipeError."""
-        if isinstance(source, Mapping):
-            return checked(cls, source, "preset")
-        path = Path(source)
-        if not path.exists():
-            raise RecipeError(
-                f"preset {str(source)!r} does not exist", hint="Give a YAML file; docs/recipes/writing has some"
-            )
-        preset = checked(cls, Text.read(path).tree, str(source))
+        name, tree = ("preset", source) if isinstance(source, Mapping) else (str(source), cls._tree(Path(source)))
+        preset = checked(cls, tree, name)
         if preset.system is not None and not preset.chat:
-            raise RecipeError(f"{source}: system goes with chat: true")
+            raise RecipeError(f"{name}: system goes with chat: true")
         return preset
+
+    @staticmethod
+    def _tree(path: Path) -> Mapping[str, Any]:
+        with read_errors():
+            if path.exists():
+                return Text.read(path).tree
+        raise RecipeError(
+            f"preset {str(path)!r} does not exist", hint="Give a YAML file; docs/recipes/writing has some"
+        )
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """The prompts of some texts; of none, where the prompt has no place for one. Raises UserError."""
@@ -145,6 +149,8 @@ def _together(fields: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if beams > 1 and temperature > 0:
         raise RefusalError(f"beams {beams}: beam search draws nothing; leave temperature {temperature:g} out, or beams")
     for name in DRAWS:
+        if name in given and beams > 1:
+            raise RefusalError(f"{name} {given[name]:g}: beam search draws nothing; leave it out, or beams {beams}")
         if name in given and not temperature:
             raise RefusalError(f"{name} {given[name]:g}: nothing is drawn at temperature 0; give temperature too")
     for name in SEARCH:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spcore.errors import DataError, RefusalError
-from spcore.generation.checks import check_request
+from spcore.generation.checks import ANY_ROOM, check_request
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
 from spcore.interfaces.runtime import GenerationRequest
@@ -114,7 +114,7 @@ class _Bound(BoundLanguageTask):
         self.answer_metrics: tuple[str, ...] = (*whole, *(f"{name}/{pair}" for pair in self.pairs for name in whole))
         self.metric_names = (*self.answer_metrics, "loss", "perplexity", "accuracy", "rows")
         try:  # what the loop would refuse of every request
-            check_request(self._asked((self.eos,)), (options.generate.beams, 2**31, 2**31), self.start)
+            check_request(self._asked((self.eos,)), (options.generate.beams, *ANY_ROOM[1:]), self.start)
         except RefusalError as error:
             raise RefusalError(f"task.generate: {error.message.partition(': ')[2]}", hint=error.hint) from error
         positions = processor.max_length

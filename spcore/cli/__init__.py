@@ -5,14 +5,18 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the u
 
 from __future__ import annotations
 
+import io
 import sys
 
 
 def main() -> None:
     """Entry point of `slimpajama`, `sp` and `python -m slimpajama`."""
-    from spcore.cli.app import app
-    from spcore.errors import RankError, SlimPajamaError
-
+    try:
+        _plain_streams()
+        from spcore.cli.app import app
+        from spcore.errors import RankError, SlimPajamaError
+    except KeyboardInterrupt:  # later ones are the command's
+        sys.exit(130)
     name = "slimpajama" if sys.argv[0].endswith("__main__.py") else None
     try:
         app(prog_name=name)
@@ -26,3 +30,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
         sys.stderr.close()
         sys.exit(141)
+
+
+def _plain_streams() -> None:
+    """Bytes on stdin that are no text come in as what commands refuse in a line; what stdout's encoding lacks goes out as \\uXXXX."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,10 +129,10 @@ class Conversation:
 
     def save(self, rest: str) -> str:
         """/save FILE: write the conversation, for --load."""
-        if not rest:
+        if not rest or "\0" in rest:
             raise UserError("/save: no file named; /save FILE")
-        path = Path(rest).expanduser()
-        if path.exists():
+        path = Path(os.path.expanduser(rest))  # "~nobody" is a file's name
+        if os.path.exists(path):  # not where the name is too long: then writing tells
             try:
                 read_saved(path)
             except SlimPajamaError:

@@ -47,6 +47,7 @@ def generate(
     **settings: Any,
 ) -> None:
     """Let a model go on from prompts. One answer is printed as it is written."""
+    from spcore.cli.output import prepare_output
     from spcore.cli.writing import opened, typed_settings
     from spcore.errors import UserError
 
@@ -54,11 +55,11 @@ def generate(
         raise UserError("generate: give prompts or --input, not both")
     if echo and (as_json or output is not None):
         raise UserError("--echo is for people; leave it out beside --json and --output")
+    prepare_output(output, as_json=as_json)
     given = {**typed_settings(settings), **({} if n is None else {"n": n})}
     chosen = _preset(preset, chat, system)
-    texts = (
-        _read(source) if source is not None else [sys.stdin.read() if text == "-" else text for text in prompts or []]
-    )
+    said = sys.stdin.read() if "-" in (prompts or []) else ""
+    texts = _read(source) if source is not None else [said if text == "-" else text for text in prompts or []]
     handle = opened(model, template, runtime, options, device)
     one = len(chosen.prompts(texts)) == 1 and max(given.get("n", chosen.n), 1) == 1
     if one and not as_json and output is None:

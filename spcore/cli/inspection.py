@@ -16,6 +16,7 @@ import numpy as np
 from spcore.cli.rendering import rendered
 from spcore.components import Registry
 from spcore.errors import DataError, RecipeError, SlimPajamaError, UserError
+from spcore.files import read_errors
 from spcore.gathering import gathered
 from spcore.inference import task_with
 from spcore.interfaces.dataset import Dataset, Row, Schema, Source
@@ -117,7 +118,8 @@ def inspected(
     part = data_part(tree, registry)
     _check(part, model, task, settings or {})
     dataset = registry.create("dataset", part.use, part_options(part, "dataset", registry))
-    opened: Source = dataset.open((part.split or "").partition("[")[0] or None)
+    with read_errors():
+        opened: Source = dataset.open((part.split or "").partition("[")[0] or None)
     if opened.length is None:
         raise DataError(f"{source}: a stream; inspect reads what has an end")
     language = open_model(model, registry) if model else None

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -24,7 +25,7 @@ def note(line: str) -> None:
 def result(data: Any, *, as_json: bool) -> None:
     """A result on stdout: JSON for programs, lines for people."""
     if as_json:
-        print(json.dumps(finite(data), ensure_ascii=False))
+        print(json.dumps(finite(data), ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
     elif isinstance(data, Mapping):
         width = max((len(str(k)) for k in data), default=0)
         for key, value in data.items():
@@ -32,6 +33,17 @@ def result(data: Any, *, as_json: bool) -> None:
     else:
         for row in data:
             print("\t".join(shown(v) for v in row.values()) if isinstance(row, Mapping) else shown(row))
+
+
+def prepare_output(file: Path | None, *, as_json: bool) -> None:
+    """Before answers are made: whether they can be written into a file. Raises UserError, OutputError."""
+    from spcore.errors import UserError
+    from spcore.files import check_output
+
+    if file is not None and as_json:
+        raise UserError("--json prints, and --output writes JSON lines: leave one of them out")
+    if file is not None:
+        check_output(file)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -34,13 +34,14 @@ def predict(
 ) -> None:
     """Ask a saved model. Without texts, lines are read from standard input."""
     from spcore.api import load_model
-    from spcore.cli.output import finite, note, result
+    from spcore.cli.output import finite, note, prepare_output, result
     from spcore.errors import UserError
     from spcore.files import write_text
     from spcore.recipe import checked_device, runtime_part
 
     if texts and source is not None:
         raise UserError("predict: give texts or --input, not both")
+    prepare_output(output, as_json=as_json)
     handle = load_model(model, runtime=runtime_part(runtime, options), device=checked_device(device))
     if source is not None:
         view = file_rows(handle, source)

@@ -59,6 +59,8 @@ def talk(conversation: Conversation) -> None:
             break
         except SlimPajamaError as error:
             complain(str(error))
+        except KeyboardInterrupt:  # before an answer began, or in a command: nothing was said or done
+            console.print("(stopped)", style="dim")
     console.print()
 
 

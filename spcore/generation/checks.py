@@ -7,6 +7,9 @@ import math
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import GenerationRequest
 
+ANY_ROOM = (2**31, 2**31, 2**31)
+"""A capacity that refuses nothing: of a decoder that is not there yet."""
+
 
 def check_request(asked: GenerationRequest, capacity: tuple[int, int, int], decoder_start: int | None) -> None:
     """Raises RefusalError. capacity: of the decoder. decoder_start: as in `DecodingLoop`."""

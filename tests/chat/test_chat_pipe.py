@@ -127,6 +127,11 @@ def test_presets_and_chat(shell: dict[str, str], tmp_path: Path) -> None:
         (("x", "--preset", "none.yaml"), "preset 'none.yaml' does not exist"),
         (("x", "--top-p", "0.5"), "top_p 0.5: nothing is drawn at temperature 0"),
         (("x", "--stop", ""), "stop: found '', expected: text that is not empty"),
+        (("x", "--stop", "\udcff"), "stream: stop: character 0 is no text in UTF-8"),
+        (("x", "--preset", "p" * 300), "cannot be read: File name too long"),
+        (("x", "--json", "--output", "y.jsonl"), "--json prints, and --output writes JSON lines"),
+        (("x", "--min-new-tokens", "5", "--max-new-tokens", "2"), "min_new_tokens is 5, expected 0 to 2"),
+        (("x", "--beams", "2", "--top-p", "0.5"), "top_p 0.5: beam search draws nothing; leave it out, or beams 2"),
         (("x" * 1001,), "truncate=left"),
     ],
 )
@@ -135,6 +140,42 @@ def test_mistakes_are_one_line(words: tuple[str, ...], said: str, shell: dict[st
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_where_answers_cannot_be_written_none_are_made(shell: dict[str, str], tmp_path: Path) -> None:
+    for place, words in ((tmp_path, "is a folder"), ("/proc/nowhere/x", "cannot be written")):
+        done = generate(shell, "forever", "--max-new-tokens", "900", "--output", str(place))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert words in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("generate", "-"), ("chat",)])
+def test_bytes_that_are_no_text_are_refused(command: tuple[str, ...], shell: dict[str, str]) -> None:
+    """Whatever the shell's language has Python do with them."""
+    name, *words = command
+    done = subprocess.run(
+        [sys.executable, "-m", "slimpajama", name, "talker:small", "--runtime", "talker", *words],
+        input=b"ab\xff\n", capture_output=True, check=False, env={**shell, "PYTHONIOENCODING": "utf-8:strict"}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"character 2 is no text in UTF-8" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_what_the_shells_language_lacks_is_written_out(shell: dict[str, str]) -> None:
+    latin = {**shell, "PYTHONIOENCODING": "latin-1"}
+    assert generate(latin, "repeat 世!").stdout == "\\u4e16!\n"
+    assert json.loads(generate(latin, "repeat 世!", "--json").stdout)[0]["text"] == "世!"
+
+
+def test_a_conversation_is_saved_under_any_name_or_refused(shell: dict[str, str], tmp_path: Path) -> None:
+    assert chat(shell, "hello\n/save ~no such user\n", cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["~no such user"]
+    for name, code, words in (("s" * 300, 1, "File name too long"), ("a\0b", 2, "no file named")):
+        done = chat(shell, f"/save {name}\n", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+        assert words in done.stderr
 
 
 def test_ctrl_c_ends_what_is_written(shell: dict[str, str]) -> None:

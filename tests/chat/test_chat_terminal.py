@@ -6,6 +6,8 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import pexpect
 import pyte
@@ -110,6 +112,36 @@ def test_ctrl_c_at_the_prompt_leaves_at_the_second_time(terminal: Callable[..., 
     talk.until("> ")
     talk.process.sendintr()
     assert talk.end() == 0
+
+
+def test_ctrl_c_before_an_answer_begins_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While a conversation is made ready, or a command is carried out, there is no answer yet that could stop."""
+    from spcore.cli import repl
+
+    class Interrupted:
+        model, settings, messages = "a model", MappingProxyType({}), ()
+        asked: ClassVar[list[str]] = []
+
+        def prepare(self) -> None: ...
+
+        def ask(self, text: str) -> None:
+            self.asked.append(text)
+            raise KeyboardInterrupt
+
+    lines = iter(["one", "two"])
+
+    def typed(prompt: str) -> str:
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    repl.talk(Interrupted())  # type: ignore[arg-type]
+    assert Interrupted.asked == ["one", "two"]
+    assert capsys.readouterr().out.count("(stopped)") == 2
 
 
 def test_another_answer(terminal: Callable[..., Terminal]) -> None:

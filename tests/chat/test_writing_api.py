@@ -248,7 +248,7 @@ def test_a_model_says_how_it_is_to_be_asked(registry: Registry) -> None:
     ("prompts", "words"),
     [
         ([], "generate: no prompt given"), (["a", 7], "prompt 1: found 7, expected: a text"),
-        ("ab\ud800", "the prompt: character 2 is half of a surrogate pair, which is no text"),
+        ("ab\ud800", "the prompt: character 2 is no text in UTF-8: half of a surrogate pair, or a stray byte"),
     ],
 )  # fmt: skip
 def test_prompts_that_are_no_text(prompts: Any, words: str, model: LanguageModelHandle) -> None:
