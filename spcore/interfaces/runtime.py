@@ -202,6 +202,16 @@ class Forwards(Protocol):
 
 
 @runtime_checkable
+class Scores(Protocol):
+    """Ability of a Runner with `Forwards` and a decoder's head on the vocabulary: how likely given tokens are, without logits of the whole
+    vocabulary leaving the device. Asked by `spcore.scoring`."""
+
+    def score(self, batch: Batch, places: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """places: [n, 2] int64, (sequence, position) in the batch's inputs, each as often as is asked for; tokens: [n] int64, what may follow
+        there. Of each the log-probability (nats, float32 [n]), and whether no token is likelier (bool [n])."""
+
+
+@runtime_checkable
 class Embeds(Protocol):
     """Ability of a Runner: one vector a text."""
 
