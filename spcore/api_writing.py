@@ -184,22 +184,24 @@ class Writes(ABC):
             with self._lock:
                 self._writer()
                 if "decoder_start" in self.generation():
-                    raise RefusalError(f"{self.source}: {self._model.family!r} is an encoder-decoder; `score` is for decoders")
+                    raise RefusalError(
+                        f"{self.source}: {self._model.family!r} is an encoder-decoder; `score` is for decoders"
+                    )
                 most = processor.max_length
                 pairs = [continuation(processor, *pair, f"continuation {n}", most) for n, pair in enumerate(asked)]
                 runner = stack.enter_context(self._leased())
             return scored(runner, processor, pairs)
 
-    def evaluate_tasks(
-        self, tasks: Sequence[str], *, harness: str | None = None, **options: Any
-    ) -> HarnessReport:
+    def evaluate_tasks(self, tasks: Sequence[str], *, harness: str | None = None, **options: Any) -> HarnessReport:
         """Figures on a harness's own tasks, by name ("arc_easy"). harness: a component's name; None: the one that is the default. options:
         the harness's own. Raises SlimPajamaError; RefusalError for a model that writes no text."""
         self._check_runtime()
         self._writer()
         usual = self.registry.defaults("harness")
         if harness is None and not usual:
-            raise UserError(f"evaluate_tasks: no harness is installed; known: {', '.join(self.registry.names('harness')) or 'none'}")
+            raise UserError(
+                f"evaluate_tasks: no harness is installed; known: {', '.join(self.registry.names('harness')) or 'none'}"
+            )
         part = lone_part({"use": harness or usual[0], **options}, "harness", self.registry)
         created: Harness = self.registry.create("harness", part.use, part_options(part, "harness", self.registry))
         return created.evaluate(self, [tasks] if isinstance(tasks, str) else list(tasks))

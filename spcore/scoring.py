@@ -103,7 +103,10 @@ def _batches(texts: Sequence[tuple[int, ...]], tokens: int) -> Iterator[Sequence
 def _batch(texts: Sequence[tuple[int, ...]], processor: Processor) -> Batch:
     """Texts, longest first, padded on the right."""
     shape = (len(texts), len(texts[0]))
-    inputs = {"input_ids": np.full(shape, processor.fill["input_ids"], np.int64), "attention_mask": np.zeros(shape, np.int64)}
+    inputs = {
+        "input_ids": np.full(shape, processor.fill["input_ids"], np.int64),
+        "attention_mask": np.zeros(shape, np.int64),
+    }
     for row, text in enumerate(texts):
         inputs["input_ids"][row, : len(text)] = text
         inputs["attention_mask"][row, : len(text)] = 1

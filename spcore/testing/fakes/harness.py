@@ -22,7 +22,9 @@ class FakeHarness(Harness):
         for name in tasks:
             if name == "likely":
                 scores = subject.score(_ROWS)
-                rows = [{"asked": list(row), "logprob": score.logprob} for row, score in zip(_ROWS, scores, strict=True)]
+                rows = [
+                    {"asked": list(row), "logprob": score.logprob} for row, score in zip(_ROWS, scores, strict=True)
+                ]
                 metrics = {"logprob": sum(score.logprob for score in scores) / len(_ROWS)}
             else:
                 answers = subject.generate([prompt for prompt, _ in _ROWS], max_new_tokens=4, temperature=0)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from spcore.artifact import Artifact
     from spcore.interfaces.task import Batch, BoundTask
 
-ABILITIES: dict[str, type] = {"forward": Forwards, "embed": Embeds, "generate": Generates, "decode": Decodes, "score": Scores}
+ABILITIES: dict[str, type] = {
+    "forward": Forwards,
+    "embed": Embeds,
+    "generate": Generates,
+    "decode": Decodes,
+    "score": Scores,
+}
 _TEXTS = ("w10 w11 w12 w13 w14", "w20", "w30 w31 w32")
 
 
@@ -29,7 +35,12 @@ class RuntimeCase:
     runner: Runner
 
     def __init__(
-        self, runtime: Any, artifact: Artifact | None, task: BoundTask | None, folder: Path, fake: str = "fake-classification"
+        self,
+        runtime: Any,
+        artifact: Artifact | None,
+        task: BoundTask | None,
+        folder: Path,
+        fake: str = "fake-classification",
     ) -> None:
         self.runtime, self.task = runtime, task
         self.artifact = artifact if artifact is not None else self._fake(folder, fake)
