@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import numpy as np
 import yaml
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from datasets.exceptions import DatasetsError
 from jinja2.exceptions import TemplateError
+from lm_eval import __version__ as version_of_library
+from lm_eval import evaluate
 from lm_eval.api import task as tasks_of_library
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
@@ -27,9 +29,10 @@ from spcore_lm_eval.model import Asked
 from spcore_lm_eval.options import LmEvalOptions
 
 _NOT_A_TASK = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError, TemplateError, DatasetsError, yaml.YAMLError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError, TemplateError, DatasetsError, yaml.YAMLError,
 )  # fmt: skip
-"""What lm-eval and `datasets` raise for a file that describes no task, and for data that is not there or has other columns."""
+"""What lm-eval and `datasets` raise for a file that describes no task, and for data that is not there, is empty or has other columns: a task
+that is built has tried its first row."""
 
 
 class LmEval(Harness):
@@ -50,12 +53,12 @@ class LmEval(Harness):
             asked = Asked(subject, options)
             if options.chat:
                 chatting(subject.processor)
-            found: Mapping[str, Any] = lm_eval.evaluate(
+            found: Mapping[str, Any] = evaluate(
                 asked, loaded, limit=options.limit, bootstrap_iters=options.bootstrap, log_samples=True, system_instruction=options.system,
                 apply_chat_template=options.chat, fewshot_as_multiturn=options.chat,
             )  # fmt: skip
         figures = {name: _figures(name, found) for name in {**found["results"], **found.get("groups", {})}}
-        version = f"lm-eval {lm_eval.__version__}"
+        version = f"lm-eval {version_of_library}"
         return HarnessReport(version, figures, found["samples"], (*asked.remarks, *dict.fromkeys(warnings)))
 
     def _loaded(self, tasks: Sequence[str]) -> Any:
@@ -80,7 +83,7 @@ class LmEval(Harness):
             raise SourceError(f"tasks {', '.join(tasks)}: {_line(error)}") from error
 
     def _set(self, name: str, task: Any) -> None:
-        """Apply the options to a task, and see that its first row can be asked. Raises RefusalError, SourceError."""
+        """Apply the options to a task. Raises RefusalError for one that cannot be run, or not so."""
         shots, own = self.options.shots, task.get_config("num_fewshot")
         if getattr(task, "UNSAFE_CODE", False):
             raise RefusalError(f"task {name!r} runs code that the model writes, which is not done here")
@@ -90,14 +93,6 @@ class LmEval(Harness):
             raise RefusalError(f"shots {shots}: task {name!r} says that it has none; leave it out")
         task.set_config(key="num_fewshot", value=own or 0 if shots is None else shots)
         task.set_fewshot_seed(seed=self.options.seed)
-        try:
-            row = next(iter(task.eval_docs))
-            task.doc_to_text(row)
-            task.doc_to_target(row)
-        except StopIteration as error:
-            raise SourceError(f"task {name!r}: its data has no rows") from error
-        except _NOT_A_TASK as error:
-            raise SourceError(f"task {name!r}: its first row cannot be asked: {_line(error)}") from error
 
 
 def _built(manager: TaskManager, tasks: Sequence[str]) -> Any:
@@ -185,6 +180,11 @@ def _bars_on() -> None:
     tasks_of_library.tqdm = tqdm
 
 
-def _no_bars() -> contextlib.AbstractContextManager[None]:
-    """lm-eval's bars are tqdm's, without a switch of their own."""
-    return of_library(_bars_off, _bars_on, lambda: tasks_of_library.tqdm is not tqdm)
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Of lm-eval's tasks, whose bars have no switch of their own, and of their data."""
+    with (
+        of_library(_bars_off, _bars_on, lambda: tasks_of_library.tqdm is not tqdm),
+        of_library(disable_progress_bars, enable_progress_bars, are_progress_bars_disabled),
+    ):
+        yield
