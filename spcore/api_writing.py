@@ -18,7 +18,7 @@ from spcore.components import Registry
 from spcore.errors import RefusalError, UserError
 from spcore.fitting import Asked, Message, Prompt, Room, chatting, fitted, is_ids
 from spcore.interfaces.model import Head, Steps
-from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
+from spcore.interfaces.runtime import Generates, GenerationRequest, Likelihood, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Prompts, Task
 from spcore.recipe import lone_part, part_options
 from spcore.sharing import Shared, View
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spcore.interfaces.harness import Harness, HarnessReport
     from spcore.interfaces.model import LanguageModel, Processor
     from spcore.prompting import Writer
-    from spcore.scoring import Score, Text
+    from spcore.scoring import Text
     from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
@@ -144,7 +144,7 @@ class Writes(ABC):
         """
         from spcore.writing import write
 
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts: list[Asked] = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._begun(*_asked(texts, preset, settings, "generate")) as (job, view):
             found = write(view, job.processor, job.requests, stop_strings=job.stop)
         several = any(asked.n > 1 for asked in job.requests)
@@ -172,8 +172,8 @@ class Writes(ABC):
         """As `chat`, piece by piece."""
         return self._stream(*_conversation(messages, settings, "stream_chat"))
 
-    def score(self, asked: Sequence[tuple[Text, Text]]) -> list[Score]:
-        """How likely continuations are: of each (prompt, continuation), in order, `Score`: the sum of the log-probabilities of its tokens,
+    def score(self, asked: Sequence[tuple[Text, Text]]) -> list[Likelihood]:
+        """How likely continuations are: of each (prompt, continuation), in order, `Likelihood`: the sum of the log-probabilities of its tokens,
         whether all of them are the likeliest, their number. Both are texts, or both token ids. Of texts, the tokens that the two together
         have beyond the prompt's: `("The capital of France is", " Paris")`. Decoders alone have such. Raises SlimPajamaError, for what
         does not fit the model's positions too."""
@@ -310,7 +310,7 @@ class Writes(ABC):
 
 
 def _asked(
-    texts: list[str | Sequence[int]], preset: PresetLike | None, given: Mapping[str, Any], what: str
+    texts: list[Asked], preset: PresetLike | None, given: Mapping[str, Any], what: str
 ) -> tuple[list[Asked], GenerationSettings]:
     """The prompts, or conversations, and settings of a call. Raises RecipeError, UserError."""
     chosen = preset if preset is None or isinstance(preset, Preset) else Preset.read(preset)
@@ -326,7 +326,7 @@ def _asked(
     return prompts, settings
 
 
-def _texts(prompts: Sequence[str | Sequence[int]]) -> list[str]:
+def _texts(prompts: Sequence[Asked]) -> list[str]:
     """Prompts that a preset takes. Raises UserError for token ids."""
     if any(not isinstance(prompt, str) for prompt in prompts):
         raise UserError("preset: its prompt takes texts; give texts, or token ids without a preset")

@@ -11,21 +11,11 @@ from spcore.bars import progress
 from spcore.errors import DataError, RefusalError
 from spcore.fitting import ids_of
 from spcore.interfaces.model import Processor
-from spcore.interfaces.runtime import Forwards, Runner, Scores
+from spcore.interfaces.runtime import Forwards, Likelihood, Runner, Scores
 from spcore.interfaces.task import Batch
 
 Text = str | Sequence[int]
 """A text, or the ids of one."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Of one continuation. logprob: nats, the sum over its tokens; greedy: whether each of them is the likeliest where it stands;
-    tokens: how many."""
-
-    logprob: float
-    greedy: bool
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ def continuation(processor: Processor, before: Text, text: Text, what: str, most
     return found
 
 
-def scored(runner: Runner, processor: Processor, asked: Sequence[Continuation]) -> list[Score]:
+def scored(runner: Runner, processor: Processor, asked: Sequence[Continuation]) -> list[Likelihood]:
     """In the order asked. What several ask for behind the same tokens is computed once. Raises RefusalError for a runner that cannot."""
     if not isinstance(runner, Scores) or not isinstance(runner, Forwards) or "score" not in runner.capabilities:
         given = ", ".join(sorted(runner.capabilities)) or "nothing"
@@ -70,7 +60,7 @@ def scored(runner: Runner, processor: Processor, asked: Sequence[Continuation]) 
     rows: dict[tuple[int, ...], list[int]] = {}
     for number, one in enumerate(asked):
         rows.setdefault(one.fed, []).append(number)
-    found: dict[int, Score] = {}
+    found: dict[int, Likelihood] = {}
     with progress("scoring", len(asked)) as done:
         for texts in _batches(sorted(rows, key=len, reverse=True), runner.batch_tokens):
             numbers = [number for text in texts for number in rows[text]]
@@ -86,7 +76,7 @@ def scored(runner: Runner, processor: Processor, asked: Sequence[Continuation]) 
             for number in numbers:
                 own = slice(at, at := at + len(asked[number].ids))
                 total = float(logprobs[own].sum(dtype=np.float64))
-                found[number] = Score(total, bool(likeliest[own].all()), len(asked[number].ids))
+                found[number] = Likelihood(total, bool(likeliest[own].all()), len(asked[number].ids))
             done(len(found))
     return [found[number] for number in range(len(asked))]
 

@@ -29,7 +29,7 @@ from spcore_lm_eval.model import Asked
 from spcore_lm_eval.options import LmEvalOptions
 
 _NOT_A_TASK = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError, TemplateError, DatasetsError, yaml.YAMLError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError, StopIteration, TemplateError, DatasetsError, yaml.YAMLError,
 )  # fmt: skip
 """What lm-eval and `datasets` raise for a file that describes no task, and for data that is not there, is empty or has other columns: a task
 that is built has tried its first row."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from spcore.interfaces.model import Processor
-    from spcore.scoring import Score
+    from spcore.interfaces.runtime import Likelihood
 
     Text = str | Sequence[int]
 
@@ -29,7 +29,7 @@ class Subject(Protocol):
     def processor(self) -> Processor:
         """Text to ids and back, and with `Chats` conversations to texts; `max_length`: the model's positions."""
 
-    def score(self, asked: Sequence[tuple[Text, Text]]) -> Sequence[Score]:
+    def score(self, asked: Sequence[tuple[Text, Text]]) -> Sequence[Likelihood]:
         """How likely continuations are, of each (prompt, continuation), both texts or both ids; see `LanguageModelHandle.score`."""
 
     def generate(self, prompts: Sequence[Text], **settings: Any) -> Sequence[Mapping[str, Any]]:

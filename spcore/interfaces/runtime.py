@@ -133,6 +133,16 @@ class Score:
         return (before.value - self.value) * (1 if self.better == "more" else -1)
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one continuation. logprob: nats, the sum over its tokens; greedy: whether each of them is the likeliest where it stands;
+    tokens: how many."""
+
+    logprob: float
+    greedy: bool
+    tokens: int
+
+
 class Samples(Protocol):
     """Labelled rows that a user names for `Runtime.prepare`, lent by the core. name: as the user wrote it."""
 

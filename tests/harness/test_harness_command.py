@@ -144,7 +144,7 @@ def test_a_model_that_writes_nothing_is_refused_by_name(minilm: str) -> None:
         ({}, {"max_length": 14}, RefusalError, "task 'written': answers of 14 tokens leave no room for a prompt in 14"),
         ({"num_fewshot": 0}, {"shots": 2}, RefusalError, "shots 2: task 'written' says that it has none"),
         ({"generation_kwargs": {"penalty_alpha": 1}}, {}, RefusalError, "task 'written': generation_kwargs.penalty_alpha is not known"),
-        ({"doc_to_text": "{{lost}}"}, {}, SourceError, "task 'written': cannot be had: UndefinedError: 'lost' is undefined"),
+        ({"doc_to_text": "{{lost}}"}, {}, SourceError, "task 'written' cannot be had: UndefinedError: 'lost' is undefined"),
         ({"dataset_kwargs": {"data_files": {"test": "lost.jsonl"}}}, {}, SourceError, "task 'written' cannot be had: FileNotFoundError"),
         ({"output_type": "sung"}, {}, SourceError, "task 'written' cannot be had: ValueError: .*sung"),
         ({"dataset_kwargs": {"data_files": {"test": "empty.jsonl"}}}, {}, SourceError, "task 'written' cannot be had: "),

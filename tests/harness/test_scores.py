@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import transformers
 from generation import tiny_writers
 from harness.asked import POSITIONS, save_llama
 from spcore.api import LanguageModelHandle, load_model
+from spcore.artifact import Artifact
 from spcore.errors import DataError, RefusalError, UserError
-from spcore.testing import check_runtime
+from spcore.testing.checks import Where, run_checks
+from spcore.testing.suites.runtime import RuntimeCase, runtime_score
 from spcore_torch.options import RuntimeOptions
 from spcore_torch.runtime import TorchRuntime
 
@@ -98,12 +101,11 @@ def test_what_cannot_be_scored_is_refused(model: LanguageModelHandle, tmp_path: 
         t5.score([("a", "b")])
 
 
-def test_the_runtime_passes_the_kit_with_a_decoder(model: LanguageModelHandle, folder: str) -> None:
-    from spcore.artifact import Artifact
-
-    for dtype in ("float32", "bfloat16"):
-        runtime = TorchRuntime(RuntimeOptions(dtype=dtype, context=64))
-        artifact = Artifact(Path(folder), model._model, {})
-        report = check_runtime(runtime, artifact=artifact, task=model.task()[1])
-        assert ("part", "runtime.score") in report.ran
-        assert [f for f in report.findings if f.check == "runtime.score"] == [], str(report)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_runtime_scores_what_its_logits_say(model: LanguageModelHandle, folder: str, dtype: Any) -> None:
+    runtime, task = TorchRuntime(RuntimeOptions(dtype=dtype)), model.task()[1]
+    case = RuntimeCase(runtime, Artifact(Path(folder), model._model, {}), task, Path(folder))
+    case.runner = runtime.load(case.artifact, task, "cpu")
+    report = run_checks((runtime_score,), case, Where())
+    assert [check for _, check in report.ran] == ["runtime.score"]
+    assert report.findings == [], str(report)
