@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 from spcore.components import Registry
 from spcore.errors import RefusalError, UserError
-from spcore.fitting import Asked, Message, Prompt, Room, chatting, fitted
+from spcore.fitting import Asked, Message, Prompt, Room, chatting, fitted, is_ids
 from spcore.interfaces.model import Head, Steps
-from spcore.interfaces.runtime import Generates, GenerationRequest, Runner, Runtime
+from spcore.interfaces.runtime import Generates, GenerationRequest, Likelihood, Runner, Runtime
 from spcore.interfaces.task import BoundTask, Prompts, Task
+from spcore.recipe import lone_part, part_options
 from spcore.sharing import Shared, View
 from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
+    from spcore.interfaces.harness import Harness, HarnessReport
     from spcore.interfaces.model import LanguageModel, Processor
     from spcore.prompting import Writer
+    from spcore.scoring import Text
     from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})
@@ -128,9 +131,9 @@ class Writes(ABC):
     def _leased(self, *, task: bool = True) -> AbstractContextManager[Runner]: ...
 
     def generate(
-        self, prompts: str | Sequence[str] = (), *, preset: PresetLike | None = None, **settings: Any
+        self, prompts: str | Sequence[str | Sequence[int]] = (), *, preset: PresetLike | None = None, **settings: Any
     ) -> list[dict[str, Any]]:
-        """Go on from prompts: one dict for each, in order; with n above 1 one for each of its answers, best or first one first.
+        """Go on from prompts, texts or token ids: one dict for each, in order; with n above 1 one for each of its answers, best or first one first.
 
         Keys: "text"; "finish" ("stop", or "length": max_new_tokens was reached); "tokens" and "prompt_tokens"; "sample" with n above 1;
         "seed" where tokens were drawn; "left_out", tokens of a prompt that `truncate` cut. settings: the fields of `GenerationSettings`
@@ -141,7 +144,7 @@ class Writes(ABC):
         """
         from spcore.writing import write
 
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts: list[Asked] = [prompts] if isinstance(prompts, str) else list(prompts)
         with self._begun(*_asked(texts, preset, settings, "generate")) as (job, view):
             found = write(view, job.processor, job.requests, stop_strings=job.stop)
         several = any(asked.n > 1 for asked in job.requests)
@@ -169,18 +172,57 @@ class Writes(ABC):
         """As `chat`, piece by piece."""
         return self._stream(*_conversation(messages, settings, "stream_chat"))
 
-    def _prepared(self, prompts: Sequence[str | Sequence[Message]], settings: GenerationSettings) -> Job:
+    def score(self, asked: Sequence[tuple[Text, Text]]) -> list[Likelihood]:
+        """How likely continuations are: of each (prompt, continuation), in order, `Likelihood`: the sum of the log-probabilities of its tokens,
+        whether all of them are the likeliest, their number. Both are texts, or both token ids. Of texts, the tokens that the two together
+        have beyond the prompt's: `("The capital of France is", " Paris")`. Decoders alone have such. Raises SlimPajamaError, for what
+        does not fit the model's positions too."""
+        from spcore.scoring import continuation, scored
+
+        processor = self.processor
+        with contextlib.ExitStack() as stack:
+            with self._lock:
+                self._writer()
+                if "decoder_start" in self.generation():
+                    raise RefusalError(
+                        f"{self.source}: {self._model.family!r} is an encoder-decoder; `score` is for decoders"
+                    )
+                most = processor.max_length
+                pairs = [continuation(processor, *pair, f"continuation {n}", most) for n, pair in enumerate(asked)]
+                runner = stack.enter_context(self._leased())
+            return scored(runner, processor, pairs)
+
+    def evaluate_tasks(self, tasks: Sequence[str], *, harness: str | None = None, **options: Any) -> HarnessReport:
+        """Figures on a harness's own tasks, by name ("arc_easy"). harness: a component's name; None: the one that is the default. options:
+        the harness's own. Raises SlimPajamaError; RefusalError for a model that writes no text."""
+        self._check_runtime()
+        self._writer()
+        usual = self.registry.defaults("harness")
+        if harness is None and not usual:
+            raise UserError(
+                f"evaluate_tasks: no harness is installed; known: {', '.join(self.registry.names('harness')) or 'none'}"
+            )
+        part = lone_part({"use": harness or usual[0], **options}, "harness", self.registry)
+        created: Harness = self.registry.create("harness", part.use, part_options(part, "harness", self.registry))
+        return created.evaluate(self, [tasks] if isinstance(tasks, str) else list(tasks))
+
+    @property
+    def processor(self) -> Processor:
+        """Text to ids and back."""
+        return self._model.processor
+
+    def _prepared(self, prompts: Sequence[Asked], settings: GenerationSettings) -> Job:
         """All that is known before weights are read. Raises SlimPajamaError."""
         from spcore.generation.checks import ANY_ROOM, check_request
 
         self._check_runtime()
         task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
-        processor = self._model.processor
+        processor = self.processor
         room = Room(processor.max_length, "decoder_start" in own, int(own.get("max_new_tokens", MOST)))
         stop, stop_ids = settings.stops(), tuple(own.get("stop", ()))
         found = [fitted(processor, prompt, settings, room, _called(n, prompts)) for n, prompt in enumerate(prompts)]
-        if not all(isinstance(prompt, str) for prompt in prompts):
+        if any(_converses(prompt) for prompt in prompts):
             chats = chatting(processor)
             stop, stop_ids = (*stop, *chats.turn_stop_strings), (*stop_ids, *chats.turn_stop)
         seed = secrets.randbits(32) if settings.seed is None else settings.seed
@@ -191,7 +233,7 @@ class Writes(ABC):
                 GenerationRequest(
                     ready.ids, room.after(len(ready.ids), settings), seed=seed, variant=seen[ready.ids],
                     stop=tuple(dict.fromkeys(stop_ids)), grammar=grammar,
-                    keep=not isinstance(prompt, str), **fields,
+                    keep=_converses(prompt), **fields,
                 )
             )  # fmt: skip
             check_request(requests[-1], ANY_ROOM, own.get("decoder_start"))
@@ -271,12 +313,12 @@ class Writes(ABC):
 
 
 def _asked(
-    texts: list[str], preset: PresetLike | None, given: Mapping[str, Any], what: str
+    texts: list[Asked], preset: PresetLike | None, given: Mapping[str, Any], what: str
 ) -> tuple[list[Asked], GenerationSettings]:
     """The prompts, or conversations, and settings of a call. Raises RecipeError, UserError."""
     chosen = preset if preset is None or isinstance(preset, Preset) else Preset.read(preset)
     settings = settings_of(given, what, chosen)
-    prompts: list[Asked] = [*(texts if chosen is None else chosen.prompts(texts))]
+    prompts: list[Asked] = [*(texts if chosen is None else chosen.prompts(_texts(texts)))]
     if what == "stream":
         _single(settings, what)
     if not prompts:
@@ -285,6 +327,13 @@ def _asked(
         system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
         prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
     return prompts, settings
+
+
+def _texts(prompts: Sequence[Asked]) -> list[str]:
+    """Prompts that a preset takes. Raises UserError for token ids."""
+    if any(not isinstance(prompt, str) for prompt in prompts):
+        raise UserError("preset: its prompt takes texts; give texts, or token ids without a preset")
+    return [str(prompt) for prompt in prompts]
 
 
 def _conversation(
@@ -300,7 +349,11 @@ def _single(settings: GenerationSettings, what: str) -> None:
         raise RefusalError(f"n {settings.n}: {what} gives one answer; use generate")
 
 
+def _converses(prompt: Asked) -> bool:
+    return isinstance(prompt, Sequence) and not isinstance(prompt, str) and not is_ids(prompt)
+
+
 def _called(n: int, prompts: Sequence[Asked]) -> str:
     """A prompt's name in a line about it."""
-    what = "conversation" if isinstance(prompts[n], list | tuple) else "prompt"
+    what = "conversation" if _converses(prompts[n]) else "prompt"
     return f"the {what}" if len(prompts) == 1 else f"{what} {n}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "model", "task", "dataset", "precision", "strategy", "runtime", "adapter", "optimizer", "schedule", "logger",
-    "launcher", "bridge", "constraint", "command",
+    "launcher", "bridge", "constraint", "harness", "command",
 )  # fmt: skip
 GROUP = "spcore"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from spcore.errors import RefusalError, UserError, short, unknown
 from spcore.interfaces.model import Chats, Processor
@@ -14,8 +14,8 @@ from spcore.writing_settings import MOST, GenerationSettings
 
 Message = Mapping[str, Any]
 """{"role": "system", "user" or "assistant", "content": text}."""
-Asked = str | Sequence[Message]
-"""A prompt, or a conversation."""
+Asked = str | Sequence[Message] | Sequence[int]
+"""A prompt, as a text or as token ids, or a conversation."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -78,6 +78,8 @@ def fitted(processor: Processor, asked: Asked, settings: GenerationSettings, roo
     """A prompt or a conversation that fits, or what is left of it. what: its name in errors. Raises UserError, RefusalError."""
     if isinstance(asked, str):
         return _text(processor, _readable(asked, what), settings, room, what)
+    if is_ids(asked):
+        return _ids(processor, asked, settings, room, what)
     if not isinstance(asked, Sequence):
         raise UserError(f"{what}: found {short(repr(asked))}, expected: a text")
     return _turns(processor, asked, settings, room, what)
@@ -96,15 +98,43 @@ def _readable(text: str, what: str) -> str:
 
 def _text(processor: Processor, text: str, settings: GenerationSettings, room: Room, what: str) -> Prompt:
     ids = prompt_ids(processor, text, encoder=room.encoder)
+    plain = len(processor.encode(text, special=False).arrays["input_ids"])
+    return _shortened(processor, ids, settings, room, what, framed=len(ids) > plain)
+
+
+def _ids(processor: Processor, given: Sequence[int], settings: GenerationSettings, room: Room, what: str) -> Prompt:
+    return _shortened(processor, ids_of(processor, given, what), settings, room, what, framed=True)
+
+
+def _shortened(
+    processor: Processor, ids: tuple[int, ...], settings: GenerationSettings, room: Room, what: str, *, framed: bool
+) -> Prompt:
+    """What is too long loses its beginning, where that is wanted; a token that begins every text stays. framed: there may be one."""
     most = room.kept(settings)
     if settings.truncate is None or most is None or len(ids) <= most:
         room.check(len(ids), settings, what)
         return Prompt(ids)
-    plain = len(processor.encode(text, special=False).arrays["input_ids"])
     bare = prompt_ids(processor, "a", encoder=room.encoder)
-    first = 1 if len(ids) > plain and ids[0] in processor.special_ids and ids[0] == bare[0] else 0
+    first = 1 if framed and ids[0] in processor.special_ids and ids[0] == bare[0] else 0
     cut = len(ids) - most
     return Prompt(ids[:first] + ids[first + cut :], cut)
+
+
+def is_ids(asked: Any) -> TypeGuard[Sequence[int]]:
+    """Whether this is a prompt of token ids, one at least."""
+    return isinstance(asked, Sequence) and len(asked) > 0 and all(isinstance(i, int) for i in asked)
+
+
+def ids_of(processor: Processor, asked: str | Sequence[int], what: str) -> tuple[int, ...]:
+    """Ids of a decoder's text, framed as the model begins texts; ids as they are. what: its name in errors. Raises UserError."""
+    if isinstance(asked, str):
+        return prompt_ids(processor, _readable(asked, what), encoder=False)
+    if not is_ids(asked):
+        raise UserError(f"{what}: found {short(repr(asked))}, expected: a text, or token ids, one or more")
+    for i in asked:
+        if not 0 <= i < processor.vocabulary_size:
+            raise UserError(f"{what}: there is no token {i}; the vocabulary has {processor.vocabulary_size}")
+    return tuple(asked)
 
 
 def prompt_ids(processor: Processor, text: str, *, encoder: bool) -> tuple[int, ...]:

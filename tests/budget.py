@@ -14,7 +14,7 @@ CORES, MINUTES = 2, 25
 DEFAULT = 20
 BUDGETS = {
     ".": 40, "api": 120, "chat": 60, "cli": 30, "constraints": 15, "core": 60, "crash": 70, "data": 40, "dirt": 40, "docs_run": 150, "embed": 130,
-    "exact": 300, "generation": 110, "gpu": 0, "indexed": 40, "kills": 260, "launch": 240, "loggers": 25, "megatron": 200, "mixtures": 15,
+    "exact": 300, "generation": 110, "gpu": 0, "harness": 40, "indexed": 40, "kills": 260, "launch": 240, "loggers": 25, "megatron": 200, "mixtures": 15,
     "objectives": 40, "onnx_backend": 190, "parity": 170, "settings": 60, "stranger": 80, "tasks": 40, "tensors": 25, "testing_kit": 50,
     "torch_backend": 60, "transformers_plugin": 110,
 }  # fmt: skip

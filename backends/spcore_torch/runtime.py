@@ -20,7 +20,7 @@ from spcore.interfaces.runtime import GenerationRequest, PrepareReport, Runner, 
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
 from spcore.tensors.materialise import frozen
-from spcore.tensors.ops import as_tensors
+from spcore.tensors.ops import WholeOps, as_tensors
 from spcore.tensors.process import computing, plainly, ready, sharing
 from spcore_torch import generating, kernels
 from spcore_torch.options import RuntimeOptions
@@ -87,7 +87,7 @@ EMBEDDING = Head("custom", 0, {"embedding": ("sequence", "hidden")}, build=lambd
 
 
 class TorchRunner(Runner):
-    """Abilities `Forwards`, `Embeds` and, of models that give text, `Generates`. head: None for the backbone alone, whose `forward` gives
+    """Abilities `Forwards`, `Embeds` and, of models that give text, `Generates`, of decoders with their task `Scores`. head: None for the backbone alone, whose `forward` gives
     "embedding", and the model's own language head. Weights are read at once where there is one thing to do with them, else for what
     is first asked."""
 
@@ -116,7 +116,8 @@ class TorchRunner(Runner):
             _ = self.flat
         except RefusalError:  # an encoder-decoder without a task: no hidden states of one stack
             return frozenset({"generate"})
-        return frozenset({"forward", "embed", "generate"})
+        scores = not self._whole and self.artifact.model.anatomy(self.head).encoder_layers is None
+        return frozenset({"forward", "embed", "generate"} | ({"score"} if scores else set()))
 
     @functools.cached_property
     def flat(self) -> bool:
@@ -166,12 +167,31 @@ class TorchRunner(Runner):
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """See `Forwards.forward`."""
-        flat = self.flat and can_flatten(batch)
-        module = self.module
+        flat, module = self.flat and can_flatten(batch), self.module
         with self._computing(self.compute):
-            inputs = as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
-            outputs = {name: value.float().cpu().numpy() for name, value in module(**inputs).items()}
+            outputs = {name: value.float().cpu().numpy() for name, value in self._outputs(module, batch, flat).items()}
         return unflatten(outputs, batch, self.head) if flat else outputs
+
+    def score(self, batch: Batch, places: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scores.score`."""
+        flat, module = self.flat and can_flatten(batch), self.module
+        rows, at = places.T
+        if flat:  # one row, a text's tokens behind those of the texts before it
+            lengths = batch.inputs["attention_mask"].sum(1)
+            rows, at = np.zeros_like(rows), at + (np.cumsum(lengths) - lengths)[rows]
+        with self._computing(self.compute):
+            logits = self._outputs(module, batch, flat)["logits"]
+            found = {"logits": logits[torch.as_tensor(rows), torch.as_tensor(at)].float()}
+            labels = torch.as_tensor(tokens, device=self.device)
+            ops = WholeOps()
+            logprobs, likeliest = ops.token_logprobs(found, labels), ops.argmax(found) == labels
+            return logprobs.cpu().numpy(), likeliest.cpu().numpy()
+
+    def _outputs(self, module: torch.nn.Module, batch: Batch, flat: bool) -> Mapping[str, torch.Tensor]:
+        outputs: Mapping[str, torch.Tensor] = module(
+            **as_tensors((flatten(batch, self.head) if flat else batch).inputs, self.device)
+        )
+        return outputs
 
     @contextlib.contextmanager
     def _computing(self, compute: torch.dtype | None) -> Iterator[None]:

@@ -124,18 +124,26 @@ class TransformersProcessor(Processor):
 
     def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> tuple[int, ...]:
         """See `Chats.chat`. The model begins texts with "bos" where its tokenizer puts one before any text."""
-        if self.chat_template is None:
-            raise RefusalError(
-                "the model has no chat template, so it was not made for conversations",
-                hint=f"Give one (model.chat_template, --template: {', '.join(NAMED)} or a Jinja file), or ask with `generate`",
-            )
-        ids = tuple(int(i) for i in rendered(self.tokenizer, messages, answer=answer, tokens=True))
+        ids = tuple(int(i) for i in self._rendered(messages, answer, tokens=True))
         if (first := self.special.get("bos")) is None:
             return ids
         written = next((n for n, token in enumerate(ids) if token != first), len(ids))
         framed = self.encode("a").arrays["input_ids"]
         begins = written > 0 or (len(framed) > 1 and int(framed[0]) == first)
         return (first,) * begins + ids[written:]
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
+        """See `Chats.chat_text`."""
+        text: str = self._rendered(messages, answer, tokens=False)
+        return text
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], answer: bool, *, tokens: bool) -> Any:
+        if self.chat_template is None:
+            raise RefusalError(
+                "the model has no chat template, so it was not made for conversations",
+                hint=f"Give one (model.chat_template, --template: {', '.join(NAMED)} or a Jinja file), or ask with `generate`",
+            )
+        return rendered(self.tokenizer, messages, answer=answer, tokens=tokens)
 
     def save(self, folder: Path) -> None:
         """See `Processor.save`."""

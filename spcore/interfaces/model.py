@@ -170,6 +170,10 @@ class Chats(Protocol):
         model begins texts with one. answer: end with what begins the assistant's answer. Raises RefusalError for a template that refuses
         the messages, in its words, or that is not there."""
 
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
+        """The same as the template writes it, for programs that keep prompts as texts (`spcore.interfaces.harness`): what reads like a
+        control token in a message is one then. Raises as `chat`."""
+
 
 @runtime_checkable
 class Steps(Protocol):

@@ -133,6 +133,16 @@ class Score:
         return (before.value - self.value) * (1 if self.better == "more" else -1)
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one continuation. logprob: nats, the sum over its tokens; greedy: whether each of them is the likeliest where it stands;
+    tokens: how many."""
+
+    logprob: float
+    greedy: bool
+    tokens: int
+
+
 class Samples(Protocol):
     """Labelled rows that a user names for `Runtime.prepare`, lent by the core. name: as the user wrote it."""
 
@@ -199,6 +209,16 @@ class Forwards(Protocol):
 
     def forward(self, batch: Batch) -> dict[str, np.ndarray]:
         """name -> array, names and axes as in `head.outputs`; float32."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Ability of a Runner with `Forwards` and a decoder's head on the vocabulary: how likely given tokens are, without logits of the whole
+    vocabulary leaving the device. Asked by `spcore.scoring`."""
+
+    def score(self, batch: Batch, places: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """places: [n, 2] int64, (sequence, position) in the batch's inputs, each as often as is asked for; tokens: [n] int64, what may follow
+        there. Of each the log-probability (nats, float32 [n]), and whether no token is likelier (bool [n])."""
 
 
 @runtime_checkable

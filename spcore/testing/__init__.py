@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "Finding": "report", "Report": "report", "Skipped": "report", "check_plugin": "plugins", "all_checks": "plugins",
     "check_adapter": "suites.adapter", "check_constraint": "suites.constraint", "check_dataset": "suites.dataset", "check_decodes": "suites.runtime",
-    "check_generates": "suites.runtime", "check_launcher": "suites.launcher", "check_logger": "suites.logger",
+    "check_generates": "suites.runtime", "check_harness": "suites.harness", "check_launcher": "suites.launcher", "check_logger": "suites.logger",
     "check_model": "suites.model", "check_optimizer": "suites.optimizer", "check_precision": "suites.precision",
     "check_processor": "suites.model", "check_runtime": "suites.runtime", "check_schedule": "suites.optimizer",
     "check_strategy": "suites.strategy", "check_task": "suites.task",
 }  # fmt: skip
 __all__ = [
-    "Finding", "Report", "Skipped", "all_checks", "check_adapter", "check_constraint", "check_dataset", "check_decodes", "check_generates", "check_launcher", "check_logger", "check_model", "check_optimizer", "check_plugin", "check_precision", "check_processor", "check_runtime", "check_schedule", "check_strategy", "check_task",
+    "Finding", "Report", "Skipped", "all_checks", "check_adapter", "check_constraint", "check_dataset", "check_decodes", "check_generates", "check_harness", "check_launcher", "check_logger", "check_model", "check_optimizer", "check_plugin", "check_precision", "check_processor", "check_runtime", "check_schedule", "check_strategy", "check_task",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spcore.testing.suites.adapter import check_adapter
     from spcore.testing.suites.constraint import check_constraint
     from spcore.testing.suites.dataset import check_dataset
+    from spcore.testing.suites.harness import check_harness
     from spcore.testing.suites.launcher import check_launcher
     from spcore.testing.suites.logger import check_logger
     from spcore.testing.suites.model import check_model, check_processor

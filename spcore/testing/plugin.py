@@ -47,6 +47,7 @@ def spcore_components() -> list[Component]:
         Component("launcher", "fake", f"{_FAKES}.around:FakeLauncher", "In the caller's process"),
         Component("logger", "fake", f"{_FAKES}.around:FakeLogger", "Keeps what it is told"),
         Component("constraint", "fake", f"{_FAKES}.constraint:FakeConstraint", "One to three tokens of even ids"),
+        Component("harness", "fake", f"{_FAKES}.harness:FakeHarness", "Two tasks of two rows", default=True),
         Component(
             "bridge", "tensor-parallel.fake", f"{_FAKES}.language:TENSOR_PLAN", "How tensor parallelism cuts the fake model"
         ),

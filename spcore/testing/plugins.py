@@ -15,7 +15,7 @@ from spcore.testing.report import Finding, Report, Skipped
 from spcore.testing.suites import component as component_suite
 
 _SUITES = {
-    "adapter": "adapter:check_adapter", "constraint": "constraint:check_constraint", "dataset": "dataset:check_dataset", "launcher": "launcher:check_launcher",
+    "adapter": "adapter:check_adapter", "constraint": "constraint:check_constraint", "dataset": "dataset:check_dataset", "harness": "harness:check_harness", "launcher": "launcher:check_launcher",
     "logger": "logger:check_logger", "model": "model:check_model", "optimizer": "optimizer:check_optimizer",
     "precision": "precision:check_precision", "runtime": "runtime:check_runtime", "schedule": "optimizer:check_schedule",
     "strategy": "strategy:check_strategy", "task": "task:check_task",

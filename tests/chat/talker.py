@@ -55,6 +55,9 @@ class TalkingProcessor(Processor):
         text = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
         return (BOS, *text.encode())
 
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
+        return self.decode(self.chat(messages, answer=answer))
+
     def save(self, folder: Path) -> None:
         raise NotImplementedError
 

@@ -48,7 +48,7 @@ def test_models_that_give_text_are_told_from_others(llama: Path, tmp_path: Path)
     assert TorchRuntime.generates
     assert isinstance(runner(llama), Generates)
     assert runner(llama).capabilities == {"forward", "embed", "generate"}
-    assert runner(llama, tiny.LANGUAGE).capabilities == {"forward", "embed", "generate"}
+    assert runner(llama, tiny.LANGUAGE).capabilities == {"forward", "embed", "generate", "score"}
     tiny_models.save_tiny(tmp_path / "bert", "bert")
     reader = runner(tmp_path / "bert")
     assert reader.capabilities == {"forward", "embed"}

@@ -17,7 +17,7 @@ _WHERE = {
     "FakeDataset": "data", "FakeSource": "data", "FAKE_PRECISION": "training", "FakeOptimizer": "training",
     "FakeSchedule": "training", "FakeStrategy": "engine", "FakeEngine": "engine", "FakeRuntime": "running",
     "FakeRunner": "running", "FakeDecoder": "decoder", "HistoryDecoder": "steps", "FakeLauncher": "around", "FakeLogger": "around",
-    "FakeAdapter": "adapter", "FakeConstraint": "constraint",
+    "FakeAdapter": "adapter", "FakeConstraint": "constraint", "FakeHarness": "harness",
 }  # fmt: skip
 __all__ = sorted(_WHERE)
 

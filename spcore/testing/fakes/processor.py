@@ -93,6 +93,10 @@ class FakeProcessor(Processor):
         ids = [[*self.encode(turn, special=False).arrays["input_ids"].tolist(), SPECIAL["sep"]] for turn in turns]
         return (SPECIAL["bos"], *itertools.chain(*ids), *([self.word_id("assistant")] if answer else []))
 
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> str:
+        """The names of the ids."""
+        return self.decode(self.chat(messages, answer=answer), skip_special=False)
+
     def save(self, folder: Path) -> None:
         """Write what it is made of."""
         content = {"vocabulary_size": self.vocabulary_size, "max_length": self.max_length}

@@ -46,7 +46,8 @@ class FakeRuntime(Runtime):
 
 
 class FakeRunner(Runner):
-    """`Forwards`, `Embeds`, `Generates` and `Decodes`, all pure functions of the tokens. head: None gives no `forward`."""
+    """`Forwards`, `Embeds`, `Generates`, `Decodes` and, with a head on the vocabulary, `Scores`, all pure functions of the tokens. head: None
+    gives no `forward`."""
 
     provider = "numpy"
     admission: Literal["continuous", "batch"] = "continuous"
@@ -54,7 +55,9 @@ class FakeRunner(Runner):
 
     def __init__(self, model: LanguageModel, head: Head | None) -> None:
         self.model, self.head = model, head
-        self.capabilities = frozenset({"embed", "generate", "decode"} | ({"forward"} if head is not None else set()))
+        own = {"forward"} if head is not None else set()
+        own |= {"score"} if head is not None and head.kind == "vocabulary" else set()
+        self.capabilities = frozenset({"embed", "generate", "decode"} | own)
         self._size = model.processor.vocabulary_size
         self._decoder = FakeDecoder(length=model.processor.max_length or 32, vocabulary=self._size)
         self._loop = DecodingLoop(self._decoder, prefill_tokens=8)
@@ -65,6 +68,12 @@ class FakeRunner(Runner):
         """Outputs by the names of the head."""
         assert self.head is not None, "loaded without a task"
         return fake_outputs(batch, self.head, self._size)
+
+    def score(self, batch: Batch, places: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of what `forward` gives."""
+        logits = self.forward(batch)["logits"][tuple(places.T)].astype(np.float64)
+        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return logprobs[np.arange(len(tokens)), tokens].astype(np.float32), logits.argmax(-1) == tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """[rows, 8]: mean over the tokens of a vector that stands for a token."""

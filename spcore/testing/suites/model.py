@@ -251,6 +251,9 @@ def processor_chats(processor: Processor) -> Iterator[Wrong]:
         return
     if processor.chat(asked) != ids:
         yield Wrong("other ids for the same conversation", "the same ids each time")
+    text = processor.chat_text(asked)
+    if not isinstance(text, str) or not text.startswith(processor.chat_text(asked, answer=False)):
+        yield Wrong(f"the text {shown(text)}", "the conversation's text, then what begins an answer")
     if ids[: len(begun)] != begun:
         yield Wrong(
             f"ids {shown(ids)} with answer=True, {shown(begun)} without",

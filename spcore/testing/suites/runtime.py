@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.errors import UserError
-from spcore.interfaces.runtime import Decodes, Embeds, Forwards, Generates, PrepareReport, Runner, Runtime
+from spcore.interfaces.runtime import Decodes, Embeds, Forwards, Generates, PrepareReport, Runner, Runtime, Scores
 from spcore.testing.checks import CannotCheck, Check, DoesNotApply, Where, Wrong, check, run_checks, shown
 from spcore.testing.contracts import against
 from spcore.testing.report import Report
@@ -17,22 +17,35 @@ from spcore.testing.suites.decoding import DECODES_CHECKS, GENERATES_CHECKS
 
 if TYPE_CHECKING:
     from spcore.artifact import Artifact
-    from spcore.interfaces.task import BoundTask
+    from spcore.interfaces.task import Batch, BoundTask
 
-ABILITIES: dict[str, type] = {"forward": Forwards, "embed": Embeds, "generate": Generates, "decode": Decodes}
+ABILITIES: dict[str, type] = {
+    "forward": Forwards,
+    "embed": Embeds,
+    "generate": Generates,
+    "decode": Decodes,
+    "score": Scores,
+}
 _TEXTS = ("w10 w11 w12 w13 w14", "w20", "w30 w31 w32")
 
 
 class RuntimeCase:
-    """A runtime under test with a saved model: the one given, or a fake one in `folder`. runner: once `runtime.loads` has run."""
+    """A runtime under test with a saved model: the one given, or a fake one of task `fake` in `folder`. runner: once `runtime.loads` has run."""
 
     runner: Runner
 
-    def __init__(self, runtime: Any, artifact: Artifact | None, task: BoundTask | None, folder: Path) -> None:
+    def __init__(
+        self,
+        runtime: Any,
+        artifact: Artifact | None,
+        task: BoundTask | None,
+        folder: Path,
+        fake: str = "fake-classification",
+    ) -> None:
         self.runtime, self.task = runtime, task
-        self.artifact = artifact if artifact is not None else self._fake(folder)
+        self.artifact = artifact if artifact is not None else self._fake(folder, fake)
 
-    def _fake(self, folder: Path) -> Artifact:
+    def _fake(self, folder: Path, task: str) -> Artifact:
         from spcore.artifact import Artifact
         from spcore.tensors.files import save_safetensors
         from spcore.tensors.materialise import materialise
@@ -40,7 +53,7 @@ class RuntimeCase:
         from spcore.testing.suites.engine_case import EngineCase
 
         model = FakeLanguageModel()
-        self.task = EngineCase(self.runtime).task()
+        self.task = EngineCase(self.runtime).task(task)
         head = self.task.head
         module = model.build(head)
         materialise(module, model, head, seed=0)
@@ -49,13 +62,16 @@ class RuntimeCase:
         model.processor.save(folder)
         return Artifact(folder, FakeModel().open(str(folder)), {"format": 1})
 
+    def batch(self, texts: Sequence[str]) -> Batch:
+        """Texts in one batch."""
+        assert self.task is not None
+        features = [self.task.featurize({"text": text})[0] for text in texts]
+        return self.task.collate([[f] for f in features], max(f.length for f in features))
+
     def forward(self, texts: Sequence[str]) -> dict[str, Any]:
         """Outputs of texts in one batch."""
-        assert self.task is not None
         assert isinstance(self.runner, Forwards)
-        features = [self.task.featurize({"text": text})[0] for text in texts]
-        batch = self.task.collate([[f] for f in features], max(f.length for f in features))
-        return self.runner.forward(batch)
+        return self.runner.forward(self.batch(texts))
 
 
 @check("runtime.contract", "it has the members of Runtime", gate=True)
@@ -123,6 +139,46 @@ def runtime_forward(case: RuntimeCase) -> Iterator[Wrong]:
                 return
 
 
+@check("runtime.score", "a runner that scores says of tokens what the logits of `forward` say, asked in any order")
+def runtime_score(case: RuntimeCase) -> Iterator[Wrong]:
+    """Of the model under test, or of a fake one that predicts the next token."""
+    if hasattr(case, "runner") and "score" in case.runner.capabilities:
+        yield from _scores(case)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        words = RuntimeCase(case.runtime, None, None, Path(folder), "fake-next-word")
+        try:
+            words.runner = case.runtime.load(words.artifact, words.task, "cpu")
+        except UserError as error:
+            raise DoesNotApply from error
+        with contextlib.closing(words.runner):
+            if "score" not in words.runner.capabilities:
+                raise DoesNotApply
+            yield from _scores(words)
+
+
+def _scores(case: RuntimeCase) -> Iterator[Wrong]:
+    """Three texts in one batch, places drawn, several tokens at one."""
+    import numpy as np
+
+    assert isinstance(case.runner, Forwards)
+    assert isinstance(case.runner, Scores)
+    batch = case.batch(_TEXTS)
+    logits = case.runner.forward(batch)["logits"].astype(np.float64)
+    rng, (rows, at) = np.random.default_rng(0), np.nonzero(np.asarray(batch.inputs["attention_mask"]))
+    drawn = rng.integers(len(rows), size=3 * len(rows))
+    places = np.stack([rows[drawn], at[drawn]], 1).astype(np.int64)
+    own = logits[tuple(places.T)]
+    tokens = np.where(np.arange(len(own)) % 4, rng.integers(own.shape[-1], size=len(own)), own.argmax(-1))
+    own = own - own.max(-1, keepdims=True)
+    wanted = (own - np.log(np.exp(own).sum(-1, keepdims=True)))[np.arange(len(own)), tokens]
+    logprobs, likeliest = case.runner.score(batch, places, tokens)
+    if logprobs.shape != wanted.shape or not np.allclose(logprobs, wanted, rtol=1e-3, atol=1e-4):
+        yield Wrong(f"log-probabilities {shown(logprobs[:4])}", f"{shown(wanted[:4])}, those of the logits")
+    if not np.array_equal(likeliest, own.argmax(-1) == tokens):
+        yield Wrong(f"likeliest {shown(likeliest[:4])}", f"{shown((own.argmax(-1) == tokens)[:4])}")
+
+
 @check("runtime.embed", "a runner that can embed gives a float32 vector a text, the same in any batch")
 def runtime_embed(case: RuntimeCase) -> Iterator[Wrong]:
     """Three texts together, and one by one; no texts give no rows. With the task, and of the backbone alone."""
@@ -172,7 +228,9 @@ def _able(case: RuntimeCase, ability: str) -> Runner:
     return case.runner
 
 
-CHECKS: tuple[Check, ...] = (runtime_contract, runtime_prepares, runtime_loads, runtime_forward, runtime_embed)
+CHECKS: tuple[Check, ...] = (
+    runtime_contract, runtime_prepares, runtime_loads, runtime_forward, runtime_score, runtime_embed,
+)  # fmt: skip
 
 
 def check_runtime(

@@ -1,0 +1,1 @@
+"""The tasks of EleutherAI's harness, lm-eval, for any model that the core can run."""
