@@ -59,8 +59,12 @@ def made(seed: int, ready: Ready, output: Path) -> bool:
     launch = {"launch": {"use": "warm", "processes": processes}}
     try:
         session = assemble(load_recipe({**tree, **launch}, {}, registry=parts), parts)
-    except UserError as refusal:
-        assert len(str(refusal).splitlines()) == 1
+    except UserError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert len(refusal.splitlines()) == 1
         return False
     events = ready.launch(spec_to_json(run_spec(session)), processes)["events"]
     (step,) = [event for event in events if event["event"] == "step"]
