@@ -22,7 +22,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python docs/quickstart.py
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 # onnxruntime-gpu cannot lie beside onnxruntime, so it has a venv of its own. Without its CUDA parts: the tests run on its CPU provider.
 ONNX_GPU := .venv-onnx-gpu
@@ -36,7 +36,7 @@ test-onnx-gpu: $(ONNX_GPU)/.installed
 	$(ONNX_GPU)/bin/python -m pytest -q -m "not slow and not gpu" tests/onnx_backend
 
 test-fast: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" tests/core tests/optim tests/precision tests/tasks
 
 # A pretrained decoder (93 MB) for the slow tests.
 $(VENV)/.weights: $(VENV)/.tested
@@ -45,7 +45,7 @@ $(VENV)/.weights: $(VENV)/.tested
 
 # Every judged figure: the slow tests too, one after another where they measure time, then the benchmarks. DATA: labelled text to measure on.
 test-all: $(VENV)/.weights
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --timeout 900 -m "not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 -m "not gpu"
 	$(MAKE) bench
 
 # On a machine with a CUDA device.
