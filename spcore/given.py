@@ -121,6 +121,10 @@ def text_rows(given: Mapping[str, str | Sequence[str]], roles: Sequence[str]) ->
     for name in given:
         if name not in roles:
             raise UserError(f"predict: {unknown('column', name, roles)}")
+        if isinstance(given[name], Mapping):
+            raise UserError(
+                f"predict: {name}: found a mapping, expected: texts. Give columns by name, {name}=..., or rows=[...]"
+            )
     if not given:
         raise UserError(f"predict: no text given; columns: {', '.join(roles)}")
     columns = {name: [value] if isinstance(value, str) else list(value) for name, value in given.items()}

@@ -94,12 +94,12 @@ def pairs_of(schema: Schema) -> tuple[str, ...]:
 
 
 def check_prompt(prompt: str | None, schema: Schema) -> None:
-    """Raise RefusalError for a prompt that names what the data has no column for, and for data that want texts in several languages of one
-    language where the prompt does not say which."""
+    """Raise RefusalError for a prompt that names what the data has no column for, but for a context, which rows may lack, and for data that want
+    texts in several languages of one language where the prompt does not say which."""
     places = named(prompt)
     for name in places:
         told = name == "pair" and {FROM.name, INTO.name} <= schema.columns.keys()
-        if name not in schema.columns and not told:
+        if name not in schema.columns and not told and name != "context":
             raise RefusalError(
                 f"task.prompt: names {{{name}}}, and the data has no column for it",
                 hint=f"Say which: data.columns.{name}=COLUMN",

@@ -239,6 +239,10 @@ def test_low_precision_learns_too(tiny: str, precision: str) -> None:
 
 def test_mistakes_are_one_line(tiny: str, tuned: Path) -> None:
     model = slimpajama.load_model(tuned)
+    with pytest.raises(
+        slimpajama.UserError, match=r"predict: text: found a mapping, expected: texts. Give columns by name"
+    ):
+        model.predict({"text": ["a"]})
     with pytest.raises(slimpajama.UserError, match="columns of different lengths"):
         model.predict(text=["a", "b"], text_pair=["c"])
     with pytest.raises(slimpajama.UserError, match="unknown column 'txt_pair'; did you mean 'text_pair'"):

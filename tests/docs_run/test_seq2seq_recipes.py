@@ -84,8 +84,15 @@ def test_summaries_with_several_references(tmp_path: Path, monkeypatch: pytest.M
     assert found["rows"] > 4  # a feature a reference
 
 
-def test_answers_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"instruction": f"w{n}", "input": "" if n % 2 else "w3", "output": f"w{n} w4"} for n in range(40)]
+@pytest.mark.parametrize("kind", ["questions", pytest.param("instructions", marks=pytest.mark.slow)])
+def test_answers_of_a_decoder(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of GSM8K's rows, which have no context, and of Alpaca's."""
+    rows = [
+        {"question": f"w{n}", "answer": f"w{n} w4"}
+        if kind == "questions"
+        else {"instruction": f"w{n}", "input": "" if n % 2 else "w3", "output": f"w{n} w4"}
+        for n in range(40)
+    ]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = str(language_tools.folder_of("llama", tmp_path / "llama"))
     changes = {
@@ -97,5 +104,5 @@ def test_answers_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }
     found = run("answers", tmp_path / "tasks.jsonl", tmp_path / "run", monkeypatch, **changes)
     assert 0 <= found["rougeL"] <= 100
-    answers = slimpajama.load_model(tmp_path / "run", device="cpu").predict({"source": ["w5"], "context": ["w3"]})
+    answers = slimpajama.load_model(tmp_path / "run", device="cpu").predict(source=["w5"], context=["w3"])
     assert set(answers[0]) == {"text", "finish"}

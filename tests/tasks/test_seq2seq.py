@@ -431,7 +431,9 @@ def test_prompts_that_do_not_say_what_is_wanted_are_refused(
         Seq2Seq(Seq2SeqOptions(prompt=prompt)).bind(processor(), T5, paired(**columns), Limits(16))
 
 
-@pytest.mark.parametrize("prompt", ["{pair} {source}", "{source_language}{target_language} {source}"])
+@pytest.mark.parametrize(
+    "prompt", ["{pair} {source}", "{source_language}{target_language} {source}", "{pair} {source} {context}"]
+)
 def test_prompts_that_say_it_are_taken(prompt: str) -> None:
     ends = {"source_language": {"en": 2}, "target_language": {"de": 1, "fr": 1}}
     assert Seq2Seq(Seq2SeqOptions(prompt=prompt)).bind(processor(), T5, paired(**ends), Limits(16)).pairs == (
