@@ -15,7 +15,9 @@ from tests.megatron.mega_recipes import recipe, registry
 from tests.megatron.test_mega_parity import compared
 
 GUIDE = Path(__file__).parents[2] / "docs" / "megatron.md"
-LAYOUTS = {axis: f"strategy.{name}_parallel=2" for axis, name in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert"))}
+LAYOUTS = {
+    axis: f"strategy.{name}_parallel=2" for axis, name in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert"))
+}
 
 
 def table() -> dict[tuple[str, str], str]:
