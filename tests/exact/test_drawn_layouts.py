@@ -18,7 +18,9 @@ from spcore.launching.worker import spec_to_json
 from spcore.recipe import load_recipe
 from spcore.session import assemble, run_spec
 
-QUICK = {}
+QUICK = {
+    30: True, 59: True, 72: True, 95: False, 117: True, 187: True, 213: True, 257: True, 343: True, 368: False, 376: True, 393: True,
+}  # fmt: skip
 """Seed of a run of two processes -> whether it is made."""
 SLOW = [seed for seed in range(150) if seed not in QUICK]
 
