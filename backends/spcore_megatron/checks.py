@@ -18,7 +18,13 @@ from spcore_megatron.options import MegatronOptions
 
 def refusals(plan: Plan, options: MegatronOptions) -> list[Refusal]:
     """See the module."""
-    found = [*_device(plan), *_precision(plan), *_together(options), *_optimizer(plan, options), *_training(plan, options)]
+    found = [
+        *_device(plan),
+        *_precision(plan),
+        *_together(options),
+        *_optimizer(plan, options),
+        *_training(plan, options),
+    ]
     try:
         family = family_of(plan.model.family, plan.bridges)
         settings = family.settings(plan.model.config)

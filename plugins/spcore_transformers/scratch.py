@@ -170,7 +170,9 @@ def _checked(family: str, config: Mapping[str, Any], fields: set[str], aliases: 
     """The keys of `model.config` under the family's own names."""
     found = {}
     for key, value in config.items():
-        name = key if key in fields else aliases.get(key, key)  # some families have a key that is another's old name too
+        name = (
+            key if key in fields else aliases.get(key, key)
+        )  # some families have a key that is another's old name too
         if name in _OWN or name.endswith("_token_id"):
             raise RefusalError(
                 f"model.config.{key}: not yours to set; the tokenizer, the task and transformers decide it"

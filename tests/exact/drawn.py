@@ -55,14 +55,19 @@ def model_of(family: str, draw: random.Random) -> dict[str, Any]:
     if draw.random() < 0.3:
         size["tie_embeddings"] = draw.random() < 0.5
     if family in ("mixtral", "qwen3_moe"):
-        experts = {"num_experts_per_tok": 2, "num_local_experts" if family == "mixtral" else "num_experts": draw.choice((2, 3, 4))}
+        experts = {
+            "num_experts_per_tok": 2,
+            "num_local_experts" if family == "mixtral" else "num_experts": draw.choice((2, 3, 4)),
+        }
         size["config"] = {**experts, **({} if family == "mixtral" else {"moe_intermediate_size": 16})}
     return {"use": "transformers", "architecture": family, "tokenizer": "bytes", **size}
 
 
 def strategy_of(draw: random.Random) -> tuple[dict[str, Any], int]:
     """Options of a strategy, and processes."""
-    use = draw.choice(("ddp", "fsdp", "parallel", "parallel", "parallel", "parallel", "megatron", "megatron", "megatron"))
+    use = draw.choice(
+        ("ddp", "fsdp", "parallel", "parallel", "parallel", "parallel", "megatron", "megatron", "megatron")
+    )
     options: dict[str, Any] = {"use": use}
     if use in ("ddp", "fsdp"):
         processes = draw.choice((1, 2, 2, 4))
@@ -135,5 +140,7 @@ def parts_of(task: str, family: str, draw: random.Random) -> dict[str, Any]:
         return {**tree, "data": data}
     asked = {} if family in PAIRS else {"prompt": "{source} = "}
     return {
-        "task": {**tree["task"], **asked}, "data": data, "eval": {**tree["eval"], "generate": draw.choice((None, 0))}
+        "task": {**tree["task"], **asked},
+        "data": data,
+        "eval": {**tree["eval"], "generate": draw.choice((None, 0))},
     }

@@ -101,9 +101,7 @@ def test_packed_texts_are_kept_apart(name: str, axes: str, two: int) -> None:
     ("axes", "settings"),
     [("pp=2", ("precision=fp16",)), ("tp=2", (MEGATRON, "strategy.sequence_parallel=true")), *STRANGERS],
 )
-def test_a_strangers_head_lies_on_the_last_stage(
-    axes: str, settings: tuple[str, ...], two: int, four: int
-) -> None:
+def test_a_strangers_head_lies_on_the_last_stage(axes: str, settings: tuple[str, ...], two: int, four: int) -> None:
     compared("weather on bert", axes, *settings)
 
 
