@@ -245,12 +245,14 @@ class _Cutter:
                     raise RefusalError(f"{path} shares a weight with what is cut, and is not known to be cut itself")
 
     def _inside_layers(self) -> None:
-        """Norms and biases see a part of the positions each, so their gradients are parts."""
+        """Norms and biases see a part of the positions each, so their gradients are parts. A matrix that is not cut may belong to what looks
+        along positions, as a state-space mixer does, of which no rank has all."""
         base = f"{self.anatomy.base}." if self.anatomy.base else ""
         lists = [f"{base}{path}." for path in (self.anatomy.layers, self.anatomy.encoder_layers) if path]
-        for name, _ in self.module.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if name.startswith(tuple(lists)) and name not in self.cuts.tensors:
                 self.cuts.partial.add(name)
+                self.cuts.positions &= parameter.dim() < 2
 
     def _groups(self) -> None:
         """Attention that is cut, and repeats keys and values by a number it keeps: the number on a rank."""

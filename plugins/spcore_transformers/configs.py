@@ -18,6 +18,14 @@ _AUTO = {
 }  # fmt: skip
 
 
+def by_any_kernel(module: Any) -> Any:
+    """A family's module, as it was made. torch's grouped products take rows of whole 16 bytes: experts of other sizes are gone through one by one."""
+    sizes = [n for p in module.parameters() if p.dim() == 3 for n in p.shape[1:]]  # [experts, out, in]
+    if module._can_set_experts_implementation() and any(n % 8 for n in sizes):
+        module.set_experts_implementation("eager")
+    return module
+
+
 def dropouts(config: Any) -> list[str]:
     """Names of a configuration's dropout probabilities, whichever its family has."""
     values = config.to_dict()

@@ -25,7 +25,15 @@ from spcore.interfaces.runtime import Decodes
 from spcore_transformers import decoding, generating, gguf_files, llama_steps, segments
 from spcore_transformers.assembled import Assembled
 from spcore_transformers.chat_templates import template_text
-from spcore_transformers.configs import auto_class, backbone_class, causal, check_unquantised, set_dropout, with_head
+from spcore_transformers.configs import (
+    auto_class,
+    backbone_class,
+    by_any_kernel,
+    causal,
+    check_unquantised,
+    set_dropout,
+    with_head,
+)
 from spcore_transformers.families import FAMILIES, Family
 from spcore_transformers.initialising import initialise_custom, initialise_family, is_custom, mark_custom
 from spcore_transformers.options import Style, TokenizerOptions, TransformersOptions
@@ -233,7 +241,7 @@ class TransformersLanguageModel(LanguageModel):
             settings["add_pooling_layer"] = False
         try:
             with undisturbed(), torch.device(device):  # the family's module is imported now, and what that imports
-                return auto.from_config(config, attn_implementation=self._attention(), **settings)
+                return by_any_kernel(auto.from_config(config, attn_implementation=self._attention(), **settings))
         except ValueError as error:
             what = (
                 f"has no head of kind {head.kind!r}"

@@ -123,6 +123,7 @@ def made_config(options: TransformersOptions, tokenizer: Any) -> Any:
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
         raise RefusalError(f"model.architecture {family!r}: refused by transformers: {_line(error)}") from error
     _check_heads(family, config, fields)
+    _check_experts(config)
     dropout = PRESETS[options.preset].sizes.get("dropout") if options.preset else None
     if options.dropout is None and dropout is not None:
         set_dropout(config, dropout)
@@ -242,6 +243,22 @@ def _check_heads(family: str, config: Any, fields: set[str]) -> None:
     if turned % 2:
         raise RefusalError(
             f"model.head_size: {turned} of {size} dimensions turn with the position; give an even number"
+        )
+    wide = getattr(config, "rotary_dim", None)
+    if isinstance(wide, int) and wide > size:
+        raise RefusalError(
+            f"model.config.rotary_dim {wide}: a head has {size} dimensions, of which so many are to turn with the position; "
+            f"give an even number up to {size}"
+        )
+
+
+def _check_experts(config: Any) -> None:
+    """Refuse a token that is to go to more experts than there are."""
+    counts = (getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    experts, each = next((n for n in counts if isinstance(n, int)), None), getattr(config, "num_experts_per_tok", None)
+    if experts and isinstance(each, int) and each > experts:
+        raise RefusalError(
+            f"model.config.num_experts_per_tok {each}: the model has {experts} experts; give {experts} or less"
         )
 
 

@@ -18,7 +18,9 @@ from spcore.launching.worker import spec_to_json
 from spcore.recipe import load_recipe
 from spcore.session import assemble, run_spec
 
-QUICK = {}
+QUICK = {
+    30: True, 59: True, 72: True, 95: False, 117: True, 187: True, 213: True, 257: True, 343: True, 368: False, 376: True, 393: True,
+}  # fmt: skip
 """Seed of a run of two processes -> whether it is made."""
 SLOW = [seed for seed in range(150) if seed not in QUICK]
 
@@ -56,15 +58,13 @@ def made(seed: int, ready: Ready, output: Path) -> bool:
     """Whether it was not refused."""
     (tree, processes), parts = drawn.run(seed, output), registry_of()
     parts.register(parity.warm, name="warm")
-    launch = {"launch": {"use": "warm", "processes": processes}}
+    launch, said = {"launch": {"use": "warm", "processes": processes}}, ""
     try:
         session = assemble(load_recipe({**tree, **launch}, {}, registry=parts), parts)
-    except UserError as error:
-        refusal = str(error)
-    else:
-        refusal = ""
-    if refusal:
-        assert len(refusal.splitlines()) == 1
+    except UserError as refusal:
+        said = str(refusal)
+    if said:
+        assert len(said.splitlines()) == 1
         return False
     events = ready.launch(spec_to_json(run_spec(session)), processes)["events"]
     (step,) = [event for event in events if event["event"] == "step"]

@@ -182,6 +182,8 @@ def test_contradictions_are_refused(words: str) -> None:
         ({"architecture": "llama", **SIZES, "heads": 5}, "model.heads 5: does not divide hidden_size, which is 64; near: 2, 4, 8"),
         ({"architecture": "llama", **SIZES, "key_value_heads": 3}, "model.key_value_heads 3: does not divide heads, which is 4"),
         ({"architecture": "gpt_neox", "hidden_size": 48, "heads": 4}, "model.head_size: 3 of 12 dimensions turn with the position"),
+        ({"architecture": "gptj", "hidden_size": 32, "heads": 4}, "model.config.rotary_dim 64: a head has 8 dimensions"),
+        ({"architecture": "mixtral", "config": {"num_local_experts": 1}}, "model.config.num_experts_per_tok 2: the model has 1 experts; give 1 or less"),
         ({"architecture": "gpt2", "key_value_heads": 2}, "model.key_value_heads 2: family 'gpt2' has no such setting; leave it out"),
         ({"architecture": "t5", "positions": 64}, "model.positions 64: family 't5' has no such setting; leave it out"),
         ({"architecture": "bert", "config": {"hiden_act": "relu"}}, "model.config.hiden_act: unknown key of family 'bert' 'hiden_act'; did you mean 'hidden_act'?"),
