@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import GenerationRequest
 
 ANY_ROOM = (2**31, 2**31, 2**31)
 """A capacity that refuses nothing: of a decoder that is not there yet."""
+
+MOST = 1e6
+"""Of a temperature or a penalty: scores are float32, and stay numbers."""
 
 
 def check_request(asked: GenerationRequest, capacity: tuple[int, int, int], decoder_start: int | None) -> None:
@@ -23,13 +24,13 @@ def _check_values(asked: GenerationRequest, slots: int) -> None:
         ("ids", "no token", len(asked.ids) > 0, "at least one prompt token"),
         ("max_new_tokens", asked.max_new_tokens, asked.max_new_tokens >= 1, "1 or more"),
         ("n", asked.n, 1 <= asked.n <= slots, f"1 to {slots}, the slots there are"),
-        ("temperature", asked.temperature, 0 <= asked.temperature < math.inf, "0 (greedy) or more"),
+        ("temperature", asked.temperature, 0 <= asked.temperature <= MOST, f"0 (greedy) to {MOST:g}"),
         ("top_k", asked.top_k, asked.top_k >= 0, "0 (no limit) or more"),
         ("top_p", asked.top_p, 0 < asked.top_p <= 1, "more than 0, at most 1 (no limit)"),
         ("min_p", asked.min_p, 0 <= asked.min_p <= 1, "0 (no limit) to 1"),
-        ("repetition_penalty", asked.repetition_penalty, 0 < asked.repetition_penalty < math.inf, "more than 0; 1 is none"),
-        ("presence_penalty", asked.presence_penalty, math.isfinite(asked.presence_penalty), "a number; 0 is none"),
-        ("frequency_penalty", asked.frequency_penalty, math.isfinite(asked.frequency_penalty), "a number; 0 is none"),
+        ("repetition_penalty", asked.repetition_penalty, 1 / MOST <= asked.repetition_penalty <= MOST, f"{1 / MOST:g} to {MOST:g}; 1 is none"),
+        ("presence_penalty", asked.presence_penalty, -MOST <= asked.presence_penalty <= MOST, f"{-MOST:g} to {MOST:g}; 0 is none"),
+        ("frequency_penalty", asked.frequency_penalty, -MOST <= asked.frequency_penalty <= MOST, f"{-MOST:g} to {MOST:g}; 0 is none"),
         ("beams", asked.beams, 1 <= asked.beams <= slots, f"1 (no search) to {slots}, the slots there are"),
         ("length_penalty", asked.length_penalty, -10 <= asked.length_penalty <= 10, "-10 to 10; 0 is none"),
         ("no_repeat_ngram", asked.no_repeat_ngram, asked.no_repeat_ngram >= 0, "0 (no limit) or more"),
