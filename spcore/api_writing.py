@@ -321,7 +321,7 @@ def _asked(
     if not prompts:
         raise UserError(f"{what}: no prompt given")
     if chosen is not None and chosen.chat:
-        system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+        system: list[Message] = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
         prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
     return prompts, settings
 
