@@ -198,9 +198,10 @@ class Writes(ABC):
         self._check_runtime()
         self._writer()
         usual = self.registry.defaults("harness")
-        if harness is None and not usual:
+        if harness is None and len(usual) != 1:
+            what = "several harnesses are the default" if usual else "no harness is installed"
             raise UserError(
-                f"evaluate_tasks: no harness is installed; known: {', '.join(self.registry.names('harness')) or 'none'}"
+                f"evaluate_tasks: {what}; name one: {', '.join(self.registry.names('harness')) or 'none is known'}"
             )
         part = lone_part({"use": harness or usual[0], **options}, "harness", self.registry)
         created: Harness = self.registry.create("harness", part.use, part_options(part, "harness", self.registry))
@@ -324,7 +325,7 @@ def _asked(
     if not prompts:
         raise UserError(f"{what}: no prompt given")
     if chosen is not None and chosen.chat:
-        system: list[Mapping[str, Any]] = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+        system: list[Message] = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
         prompts = [[*system, {"role": "user", "content": text}] for text in prompts]
     return prompts, settings
 

@@ -13,7 +13,7 @@ class LmEvalOptions(BaseModel):
     tasks_folder: str | None = Field(
         None,
         min_length=1,
-        description="a folder of lm-eval's YAML files, whose tasks go before its own of the same name; Python that they name (!function) is run",
+        description="a folder of lm-eval's YAML files, whose tasks go before its own; what is found there is looked for nowhere else; Python that they name (!function) is run",
     )
     limit: int | None = Field(None, ge=1, description="rows of each task, the first ones; null: all")
     shots: int | None = Field(

@@ -18,7 +18,7 @@ def spcore_components() -> list[Component]:
             "spcore_lm_eval.harness:LmEval",
             "The tasks of EleutherAI's lm-eval, and of YAML files as it reads them",
             options="spcore_lm_eval.options:LmEvalOptions",
-            requires=("lm-eval>=0.4.11,<0.5",),
+            requires=("lm-eval>=0.4.12,<0.5",),
             extra="eval",
             default=True,
         )

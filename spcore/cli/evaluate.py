@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A saved model's folder.")],
+    model: Annotated[str, typer.Argument(help="A model's folder, its file, or its name on the Hub.")],
     data: Annotated[str | None, typer.Option(help="A file, a glob, a Hub name, or a data set component.")] = None,
     tasks: Annotated[
         str | None,
@@ -52,7 +52,12 @@ def evaluate(
         Path | None, typer.Option(help="Keep figures and predictions in this folder; for models that lie in no folder.")
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="95% intervals of the figures, from N resamples of the rows.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="95% intervals of the figures, from N resamples of the rows; of --tasks: standard errors that have no formula.",
+        ),
     ] = 0,
     group_by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Also the figures for each value of a column of the data.")

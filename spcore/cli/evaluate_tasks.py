@@ -24,8 +24,9 @@ def on_tasks(
 
     options = {key: value for key, value in given.items() if value is not None and (key, value) != ("bootstrap", 0)}
     names = [part.strip() for part in tasks.split(",") if part.strip()]
+    own = _own(settings)
     with contextlib.redirect_stdout(sys.stderr):  # what a harness prints is for people
-        done = handle.evaluate_tasks(names, **options, **_own(settings))
+        done = handle.evaluate_tasks(names, harness=own.pop("use", None), **{**options, **own})
     for line in done.remarks:
         note(line)
     if folder is not None:

@@ -109,6 +109,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         (("finetune", "bert", "--data", "rows.csv", "--precision", "fp23"), "--precision: precision: unknown precision 'fp23'; did you mean 'fp32'?"),
         (("finetune", "--recipe", "none.yaml"), "recipe 'none.yaml' does not exist"),
         (("plugins", "list", "optimiser"), "unknown kind 'optimiser'; did you mean 'optimizer'? known: adapter, "),
+        (("evaluate", "model"), "evaluate: neither of --data and --tasks is given; give one of them"),
         (("plugins", "show", "adamw"), "'adamw': expected KIND/NAME, for example optimizer/adamw"),
         (("plugins", "show", "optimizer/adam"), "unknown optimizer 'adam'; did you mean 'adamw'? known: adamw"),
     ],
@@ -121,7 +122,7 @@ def test_mistakes_are_one_line(args: tuple[str, ...], text: str, typed: Typed) -
     ("args", "words"),
     [
         (("bogus",), "No such command 'bogus'"), (("run",), "Missing argument"), (("run", "r.yaml", "--bogus"), "No such option"),
-        (("evaluate", "model"), "Missing option '--data'"), (("run", "r.yaml", "--dry-run", "--world-size", "x"), "Invalid value for '--world-size'"),
+        (("export", "model"), "Missing option '--runtime'"), (("run", "r.yaml", "--dry-run", "--world-size", "x"), "Invalid value for '--world-size'"),
         (("plugins", "lst"), "No such command 'lst'"),
     ],
 )  # fmt: skip

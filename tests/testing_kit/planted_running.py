@@ -9,13 +9,23 @@ from typing import Any
 import numpy as np
 from planted_tasks import Planted
 
+from spcore.interfaces.harness import HarnessReport
 from spcore.interfaces.launcher import RunResult
 from spcore.interfaces.runtime import PrepareReport, Token
 from spcore.interfaces.strategy import Place
-from spcore.testing import check_constraint, check_decodes, check_generates, check_launcher, check_logger, check_runtime
+from spcore.testing import (
+    check_constraint,
+    check_decodes,
+    check_generates,
+    check_harness,
+    check_launcher,
+    check_logger,
+    check_runtime,
+)
 from spcore.testing.fakes import (
     FakeConstraint,
     FakeDecoder,
+    FakeHarness,
     FakeLanguageModel,
     FakeLauncher,
     FakeLogger,
@@ -65,6 +75,14 @@ def beside(self: Any, batch: Any) -> Any:
     return {name: array + np.float32(len(array)) for name, array in FakeRunner.forward(self, batch).items()}
 
 
+def turned(self: Any, batch: Any, places: Any, tokens: Any) -> Any:
+    return tuple(values[::-1] for values in FakeRunner.score(self, batch, places, tokens))
+
+
+def sure(self: Any, batch: Any, places: Any, tokens: Any) -> Any:
+    return FakeRunner.score(self, batch, places, tokens)[0], np.ones(len(tokens), bool)
+
+
 plant("runtime.contract", "a load without a device", check_runtime, FakeRuntime, load=lambda self, artifact, task: None)
 plant(
     "runtime.prepares", "files that are not there", check_runtime, FakeRuntime,
@@ -78,6 +96,8 @@ runner(
 runner("runtime.loads", "a member missing", forward=None)
 runner("runtime.forward", "float64", forward=double)
 runner("runtime.forward", "outputs that depend on the batch", forward=beside)
+runner("runtime.score", "in another order", score=turned)
+runner("runtime.score", "every token the likeliest", score=sure)
 runner("runtime.embed", "vectors that depend on the batch", embed=beside_others)
 runner("runtime.closes", "a close that cannot be repeated", close=once)
 
@@ -242,3 +262,9 @@ constraint(
 constraint("constraint.allows", "special tokens", allowed=lambda self: self._even | (np.arange(len(self._even)) < 2))
 constraint("constraint.repeats", "one matcher for all texts", begin=lambda own: own)
 constraint("constraint.copies", "a copy that is none", copy=lambda self: self)
+
+plant("harness.contract", "an evaluate without tasks", check_harness, FakeHarness, evaluate=lambda self, subject: None)
+plant(
+    "harness.refuses", "figures of any task", check_harness, FakeHarness,
+    evaluate=lambda self, subject, tasks: HarnessReport("fake 1", {}, {}),
+)  # fmt: skip
