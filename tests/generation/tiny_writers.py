@@ -33,6 +33,7 @@ _GPT = {
     "vocab_size": tiny_models.VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0, "bos_token_id": 2,
     "eos_token_id": END,
 }  # fmt: skip
+_EXPERTS = {**_LLAMA, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}
 _SCALED = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 _MORE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,6 +66,7 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "helium": ("helium", {**_LLAMA, "head_dim": 8}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {**_LLAMA, "head_dim": 8}),
     "mbart": ("mbart", _SEQ2SEQ),
+    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4}),
     "mixtral-window": ("mixtral", {**_LLAMA, "num_local_experts": 4, "sliding_window": 5}),
     "mpt": ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": tiny_models.VOCABULARY, "eos_token_id": END}),
     "mt5": ("mt5", _T5),
@@ -74,6 +76,8 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", {**_LLAMA, "sliding_window": 5}),
     "pegasus": ("pegasus", _SEQ2SEQ),
     "phi3": ("phi3", {**_LLAMA, "sliding_window": 5}),
+    "qwen2_moe": ("qwen2_moe", {**_EXPERTS, "shared_expert_intermediate_size": 16}),
+    "qwen3_moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 16}),
     "seed_oss": ("seed_oss", {**_LLAMA, "head_dim": 8}),
     "smollm3": ("smollm3", {**_LLAMA, "no_rope_layers": [1, 0]}),
     "stablelm": ("stablelm", {**_LLAMA, "use_parallel_residual": True, "qk_layernorm": True, "partial_rotary_factor": 0.5}),

@@ -16,7 +16,8 @@ from tests.megatron.test_mega_parity import compared
 
 GUIDE = Path(__file__).parents[2] / "docs" / "megatron.md"
 LAYOUTS = {
-    axis: f"strategy.{name}_parallel=2" for axis, name in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert"))
+    axis: f"strategy.{name}_parallel=2"
+    for axis, name in (("tp", "tensor"), ("pp", "pipeline"), ("dp", "data"), ("ep", "expert"))
 }
 
 
@@ -66,7 +67,7 @@ def test_the_table_says_what_check_says(family: str) -> None:
         alone = refusal(task, family, "single")
         assert (alone is not None) == (SAID[task, family] == "-"), (task, alone)
         trained = axes(task, family)
-        for axis in (trained[:1] or ["tp"]) + ["pp"] if alone is None else ():
+        for axis in (trained[:1] or ["dp"]) + ["pp"] if alone is None else ():
             found = refusal(task, family, "megatron", LAYOUTS[axis])
             assert (found is None) == (axis in trained), (task, axis, found)
             if found is not None:

@@ -62,7 +62,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert-mean": ("modernbert", {**_MODERN, "classifier_pooling": "mean", "global_attn_every_n_layers": 1}),
 }
 _LLAMA = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _GEMMA = {**_LLAMA, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
 _SEQ2SEQ = {
     "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
@@ -76,9 +75,6 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", _LLAMA),
     "qwen2-window": ("qwen2", {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "qwen3": ("qwen3", {**_LLAMA, "head_dim": 16}),
-    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4, "head_dim": 8}),
-    "qwen2_moe": ("qwen2_moe", {**_LLAMA, **_EXPERTS, "shared_expert_intermediate_size": 40}),
-    "qwen3_moe": ("qwen3_moe", {**_LLAMA, **_EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
     "gemma": ("gemma", {**_LLAMA, "head_dim": 16, "num_key_value_heads": 1}),
     "gemma2": ("gemma2", {**_GEMMA, "attn_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", _GEMMA),
