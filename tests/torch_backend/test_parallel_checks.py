@@ -120,17 +120,6 @@ def test_a_family_without_a_plan_is_named_and_a_plugin_adds_it(tmp_path: Path) -
     ]
 
 
-def test_layers_that_a_plan_leaves_whole(tmp_path: Path) -> None:
-    """DiffLlama declares its embeddings alone: each rank has all heads, and their matrices see all positions."""
-    sizes = {**LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2}
-    whole, cut_up = (model_of(tmp_path / kind, kind, **sizes) for kind in ("diffllama", "llama"))
-    assert not cut(plan_for(whole), whole.build(LANGUAGE), 4, sequence=False).divided
-    assert cut(plan_for(cut_up), cut_up.build(LANGUAGE), 4, sequence=False).divided
-    assert refused(plan_for(whole)) == []
-    [line] = refused(plan_for(whole), sequence_parallel=True)
-    assert line.startswith("strategy.sequence_parallel: inside of the layers of family 'diffllama' positions")
-
-
 @pytest.mark.parametrize(
     ("options", "line"),
     [
