@@ -256,13 +256,11 @@ class _Cutter:
 
     def _groups(self) -> None:
         """Attention that is cut, and repeats keys and values by a number it keeps: the number on a rank."""
-        holders = {path.rpartition(".")[0] for path in self.cuts.modules}
+        columns = [path for path, (how, _) in self.cuts.modules.items() if how == "column"]
+        holders = tuple(f"{path.rpartition('.')[0]}." for path in columns)
         for path, found in self.module.named_modules():
-            if (
-                self.heads is not None
-                and path in holders
-                and isinstance(getattr(found, "num_key_value_groups", None), int)
-            ):
+            inside = f"{path}.".startswith(holders)
+            if self.heads is not None and inside and isinstance(getattr(found, "num_key_value_groups", None), int):
                 local = self.heads.heads // self.ranks // max(1, self.heads.groups // self.ranks)
                 self.cuts.divided.setdefault(path, {})["num_key_value_groups"] = local
 
