@@ -249,7 +249,7 @@ def test_mistakes_are_one_line(tiny: str, tuned: Path) -> None:
         slimpajama.load_model(tiny).predict(" ")
     with pytest.raises(slimpajama.RecipeError, match=r"unknown key 'lerning_rate'"):
         slimpajama.load_model(tiny).finetune(rows_of(4), "text-classification", settings={"optimizer.lerning_rate": 1})
-    with pytest.raises(slimpajama.SourceError, match="'mmm.*cannot be read: File name too long") as caught:
+    with pytest.raises(slimpajama.SourceError, match=r"'mmm.*cannot be read: File name too long") as caught:
         slimpajama.load_model("m" * 300)
     assert len(str(caught.value)) < 200
     with pytest.raises(slimpajama.SourceError, match="cannot be read: File name too long"):
