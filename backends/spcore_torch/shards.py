@@ -32,7 +32,7 @@ def joined(x: torch.Tensor, group: Any, axis: int, size: int) -> torch.Tensor:
         own = torch.cat([own, own.new_zeros(each - len(own), *own.shape[1:])])
     every = own.new_empty(ranks * each, *own.shape[1:])
     dist.all_gather_single(every, own.contiguous(), group=group)
-    return every[:size].movedim(0, axis).contiguous()  # GPT-2 for one looks at it by `view`
+    return every[:size].movedim(0, axis)
 
 
 def own(x: torch.Tensor, group: Any, axis: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def scattered(x: torch.Tensor, group: Any, axis: int) -> torch.Tensor:
         whole = torch.cat([whole, whole.new_zeros(ranks * each - size, *whole.shape[1:])])
     piece = whole.new_empty(each, *whole.shape[1:])
     dist.reduce_scatter_single(piece, whole.contiguous(), group=group)
-    return piece[: max(0, min(each, size - rank * each))].movedim(0, axis).contiguous()
+    return piece[: max(0, min(each, size - rank * each))].movedim(0, axis)
 
 
 class Enter(torch.autograd.Function):  # type: ignore[misc]

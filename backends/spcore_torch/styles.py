@@ -65,10 +65,11 @@ class Column(_Style):
         """See `_Style.around`."""
         if hasattr(module, "nf"):  # a Conv1D's number of outputs, which shapes them
             module.nf = module.weight.shape[1]
-        region, apart, whole = self.region, self.apart, self.whole
+        region, apart, whole, viewed = self.region, self.apart, self.whole, hasattr(module, "nf")
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = inner(region.enter(x, whole=whole))
+            entered = region.enter(x, whole=whole)
+            y: torch.Tensor = inner(entered.contiguous() if viewed else entered)  # a Conv1D looks at it by `view`
             if apart:
                 region.apart()
             return y

@@ -88,7 +88,8 @@ def _interpreter() -> dict[str, Any]:
     return {
         "sys.path": list(sys.path),
         "sys.argv": list(sys.argv),
-        "sys.meta_path": [finder for finder in sys.meta_path if "transformers" not in type(finder).__module__],
+        # transformers' and six's stay: the names of their modules are found by them alone.
+        "sys.meta_path": [f for f in sys.meta_path if not {"transformers", "six"} & set(type(f).__module__.split("."))],
         "sys.path_hooks": list(sys.path_hooks),
         "hooks": [sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook, sys.breakpointhook],
         "streams": [sys.stdin, sys.stdout, sys.stderr],

@@ -41,6 +41,7 @@ ALLOWED = {
     "backends/spcore_onnx/quantise.py": {"the root logger"},
     "backends/spcore_onnx/tracing.py": {"warnings.simplefilter"},
     "backends/spcore_torch/shards.py": {"torch.set_rng_state"},  # within a pass, when the engine has the generators
+    "plugins/spcore_lm_eval/harness.py": {"random.seed", "np.random.seed", "random.setstate"},
     "spcore/imports.py": {"random.setstate"},
     "spcore/tensors/process.py": {"torch.set_num_threads"},
     "spcore/tensors/rng.py": {"torch.manual_seed", "torch.set_rng_state"},

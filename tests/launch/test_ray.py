@@ -81,6 +81,7 @@ def test_a_ranks_own_error_is_shown(cluster: str) -> None:
     assert of_rays() == []
 
 
+@pytest.mark.slow
 def test_a_killed_rank_and_a_restart(cluster: str, tmp_path: Path) -> None:
     whole, events = list[Event](), list[Event]()
     run(tree(), whole)
