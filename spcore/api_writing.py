@@ -25,10 +25,9 @@ from spcore.sharing import Shared, View
 from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
-    from spcore.interfaces.harness import Harness, HarnessReport
+    from spcore.interfaces.harness import Harness, HarnessReport, Text
     from spcore.interfaces.model import LanguageModel, Processor
     from spcore.prompting import Writer
-    from spcore.scoring import Text
     from spcore.writing import Piece, Written
 
 _LANGUAGE = Head("vocabulary", 0, {"logits": ("sequence", "position", "vocabulary")})

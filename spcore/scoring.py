@@ -10,12 +10,10 @@ import numpy as np
 from spcore.bars import progress
 from spcore.errors import DataError, RefusalError
 from spcore.fitting import ids_of
+from spcore.interfaces.harness import Text
 from spcore.interfaces.model import Processor
 from spcore.interfaces.runtime import Forwards, Likelihood, Runner, Scores
 from spcore.interfaces.task import Batch
-
-Text = str | Sequence[int]
-"""A text, or the ids of one."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def fits(linear: nn.Linear) -> bool:
 def products(recipe: Fp8Recipe) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
     """A `Product` for the forward pass, and one whose first operand is a gradient."""
     wide = torch.float8_e5m2 if recipe.format == "hybrid" else torch.float8_e4m3fn
-    return tuple(functools.partial(_product, kind) for kind in (torch.float8_e4m3fn, wide))  # type: ignore[return-value]
+    return functools.partial(_product, torch.float8_e4m3fn), functools.partial(_product, wide)
 
 
 def _product(kind: torch.dtype, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -16,10 +16,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder, its file, or its name on the Hub.")],
     data: Annotated[str | None, typer.Option(help="A file, a glob, a Hub name, or a data set component.")] = None,
     tasks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[,NAME]", help="In place of --data: tasks of lm-eval (extra `eval`), or patterns of names."
-        ),
+        str | None, typer.Option(metavar="NAME[,NAME]", help="In place of --data: a harness's tasks, or patterns.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="A name the data set knows (--data glue --task sst2).")] = None,
     split: Annotated[str | None, typer.Option(help="A split; 'test[:100]' takes a part.")] = None,
@@ -62,7 +59,7 @@ def evaluate(
     group_by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Also the figures for each value of a column of the data.")
     ] = None,
-    tasks_folder: Annotated[str | None, typer.Option(help="Of --tasks: a folder of lm-eval's YAML files.")] = None,
+    tasks_folder: Annotated[str | None, typer.Option(help="Of --tasks: a folder of task files of your own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of --tasks: rows of each, the first ones.")] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Of --tasks: solved examples before each row.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Of --tasks: prompts by the model's chat template.")] = False,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from spcore.interfaces.model import Processor
     from spcore.interfaces.runtime import Likelihood
 
-    Text = str | Sequence[int]
+Text = str | Sequence[int]
+"""A text, or the ids of one."""
 
 
 class Subject(Protocol):

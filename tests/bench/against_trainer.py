@@ -117,16 +117,19 @@ class Theirs:
         self.rows = [row_of(store[i]) for step in loader.steps(0, total) for i in step.feature_ids]
         self.collator = collator(transformers.AutoTokenizer.from_pretrained(self.folder))
 
+    def settings(self, epochs: float = 1, seed: int = 0) -> transformers.TrainingArguments:
+        """The recipe's, as `Trainer` takes them."""
+        return transformers.TrainingArguments(
+            output_dir=str(self.work / "trainer"), num_train_epochs=epochs, per_device_train_batch_size=self.batch,
+            learning_rate=self.plan.optimizer.lr, weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[],
+            save_strategy="no", disable_tqdm=True, use_cpu=self.plan.device == "cpu" or not torch.cuda.is_available(), logging_strategy="no", seed=seed,
+        )  # fmt: skip
+
     def run(self) -> tuple[float, list[float]]:
         """(rows a second, losses)."""
-        settings = transformers.TrainingArguments(
-            output_dir=str(self.work / "trainer"), num_train_epochs=1, per_device_train_batch_size=self.batch,
-            learning_rate=self.plan.optimizer.lr, weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[],
-            save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), logging_strategy="no", seed=0,
-        )  # fmt: skip
         clock = _Clock()
         trainer = _Sequential(
-            model=self.auto.from_pretrained(self.folder), args=settings, train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
+            model=self.auto.from_pretrained(self.folder), args=self.settings(), train_dataset=self.rows, callbacks=[clock],  # type: ignore[arg-type]
             data_collator=self.collator,
         )  # fmt: skip
         trainer.losses = []

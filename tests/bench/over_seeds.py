@@ -10,14 +10,12 @@ Both are evaluated by `slimpajama evaluate`.
 from __future__ import annotations
 
 import logging
-import shutil
 import statistics
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import transformers
 import typer
 from against_trainer import Theirs
@@ -36,13 +34,8 @@ class TheirsAtRandom(Theirs):
 
     def train(self, output: Path, epochs: float, seed: int) -> None:
         """Train and save."""
-        settings = transformers.TrainingArguments(
-            output_dir=str(self.work / "trainer"), num_train_epochs=epochs, per_device_train_batch_size=self.batch,
-            learning_rate=self.plan.optimizer.lr, weight_decay=0.01, lr_scheduler_type="linear", max_grad_norm=1.0, report_to=[],
-            save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), logging_strategy="no", seed=seed,
-        )  # fmt: skip
         trainer = transformers.Trainer(
-            model=self.auto.from_pretrained(self.folder), args=settings, train_dataset=self.rows, data_collator=self.collator  # type: ignore[arg-type]
+            model=self.auto.from_pretrained(self.folder), args=self.settings(epochs, seed), train_dataset=self.rows, data_collator=self.collator  # type: ignore[arg-type]
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
@@ -54,19 +47,18 @@ def scores(
     source: str, tree: dict[str, Any], seed: int, device: str, registry: Registry
 ) -> dict[str, dict[str, float]]:
     """Figures of both."""
-    held, found = {**tree["data"], "split": "train[90%:]"}, {}
+    found = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         recipe = load_recipe({**tree, "output": str(work / "ours")}, {"train.seed": seed}, registry=registry)
         once = load_recipe({**tree, "train": {**tree["train"], "epochs": 1}}, {"train.seed": seed}, registry=registry)
-        theirs = TheirsAtRandom(once, registry, work, *AUTO[tree["task"]][:1], row_of, AUTO[tree["task"]][1])
+        auto, collator = AUTO[tree["task"]]
+        theirs = TheirsAtRandom(once, registry, work, auto, row_of, collator)
         theirs.train(work / "theirs", tree["train"]["epochs"], seed)
         slimpajama.run(recipe, registry=registry)
         for who in ("ours", "theirs"):
             model = slimpajama.load_model(work / who, device=device)
-            found[who] = dict(model.evaluate(source, split=held["split"], max_length=128).metrics)
-        shutil.rmtree(work)
-        work.mkdir()
+            found[who] = dict(model.evaluate(source, split="train[90%:]", max_length=128).metrics)
     return found
 
 

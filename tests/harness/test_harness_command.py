@@ -14,26 +14,13 @@ from lm_eval.api import task as tasks_of_library
 from tqdm import tqdm
 from typer.testing import CliRunner
 
-from harness.asked import save_llama, save_tasks
+from harness.asked import save_tasks
 from spcore.api import LanguageModelHandle, load_model
 from spcore.cli.app import app
 from spcore.components import Component, Registry
 from spcore.errors import ComponentError, RefusalError, SlimPajamaError, SourceError, UserError
 from spcore.testing import check_plugin
 from spcore_lm_eval import plugin
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("asked")
-    save_llama(found / "model")
-    save_tasks(found / "tasks")
-    return found
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModelHandle:
-    return load_model(folder / "model", device="cpu")
 
 
 def typed(*words: str) -> Any:

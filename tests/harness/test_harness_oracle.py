@@ -12,26 +12,12 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from harness.asked import save_llama, save_tasks
-from spcore.api import LanguageModelHandle, load_model
+from spcore.api import LanguageModelHandle
 from spcore.interfaces.harness import HarnessReport
 
 TASKS = ["capitals", "letters", "rolling", "written"]
 _TOLERANCE = 1e-4
 """Sums of float32 log-probabilities of up to 190 tokens, from batches of other shapes."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("asked")
-    save_llama(found / "model")
-    save_tasks(found / "tasks")
-    return found
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModelHandle:
-    return load_model(folder / "model", device="cpu")
 
 
 @pytest.fixture(scope="module")

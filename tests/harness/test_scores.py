@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from generation import tiny_writers
-from harness.asked import POSITIONS, save_llama
+from harness.asked import POSITIONS
 from spcore.api import LanguageModelHandle, load_model
 from spcore.artifact import Artifact
 from spcore.errors import DataError, RefusalError, UserError
@@ -25,26 +25,16 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: str) -> LanguageModelHandle:
-    return load_model(folder, device="cpu")
-
-
-def expected(folder: str, before: list[int], ids: list[int]) -> tuple[float, bool]:
-    reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+def expected(folder: Path, before: list[int], ids: list[int]) -> tuple[float, bool]:
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     with torch.no_grad():
         logits = reference(torch.tensor([before + ids[:-1]])).logits[0, len(before) - 1 :].double()
     found = logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)].sum()
     return float(found), bool((logits.argmax(-1) == torch.tensor(ids)).all())
 
 
-def test_texts_and_ids_score_as_transformers_says(model: LanguageModelHandle, folder: str) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+def test_texts_and_ids_score_as_transformers_says(model: LanguageModelHandle, folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
     pairs = [(tokenizer(a)["input_ids"], tokenizer(a + b)["input_ids"]) for a, b in PAIRS]
     pairs = [(before, whole[len(before) :]) for before, whole in pairs]
     likeliest = model.generate("The capital of", max_new_tokens=5, temperature=0)[0]
@@ -102,9 +92,9 @@ def test_what_cannot_be_scored_is_refused(model: LanguageModelHandle, tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_runtime_scores_what_its_logits_say(model: LanguageModelHandle, folder: str, dtype: Any) -> None:
+def test_the_runtime_scores_what_its_logits_say(model: LanguageModelHandle, folder: Path, dtype: Any) -> None:
     runtime, task = TorchRuntime(RuntimeOptions(dtype=dtype)), model.task()[1]
-    case = RuntimeCase(runtime, Artifact(Path(folder), model._model, {}), task, Path(folder))
+    case = RuntimeCase(runtime, Artifact(folder / "model", model._model, {}), task, folder / "model")
     case.runner = runtime.load(case.artifact, task, "cpu")
     report = run_checks((runtime_score,), case, Where())
     assert [check for _, check in report.ran] == ["runtime.score"]
