@@ -17,6 +17,8 @@ import zstandard
 from spcore.errors import DataError
 
 SUFFIXES = (".gz", ".zst", ".zstd")
+TO_UTF8 = "Convert it with iconv -f ENCODING -t utf-8, where ENCODING is what it is written in: latin1, cp1252, gb18030, shift_jis, ..."
+"""What to do with text in another encoding, which cannot be told from its bytes alone."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UNPACK, _SAVE = "Unpack it first", "Save its table as CSV in UTF-8"
 _FOREIGN = {
@@ -99,7 +101,7 @@ class Content:
             name = self.encoding.removesuffix("-sig").upper()
             raise DataError(
                 f"{self.path}:{line}: not {name} ({found})",
-                hint="Convert it, for example with iconv -f latin1 -t utf-8",
+                hint=TO_UTF8,
             ) from None
 
     def refuse_page(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from spcore.errors import DataError, SourceError, unknown
 from spcore.features import fingerprint
 from spcore.interfaces.dataset import Column, Dataset, ReadReport, Row, Schema, Source
+from spcore_data.content import TO_UTF8
 from spcore_data.corpus_files import NOT_UTF8, CorpusFile, is_corpus, open_file
 from spcore_data.corpus_index import READING, Entry
 from spcore_data.corpus_pieces import MOST
@@ -146,7 +147,7 @@ def _report(files: Sequence[CorpusFile], options: CorpusOptions, remarks: list[s
         if len(lost.get(NOT_UTF8, ())) * 2 > read:
             raise DataError(
                 f"{file.path}:{lost[NOT_UTF8][0]}: not UTF-8, as are {len(lost[NOT_UTF8])} of {read} documents",
-                hint="Convert it, for example with iconv -f latin1 -t utf-8",
+                hint=TO_UTF8,
             )
         for reason, lines in lost.items():
             dropped[reason if len(files) == 1 else f"{file.path.name}: {reason}"] = lines
