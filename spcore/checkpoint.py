@@ -30,13 +30,13 @@ from spcore.files import (
     put_text,
     read_sealed,
     reason,
+    remove,
     replace_folder,
     restore_all,
     sealed_files,
     sealed_text,
     sync_file,
     sync_folder,
-    take_away,
 )
 from spcore.interfaces.strategy import Pending
 
@@ -133,7 +133,6 @@ class CheckpointStore:
             rest = held.pop_all()
             if later is None:
                 self._seal(rest, work, step)
-                self.tidy()
                 return
             pool = ThreadPoolExecutor(1, "checkpoint")
             self._sealing = pool.submit(self._seal, rest, work, step, later)
@@ -170,23 +169,13 @@ class CheckpointStore:
         replace_folder(work, self.path(step))
 
     def _prune(self, step: int) -> None:
-        """Take old ones away. Those of later steps were passed over as damaged: they must not count as kept.
-
-        Their space is freed right before the next is written, which then takes the same memory for its pages: memory that a
-        system has to find first costs several times what writing to it does.
-        """
+        """Delete old ones. Those of later steps were passed over as damaged: they must not count as kept."""
         upto = [path for at, path in self._found() if at <= step and path != self.path(step)]
         for old in upto[: max(0, len(upto) + 1 - self.keep)]:
             try:
-                take_away(old)
+                remove(old)
             except OSError as error:  # the new one is whole: no reason to end a run
                 log.warning("%s: an old checkpoint that cannot be deleted: %s", old, reason(error))
-
-    def tidy(self) -> None:
-        """Free the disk of what pruning took away, once no checkpoint will be written. Called by the writer."""
-        if self.folder.is_dir():
-            with alone(self.folder), disk_errors(self.folder):
-                clear(self.folder)
 
 
 def _dropping(work: Path) -> Callable[[Any, Any, Any], None]:

@@ -124,8 +124,6 @@ class Trainer:
                 self._warn(self.loader.remarks())  # which a stream gives as it is read
             self._save_model()
         self._settle(wait=True)
-        if self.checkpoints is not None and self.engine.place.is_writer:
-            self.checkpoints.tidy()
         self.engine.agree(0)  # no rank is done before everything is on disk
         return RunResult(self.progress.step, self.progress.metrics, str(self.output or ""), cancelled)
 

@@ -318,7 +318,6 @@ def test_the_rest_goes_on_beside_and_is_seen_when_whole(tmp_path: Path, held_bac
         (work / "state").write_text("200")
     assert store.settled()
     assert store.steps() == [200]
-    store.tidy()
     assert [p.name for p in store.folder.iterdir()] == ["step-00000200"]
 
 
