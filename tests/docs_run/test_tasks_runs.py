@@ -127,36 +127,6 @@ def test_recipes_run_and_answers_come(
         assert evaluated["f1"] == pytest.approx(by_transformers(output, Path(file)), abs=1e-9)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"sentence-pair"}))  # whose task's exports have tests of their own
-def test_exports_answer_alike(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, write = FILES[name]
-    (tmp_path / file).write_text(write(np.random.default_rng(0)))
-    copied(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    run([*commands(f"run docs/recipes/{name}.yaml")[0], *SHORT], monkeypatch)
-    (output,) = Path("runs").iterdir()
-    run(["export", str(output), "--runtime", "onnx"], monkeypatch)
-    (asked,) = commands(f"predict {output}")
-    answers = []
-    for runtime in ("torch", "onnx"):
-        capsys.readouterr()
-        run([*asked, "--runtime", runtime], monkeypatch)
-        answers += json.loads(capsys.readouterr().out)
-    assert alike(*answers), answers
-
-
-def alike(one: Any, other: Any) -> bool:
-    """Whether answers are the same, numbers to the tolerance that an export's check has."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(alike, one, other))
-    return one == other if not isinstance(one, float) else other == pytest.approx(one, abs=1e-4)
-
-
 def by_transformers(folder: Path, file: Path) -> float:
     """seqeval's F1 of what transformers' own model says of the words' first tokens, a space before each as byte-level tokens have it."""
     tokenizer, model = (
