@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer
@@ -17,12 +20,17 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from spcore.errors import ArtifactError, SourceError
+from spcore.errors import ArtifactError, OutputError, SourceError
+from spcore.features import cache_folder, fingerprint
+from spcore.files import disk_errors, replace_folder, staged, sync_tree
 from spcore_transformers.source import translated
 
 SUFFIX = ".gguf"
+_READING = 1
+"""Changes when the same file gives another configuration or tokenizer."""
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _MAGIC = b"GGUF"
+log = logging.getLogger("slimpajama.transformers")
 
 
 def find(source: str, revision: str | None) -> Path | None:
@@ -83,7 +91,26 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def opened(path: Path) -> tuple[Any, Any]:
-    """(configuration, tokenizer) of a file. Raises ArtifactError, SourceError."""
+    """(configuration, tokenizer) of a file. Reading a vocabulary of a GGUF file takes seconds, so both are kept in the cache as transformers
+    saves them. Raises ArtifactError, SourceError."""
+    about = path.stat()
+    kept = cache_folder() / "gguf" / fingerprint(_READING, str(path.resolve()), about.st_size, about.st_mtime_ns)
+    if (kept / "config.json").is_file():
+        return AutoConfig.from_pretrained(kept), AutoTokenizer.from_pretrained(kept)
+    config, tokenizer = _read(path)
+    try:
+        with staged(kept.with_name(f"{kept.name}-{os.getpid()}")) as work:
+            config.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            sync_tree(work)
+            with disk_errors(kept):
+                replace_folder(work, kept)
+    except OutputError as error:
+        log.debug("%s: configuration and tokenizer are not kept: %s", path, error)
+    return config, tokenizer
+
+
+def _read(path: Path) -> tuple[Any, Any]:
     with _readable(path):
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -94,6 +121,17 @@ def opened(path: Path) -> tuple[Any, Any]:
         writers = (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items())
         config.architectures = [name for family, name in writers if family == config.model_type][:1] or None
     return config, tokenizer
+
+
+class _Mapped:
+    """`GGUFReader.data` as a plain array: each of the hundred thousands of its slices costs numpy a third of what a memmap's does."""
+
+    def __set__(self, reader: Any, value: np.ndarray) -> None:
+        reader.__dict__["data"] = value.view(np.ndarray)
+
+    def __get__(self, reader: Any, owner: type) -> np.ndarray:
+        found: np.ndarray = reader.__dict__["data"]
+        return found
 
 
 def tensors(path: Path, whole: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -109,7 +147,7 @@ def tensors(path: Path, whole: Any) -> Iterator[tuple[str, torch.Tensor]]:
     )
 
     with _readable(path):
-        reader = GGUFReader(path)
+        reader = type("Reader", (GGUFReader,), {"data": _Mapped()})(path)
         architecture = read_field(reader, "general.architecture")[0]
         processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=whole.config.to_dict())
         names = get_gguf_hf_weights_map(whole, processor)

@@ -16,6 +16,7 @@ import slimpajama
 from spcore.errors import SlimPajamaError
 from spcore.interfaces.model import LanguageModel
 from spcore.tensors.files import save_safetensors
+from spcore_transformers import gguf_files
 from spcore_transformers.gguf_files import tensors
 
 
@@ -152,3 +153,22 @@ def test_smollm2_is_what_transformers_reads(tmp_path: Path) -> None:
     again = transformers.AutoModelForCausalLM.from_pretrained(saved(model, tmp_path / "saved")).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=ids).logits, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMPAJAMA_CACHE", str(tmp_path / "cache"))
+    file, read = tmp_path / "one.gguf", list[Path]()
+    plain = gguf_files._read
+    monkeypatch.setattr(gguf_files, "_read", lambda path: (read.append(path), plain(path))[1])
+    write_gguf(file, tiny_llama())
+    first, again = opened(file), opened(file)
+    assert read == [file]
+    text = "a b  c <s> 你好"
+    assert (
+        first.processor.encode(text).arrays["input_ids"].tolist()
+        == again.processor.encode(text).arrays["input_ids"].tolist()
+    )
+    assert {**first.config.to_dict(), "_name_or_path": ""} == {**again.config.to_dict(), "_name_or_path": ""}
+    write_gguf(file, tiny_llama(), quantised=True)
+    opened(file)
+    assert read == [file, file]
