@@ -277,7 +277,7 @@ def _of_tokenizer(usual: Any, fields: set[str], tokenizer: Any, multiple: int) -
         found["decoder_start_token_id"] = ids[role] if ids[role] is not None else _needed(tokenizer, role, family)
         found["pad_token_id"] = _needed(tokenizer, "pad", family)
         if "forced_eos_token_id" in fields:
-            found["forced_eos_token_id"] = ids["eos"]
+            found["forced_eos_token_id"] = None  # BART's; what ends for want of room is to be told as that
     return found
 
 
