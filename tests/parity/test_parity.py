@@ -57,8 +57,9 @@ def compared(family: str, layouts: list[str], *overrides: str, **how: Any) -> Pa
 
 
 def families(layout: str) -> list[str]:
-    """An encoder-decoder is not cut between layers."""
-    return [family for family in FAMILIES if family not in ("t5", "seq2seq") or "pp" not in parse_layout(layout)]
+    """Those that are not refused: an encoder-decoder is not cut between layers, nor are the positions of a BART."""
+    refused = {"t5": {"pp"}, "seq2seq": {"pp", "cp"}}  # by name, before anything starts
+    return [family for family in FAMILIES if not refused.get(family, set()) & set(parse_layout(layout))]
 
 
 def cases() -> list[Any]:
