@@ -252,6 +252,17 @@ def staged(folder: Path, *, inside: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def cached(folder: Path) -> Iterator[Path]:
+    """A folder to write in that becomes `folder` on leaving, whole: for what every process that needs it makes alike, several at once too.
+    Raises OutputError."""
+    with staged(folder.with_name(f"{folder.name}-{os.getpid()}")) as work:
+        yield work
+        sync_tree(work)
+        with disk_errors(folder):
+            replace_folder(work, folder)
+
+
+@contextlib.contextmanager
 def _claimed(work: Path) -> Iterator[None]:
     """Hold a folder that is made for it: against another process, not against what a dead one left."""
     work.mkdir(exist_ok=True)

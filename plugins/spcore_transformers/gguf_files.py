@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer
+from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from spcore.errors import ArtifactError, OutputError, SourceError
 from spcore.features import cache_folder, fingerprint
-from spcore.files import disk_errors, replace_folder, staged, sync_tree
+from spcore.files import cached
 from spcore_transformers.source import translated
 
 SUFFIX = ".gguf"
@@ -94,17 +94,15 @@ def opened(path: Path) -> tuple[Any, Any]:
     """(configuration, tokenizer) of a file. Reading a vocabulary of a GGUF file takes seconds, so both are kept in the cache as transformers
     saves them. Raises ArtifactError, SourceError."""
     about = path.stat()
-    kept = cache_folder() / "gguf" / fingerprint(_READING, str(path.resolve()), about.st_size, about.st_mtime_ns)
+    stamp = about.st_size, about.st_mtime_ns
+    kept = cache_folder() / "gguf" / fingerprint(_READING, transformers_version, str(path.resolve()), stamp)
     if (kept / "config.json").is_file():
         return AutoConfig.from_pretrained(kept), AutoTokenizer.from_pretrained(kept)
     config, tokenizer = _read(path)
     try:
-        with staged(kept.with_name(f"{kept.name}-{os.getpid()}")) as work:
+        with cached(kept) as work:
             config.save_pretrained(work)
             tokenizer.save_pretrained(work)
-            sync_tree(work)
-            with disk_errors(kept):
-                replace_folder(work, kept)
     except OutputError as error:
         log.debug("%s: configuration and tokenizer are not kept: %s", path, error)
     return config, tokenizer

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spcore.bars import on_terminal
 from spcore.errors import DataError
 from spcore.features import cache_folder, fingerprint
-from spcore.files import disk_errors, replace_folder, staged, sync_tree
+from spcore.files import cached
 from spcore_transformers.options import Style, TokenizerOptions
 from spcore_transformers.tokenizer_training import check, in_transformers, train
 
@@ -29,13 +28,8 @@ def own_tokenizer(options: TokenizerOptions, style: Style, texts: Iterable[str],
     made = train(counted, settings, rows=rows, progress=on_terminal())
     if settings.kind != "bytes" and not counted.count:
         raise DataError("model.tokenizer: the training data has no text to make it of")
-    with staged(
-        folder.with_name(f"{folder.name}-{os.getpid()}")
-    ) as work:  # ranks that were started by others are here together
+    with cached(folder) as work:
         in_transformers(made, settings).save_pretrained(work)
-        sync_tree(work)
-        with disk_errors(folder):
-            replace_folder(work, folder)
     return folder
 
 

@@ -1,5 +1,5 @@
-"""What a strategy over several processes costs beside a bare PyTorch loop that does the same: torch's DDP, its `fully_shard`, or its
-`parallelize_module` for tensor parallelism, its pipelining in one forward and one backward at a time.
+"""What a strategy over several processes costs beside a bare PyTorch loop that does the same: torch's DDP, its `fully_shard`,
+its `parallelize_module` for tensor parallelism, or its 1F1B pipelining (on two processes, texts cut to 16 tokens).
 
     torchrun --nproc-per-node 2 tests/bench/spread.py DATA --strategy fsdp [--steps 44] [--json]
 
@@ -235,6 +235,8 @@ def main(
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     dist.init_process_group("gloo")
+    if strategy == Strategy.PIPELINE and dist.get_world_size() != 2:
+        raise typer.BadParameter("a pipeline is of two processes here: --nproc-per-node 2")
     pairs = paired(data, strategy, steps)[4:]
     if dist.get_rank() == 0:
         report = {
