@@ -213,13 +213,14 @@ class Writes(ABC):
 
     def _prepared(self, prompts: Sequence[Asked], settings: GenerationSettings) -> Job:
         """All that is known before weights are read. Raises SlimPajamaError."""
-        from spcore.generation.checks import ANY_ROOM, check_request
+        from spcore.generation.checks import check_request
 
         self._check_runtime()
         task, own = self._writer(), self.generation()
         fields = request_fields(settings, own)
         processor = self.processor
-        room = Room(processor.max_length, "decoder_start" in own, int(own.get("max_new_tokens", MOST)))
+        capacity = self._component.capacity(self._model)
+        room = Room.of(processor, capacity, own)
         stop, stop_ids = settings.stops(), tuple(own.get("stop", ()))
         found = [fitted(processor, prompt, settings, room, _called(n, prompts)) for n, prompt in enumerate(prompts)]
         if any(_converses(prompt) for prompt in prompts):
@@ -236,7 +237,7 @@ class Writes(ABC):
                     keep=_converses(prompt), **fields,
                 )
             )  # fmt: skip
-            check_request(requests[-1], ANY_ROOM, own.get("decoder_start"))
+            check_request(requests[-1], capacity, own.get("decoder_start"))
             seen[ready.ids] += 1
         return Job(processor, tuple(found), tuple(requests), stop, task, seed if fields.get("temperature") else None)
 

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from spcore.errors import RefusalError, UserError, short, unknown
 from spcore.interfaces.model import Chats, Processor
+from spcore.interfaces.runtime import ANY_ROOM
 from spcore.writing_settings import MOST, GenerationSettings
 
 Message = Mapping[str, Any]
@@ -30,11 +31,20 @@ class Prompt:
 @dataclass(frozen=True)
 class Room:
     """Positions that a prompt and its answer share. positions: None for any number. encoder: whether the prompt has as many of its own.
-    usual: new tokens where nobody says how many."""
+    usual: new tokens where nobody says how many. whose: what sets the number of positions."""
 
     positions: int | None
     encoder: bool
     usual: int = MOST
+    whose: str = "the model"
+
+    @classmethod
+    def of(cls, processor: Processor, capacity: tuple[int, int, int], own: Mapping[str, Any]) -> Room:
+        """Of a model by what its runtime has room for. own: what its files say of generating."""
+        most, length = processor.max_length, capacity[1]
+        whose = "the model" if length >= (most or ANY_ROOM[1]) else "the runtime"
+        positions = most if whose == "the model" else length
+        return cls(positions, "decoder_start" in own, int(own.get("max_new_tokens", MOST)), whose)
 
     def after(self, prompt: int, settings: GenerationSettings) -> int:
         """New tokens at most, after a prompt of so many that fits."""
@@ -49,7 +59,7 @@ class Room:
         if self.positions is None:
             return None
         if answer > self.positions:
-            raise RefusalError(f"max_new_tokens {answer}: the model has {self.positions} positions")
+            raise RefusalError(f"max_new_tokens {answer}: {self.whose} has {self.positions} positions")
         return self.positions if self.encoder else self.positions - answer + 1
 
     def check(self, prompt: int, settings: GenerationSettings, what: str, *, cut: bool = False) -> None:
@@ -59,11 +69,11 @@ class Room:
         if most is None or prompt <= most:
             return
         if self.encoder:
-            text = f"{prompt} tokens do not fit the {most} positions of the model's encoder"
+            text = f"{prompt} tokens do not fit the {most} positions of the encoder"
         elif settings.max_new_tokens is None:
-            text = f"{prompt} tokens leave no room for an answer in the model's {self.positions} positions"
+            text = f"{prompt} tokens leave no room for an answer in {self.whose}'s {self.positions} positions"
         else:
-            text = f"{prompt} tokens and {answer} new ones do not fit the model's {self.positions} positions"
+            text = f"{prompt} tokens and {answer} new ones do not fit {self.whose}'s {self.positions} positions"
         lower = ", lower max_new_tokens" if settings.max_new_tokens and not self.encoder else ""
         other = "" if cut else ", or leave its beginning out: truncate=left"
         raise RefusalError(f"{what}: {text}", hint=f"Shorten it{lower}{other}")

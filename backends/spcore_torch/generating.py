@@ -43,13 +43,18 @@ def loop_over(
     """A loop with the slots and the length that the options say. running: what each call of the decoder is made in. Raises
     RefusalError."""
     assert isinstance(model, Steps), "`writes` was asked"
+    decoder = model.decoder(module, *capacity(model, options))
+    return DecodingLoop(_Guarded(decoder, running), decoder_start=model.generation().get("decoder_start"))
+
+
+def capacity(model: LanguageModel, options: RuntimeOptions) -> tuple[int, int, int]:
+    """See `Runtime.capacity`."""
     most = model.processor.max_length
     if options.context is not None and most is not None and options.context > most:
         raise RefusalError(f"runtime.context {options.context}: model {model.source!r} has {most} positions")
     length = options.context or most or _UNBOUNDED
-    start = model.generation().get("decoder_start")
-    decoder = model.decoder(module, options.slots, length, 0 if start is None else length)
-    return DecodingLoop(_Guarded(decoder, running), decoder_start=start)
+    encodes = isinstance(model, Steps) and "decoder_start" in model.generation()
+    return options.slots, length, length if encodes else 0
 
 
 def language_module(

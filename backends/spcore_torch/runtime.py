@@ -15,7 +15,7 @@ import torch
 from spcore.artifact import Artifact
 from spcore.errors import DataError, RefusalError
 from spcore.generation import DecodingLoop
-from spcore.interfaces.model import Head
+from spcore.interfaces.model import Head, LanguageModel
 from spcore.interfaces.runtime import GenerationRequest, PrepareReport, Runner, Runtime, Samples, Token
 from spcore.interfaces.task import Batch, BoundTask
 from spcore.tensors.flat import can_flatten, flatten, unflatten
@@ -53,6 +53,10 @@ class TorchRuntime(Runtime):
     def variants(self, artifact: Artifact) -> Sequence[Mapping[str, Any]]:
         """fp32, and bf16."""
         return ({"dtype": "float32"}, {"dtype": "bfloat16"})
+
+    def capacity(self, model: LanguageModel) -> tuple[int, int, int]:
+        """See `Runtime.capacity`: by the options `slots` and `context`."""
+        return generating.capacity(model, self.options)
 
     def load(self, artifact: Artifact, task: BoundTask | None, device: str) -> Runner:
         """See `Runtime.load`. Raises ArtifactError for a model whose weights lack a part, RefusalError for a device that is not

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from spcore.errors import DataError, RefusalError
-from spcore.generation.checks import ANY_ROOM, check_request
+from spcore.generation.checks import check_request
 from spcore.interfaces.dataset import Row, Schema
 from spcore.interfaces.model import Processor
-from spcore.interfaces.runtime import GenerationRequest
+from spcore.interfaces.runtime import ANY_ROOM, GenerationRequest
 from spcore.interfaces.task import IGNORE, Batch, BoundTask, EvalPart, Feature, Limits, LossTerm, Ops
 from spcore.text import Groups
 from spcore_tasks import answer_figures

@@ -5,9 +5,6 @@ from __future__ import annotations
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import GenerationRequest
 
-ANY_ROOM = (2**31, 2**31, 2**31)
-"""A capacity that refuses nothing: of a decoder that is not there yet."""
-
 MOST = 1e6
 """Of a temperature or a penalty: scores are float32, and stay numbers."""
 

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from spcore.artifact import Artifact
-    from spcore.interfaces.model import Processor
+    from spcore.interfaces.model import LanguageModel, Processor
     from spcore.interfaces.task import Batch, BoundTask
+
+
+ANY_ROOM = (2**31, 2**31, 2**31)
+"""A capacity that refuses nothing."""
 
 
 class Matcher(Protocol):
@@ -191,6 +195,11 @@ class Runtime(ABC):
     def variants(self, artifact: Artifact) -> Sequence[Mapping[str, Any]]:
         """Options of this runtime under which the saved model can be run as it lies there, for `bench`."""
         return ({},)
+
+    def capacity(self, model: LanguageModel) -> tuple[int, int, int]:
+        """What of the model's texts is made at a time, as in `Decodes.capacity`; asked before weights are read, so that what does not fit
+        is refused then. Raises RefusalError for options that the model cannot have."""
+        return ANY_ROOM
 
     def begin(self, artifact: Artifact, device: str) -> None:  # noqa: B027 (nothing is a good answer)
         """Called once a saved model is opened to be run: may begin in the background what `load` on the same artifact and device will

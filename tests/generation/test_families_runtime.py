@@ -13,6 +13,7 @@ import pytest
 import tiny_writers as tiny
 import torch
 
+from spcore import load_model
 from spcore.artifact import Artifact
 from spcore.errors import RefusalError, RunError
 from spcore.interfaces.runtime import Generates, GenerationRequest
@@ -96,6 +97,34 @@ def test_what_does_not_fit_is_refused_in_one_line(llama: Path) -> None:
         runner(llama, context=65).submit(GenerationRequest((5,)))
     with pytest.raises(RefusalError, match="beams"):
         runner(llama, slots=2).submit(GenerationRequest((5,), beams=3))
+
+
+def test_what_the_runtime_has_no_room_for_is_refused_before_weights_are_read(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: Any) -> Any:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(TorchRuntime, "load", load)
+    model = load_model(str(llama), runtime={"use": "torch", "slots": 2, "context": 10})
+    for settings, words in (
+        ({"n": 3, "temperature": 1.0}, "n is 3, expected 1 to 2, the slots there are"),
+        ({"beams": 3}, "beams is 3, expected 1 .no search. to 2, the slots there are"),
+        ({"max_new_tokens": 11}, "max_new_tokens 11: the runtime has 10 positions"),
+        ({"max_new_tokens": 9}, "3 tokens and 9 new ones do not fit the runtime's 10 positions"),
+    ):
+        with pytest.raises(RefusalError, match=words):
+            model.generate([(5, 9, 23)], **settings)
+    with pytest.raises(RefusalError, match=r"runtime\.context 65: model '.*' has 64 positions"):
+        load_model(str(llama), runtime={"use": "torch", "context": 65}).generate([(5, 9)])
+
+
+def test_an_answer_takes_what_room_the_runtime_has(llama: Path) -> None:
+    model = load_model(str(llama), runtime={"use": "torch", "context": 10})
+    (found,) = model.generate([(5, 9, 23)])
+    assert found["tokens"] == 8, "three are fed, and of eight new ones all but the last"
+    (found,) = model.generate([(5, 9, 23) * 4], truncate="left", max_new_tokens=4)
+    assert (found["prompt_tokens"], found["left_out"], found["tokens"]) == (7, 5, 4)
 
 
 @pytest.mark.parametrize("units", [True, False])
