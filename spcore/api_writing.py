@@ -22,7 +22,7 @@ from spcore.interfaces.runtime import Generates, GenerationRequest, Likelihood, 
 from spcore.interfaces.task import BoundTask, Prompts, Task
 from spcore.recipe import lone_part, part_options
 from spcore.sharing import Shared, View
-from spcore.writing_settings import MOST, GenerationSettings, Preset, bound_constraint, request_fields, settings_of
+from spcore.writing_settings import GenerationSettings, Preset, bound_constraint, request_fields, settings_of
 
 if TYPE_CHECKING:
     from spcore.interfaces.harness import Harness, HarnessReport, Text
