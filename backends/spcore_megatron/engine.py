@@ -337,6 +337,7 @@ class MegatronEngine(TorchEngine):
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. All ranks of a data rank go on with its generator; those of one that the saving run had not, with their own."""
+        self.staging.settle()
         self.keeper.load(folder, self._file(folder, 0), self.random)
 
     def _file(self, folder: Path, number: int) -> Path:

@@ -158,6 +158,7 @@ class TorchEngine(Engine):
             norm = self.gradient_norm() / scale
             finite = math.isfinite(norm) and math.isfinite(loss)
             if finite:
+                self.staging.settle()
                 self._update(lr, norm)
             self.scaler.update(finite)
             lost = () if finite else self._nonfinite(terms)
@@ -379,6 +380,7 @@ class TorchEngine(Engine):
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`. A rank that the saving run had not goes on with generators of its own."""
+        self.staging.settle()
         state.load(folder, self._state_file(folder), self._state())
 
     def weights(self, which: Literal["model", "adapter"] = "model") -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,18 @@ _PARTS, _BEGINS = "DCP_SHARDING_INFO", "saved_offsets"
 """As `HuggingFaceStorageReader` has them in a file's header."""
 
 
-class Writing:
-    """A `Pending` that goes on in a thread of its own."""
+Copies = list[dict[str, torch.Tensor]]
+"""Tensors by name, of each file."""
 
-    def __init__(self, write: Callable[[], None]) -> None:
+
+class Writing:
+    """A `Pending` that goes on in a thread of its own: first what it was given is copied, then the copies are written. Until `copied` is
+    done, nobody changes it."""
+
+    def __init__(self, copy: Callable[[], Copies], write: Callable[[Copies], None]) -> None:
         pool = ThreadPoolExecutor(1, "checkpoint-file")
-        self._written = pool.submit(write)
+        self.copied = pool.submit(copy)
+        self._written = pool.submit(lambda: write(self.copied.result()))
         pool.shutdown(wait=False)
 
     def wait(self) -> None:
@@ -56,6 +62,14 @@ class Staging:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, str], torch.Tensor] = {}
+        self.last: Writing | None = None
+
+    def settle(self) -> None:
+        """Return when parameters and the optimizer's state may change: the last save has copied them. What went wrong in copying, the save
+        itself raises."""
+        if self.last is not None:
+            wait([self.last.copied])
+            self.last = None
 
     def copied(self, file: int, name: str, value: torch.Tensor) -> torch.Tensor:
         """The value as it is now, contiguous. The last save is over."""
@@ -85,8 +99,9 @@ class Held:
 
 
 def save(file: Path, held: Held, staging: Staging) -> Pending:
-    """Write this rank's file. State tensors of the optimizer go under "optimizer/NAME/KEY", its plain numbers into the header. Everything
-    is copied at once and written in a thread. `Pending.wait` raises OutputError."""
+    """Write this rank's file. State tensors of the optimizer go under "optimizer/NAME/KEY", its plain numbers into the header. It is copied
+    and written in a thread; what an update changes on a CPU, beside the next forward and backward pass: `Staging.settle`. `Pending.wait`
+    raises OutputError."""
     files: list[dict[str, tuple[torch.Tensor, tuple[int, ...]]]] = [{}]
     numbers: dict[str, Any] = {"scaler": {"scale": held.scaler.scale, "good": held.scaler.good}, "optimizer": {}}
 
@@ -110,22 +125,40 @@ def save(file: Path, held: Held, staging: Staging) -> Pending:
                 keep(f"{OPTIMIZER}{name}/{key}", [(value, (0,) * value.dim())])
     for name, value in held.random.items():
         keep(RANDOM + name, [(value, (0,))])
-    return _written(file, files, json.dumps(numbers, sort_keys=True), staging)
+    fixed = {name for stored in files for name in stored if name.startswith(OPTIMIZER)} | {
+        MODEL + n for n in held.shards
+    }
+    staging.last = _written(file, files, json.dumps(numbers, sort_keys=True), staging, fixed)
+    return staging.last
 
 
 def _written(
-    file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str, staging: Staging
-) -> Pending:
-    """Write `file` and, of tensors that are held in several blocks, "STEM-1" and so on for the others."""
+    file: Path, files: Sequence[Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]], numbers: str, staging: Staging, fixed: Set[str]
+) -> Writing:  # fmt: skip
+    """Write `file` and, of tensors that are held in several blocks, "STEM-1" and so on for the others. fixed: names of what nothing but an
+    update changes; buffers and generators change in a forward pass."""
 
-    def write(files: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        for n, tensors in enumerate(files):
+    def copied(later: bool) -> dict[tuple[int, str], torch.Tensor]:
+        return {
+            (n, name): staging.copied(n, name, value)
+            for n, stored in enumerate(files)
+            for name, (value, _) in stored.items()
+            if later
+            is (name in fixed and not value.is_cuda)  # a GPU's copy waits in the queue of what it computes anyway
+        }
+
+    def copy() -> Copies:
+        every = first | copied(True)
+        return [{name: every[n, name] for name in stored} for n, stored in enumerate(files)]
+
+    def write(copies: Copies) -> None:
+        for n, tensors in enumerate(copies):
             path = file.with_name(f"{file.stem}-{n}{file.suffix}") if n else file
             write_tensors(tensors, path, {"numbers": numbers, _PARTS: json.dumps(begins[n], sort_keys=True)})
 
     begins = [{name: {_BEGINS: list(at)} for name, (_, at) in stored.items()} for stored in files]
-    copies = [{name: staging.copied(n, name, v) for name, (v, _) in stored.items()} for n, stored in enumerate(files)]
-    return Writing(lambda: write(copies))
+    first = copied(False)
+    return Writing(copy, write)
 
 
 def load(folder: Path, own: Path, held: Held) -> None:

@@ -231,6 +231,39 @@ def test_a_run_that_stopped_goes_on_to_the_bit(tmp_path: Path, policy: str) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["rank-00000.safetensors"]
 
 
+def test_an_update_waits_until_a_save_has_copied_what_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plain = engine_of(plan_of(Weighted(0.3))), engine_of(plan_of(Weighted(0.3)))
+    for one in (engine, plain):
+        train(one, [cut(ROWS, 4)])
+    for name in ("plain", "late"):
+        (tmp_path / name).mkdir()
+    plain.save(tmp_path / "plain").wait()
+    copied, waited, go = engine.staging.copied, threading.Event(), threading.Event()
+
+    def late(file: int, name: str, value: torch.Tensor) -> torch.Tensor:
+        if threading.current_thread().name.startswith("checkpoint-file"):
+            assert go.wait(60)
+        return copied(file, name, value)
+
+    settle = engine.staging.settle
+    monkeypatch.setattr(engine.staging, "copied", late)
+    monkeypatch.setattr(engine.staging, "settle", lambda: (waited.set(), settle()))
+    saving = engine.save(tmp_path / "late")
+    training = threading.Thread(target=train, args=(engine, [cut(ROWS, 4)]))
+    before = weights_of(engine)
+    training.start()
+    assert waited.wait(60), "forward and backward go on beside the copying"
+    assert exactly(weights_of(engine), before), "and nothing is updated"
+    go.set()
+    training.join()
+    saving.wait()
+    assert not exactly(weights_of(engine), before)
+    (one,), (other,) = ((tmp_path / name).iterdir() for name in ("late", "plain"))
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     from spcore.testing.fakes.language import FakeConfig, FakeLanguageModel
 

@@ -147,15 +147,16 @@ def engine_annotates(case: EngineCase) -> Iterator[Wrong]:
 
 @check("engine.resumes", "an engine that loads what another saved goes on as that one does")
 def engine_resumes(case: EngineCase) -> Iterator[Wrong]:
-    """To the bit, on the same layout."""
+    """To the bit, on the same layout; that one trains on while it is still writing."""
     plan = case.plan()
     batches = case.step(plan, (2, 4))
     with tempfile.TemporaryDirectory() as folder:
         with case.engine(plan) as first:
             for step in range(2):
                 first.train_step(batches, 0.05, step)
-            first.save(Path(folder)).wait()
+            saving = first.save(Path(folder))
             losses = [first.train_step(batches, 0.05, step).loss for step in range(2, 4)]
+            saving.wait()
         if any(path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin") for path in Path(folder).rglob("*")):
             yield Wrong(f"files {sorted(p.name for p in Path(folder).rglob('*'))}", "nothing that has to be unpickled")
         with case.engine(case.plan()) as second:
