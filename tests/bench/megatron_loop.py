@@ -4,7 +4,7 @@
 
 DATA: text of any amount, as `corpus` reads it. The bare loop is what megatron-core's own examples are: its GPTModel (with our layers, so that
 kernels are the same), its DistributedDataParallel, optimizer and schedule, its vocabulary-parallel loss, tensors ready. On the same processes
-both work on the same rows of a small Llama and take turns step by step: after each step of the trainer every process makes one of the
+both work on the same rows of a Llama of MiniLM's size and take turns step by step: after each step of the trainer every process makes one of the
 loop's. A pair is two steps on the same rows; the trainer's time is everything between two of the loop's (loading, collating, the step,
 events). Figures are of rank 0: medians, with the quartiles of the pairs, the first four left out; the losses of both say that they do the
 same. `--peak`: what a device can do in TFLOP/s, for the share of it that is used (6 operations a parameter and token).
@@ -33,8 +33,8 @@ from spcore.recipe import load_recipe
 from spcore.session import assemble
 from spcore.trainer import Trainer
 
-LENGTH, ROWS, MICRO = 128, 8, 4
-SIZES = {"hidden_size": 256, "layers": 4, "heads": 4, "intermediate_size": 688, "positions": LENGTH}
+LENGTH, ROWS, MICRO = 128, 32, 16
+SIZES = {"hidden_size": 384, "layers": 6, "heads": 12, "intermediate_size": 1536, "positions": LENGTH}
 
 
 def recipe_of(data: str, tensor: int, pipeline: int, steps: int, device: str, size: int) -> dict[str, Any]:
