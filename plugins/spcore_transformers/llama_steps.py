@@ -76,11 +76,12 @@ class _Rows:
 
 
 class _Layer:
-    """A layer's parts, found once: looking them up in a module takes as long as a small operation does."""
+    """A layer's parts, found once: looking them up in a module takes as long as a small operation does. How many heads there are, what its
+    linear layers give says: under tensor parallelism some of them."""
 
-    def __init__(self, layer: Any, heads: int, groups: int, size: int) -> None:
+    def __init__(self, layer: Any, size: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.heads, self.groups, self.size, self.scale = heads, groups, size, attention.scaling
+        self.size, self.scale = size, attention.scaling
         self.before, self.between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
         self.q, self.k, self.v = _call(attention.q_proj), _call(attention.k_proj), _call(attention.v_proj)
         self.q_norm = _norm(attention.q_norm) if hasattr(attention, "q_norm") else None
@@ -100,9 +101,7 @@ class _Layer:
     def _attention(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, now: _Rows, kept: SlotLayer
     ) -> torch.Tensor:
-        q = self.q(x).view(-1, self.heads, self.size)
-        k = self.k(x).view(-1, self.groups, self.size)
-        v = self.v(x).view(-1, self.groups, self.size)
+        q, k, v = (projected(x).view(len(x), -1, self.size) for projected in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         kept.put(_rotated(k, cos, sin), v, now.slot, now.position, now.room)
@@ -117,7 +116,7 @@ class _Layer:
         mask = None if len(q) == 1 else now.mask(kept.window, q.dtype)
         rows = now.slot if now.near is None else now.near
         k, v = kept.keys[rows, first:end].transpose(1, 2), kept.values[rows, first:end].transpose(1, 2)
-        q = q.view(len(q), self.groups, -1, self.size)
+        q = q.view(len(q), k.shape[1], -1, self.size)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale).view(len(q), -1)
 
     def _several(self, q: torch.Tensor, now: _Rows, kept: SlotLayer) -> torch.Tensor:
@@ -128,7 +127,7 @@ class _Layer:
             k, v = (t[now.slots[row], None, : now.ends[row]].transpose(1, 2) for t in (kept.keys, kept.values))
             out = F.scaled_dot_product_attention(
                 q[None, first:last].transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale,
-                enable_gqa=self.heads != self.groups,
+                enable_gqa=q.shape[1] != k.shape[1],
             )  # fmt: skip
             found.append(out[0].transpose(0, 1).flatten(1))
         return found[0] if len(found) == 1 else torch.cat(found)
@@ -140,8 +139,7 @@ class LlamaDecoder(SlotDecoder):
     def __init__(self, whole: Any, capacity: tuple[int, int, int]) -> None:
         super().__init__(whole, capacity)
         self._base, self._size = whole.model, int(whole.model.layers[0].self_attn.head_dim)
-        heads, groups = int(self.config.num_attention_heads), int(self.config.num_key_value_heads)
-        self._parts = [_Layer(layer, heads, groups, self._size) for layer in self._base.layers]
+        self._parts = [_Layer(layer, self._size) for layer in self._base.layers]
         self._last, self._head = _norm(self._base.norm), _call(whole.lm_head)
 
     def prefill(self, rows: Sequence[Mapping[str, np.ndarray]], slots: Sequence[int]) -> np.ndarray:

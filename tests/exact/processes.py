@@ -95,10 +95,19 @@ class Processes:
     def __init__(self, size: int) -> None:
         self.size = size
         self._folder = tempfile.TemporaryDirectory()
-        command = [sys.executable, str(Path(__file__).resolve()), str(Path(self._folder.name) / "meeting"), str(size)]
+        self._workers: list[subprocess.Popen[str]] = []
+        self._errors: list[Path] = []
+        self._started = 0
+        self._start()
+
+    def _start(self) -> None:
+        """Anew: what failed in one test is no matter of the next."""
+        self._end()
+        self._started += 1
+        meeting = Path(self._folder.name) / f"meeting-{self._started}"
+        command = [sys.executable, str(Path(__file__).resolve()), str(meeting), str(self.size)]
         path = os.pathsep.join([str(TESTS), str(STRANGER), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._errors = [Path(self._folder.name) / f"{rank}.err" for rank in range(size)]
-        self._workers = []
+        self._errors = [Path(self._folder.name) / f"{self._started}-{rank}.err" for rank in range(self.size)]
         for rank, errors in enumerate(self._errors):
             with errors.open("w") as file:
                 self._workers.append(
@@ -124,16 +133,27 @@ class Processes:
 
     def _asked(self, request: dict[str, Any], around: str | None) -> list[dict[str, Any]]:
         """Every rank's answer. After LIMIT seconds all are killed: what hangs is a failure, not a wait."""
-        timer = threading.Timer(LIMIT, self._kill)
+        if not self._workers:
+            self._start()
+        timer, answers = threading.Timer(LIMIT, self._kill), None
         timer.start()
         try:
-            return self._answers(request, around)
+            answers = self._answers(request, around)
         finally:
             timer.cancel()
+            if answers is None:
+                self._end()
+        return answers
 
     def _kill(self) -> None:
         for worker in self._workers:
             worker.kill()
+
+    def _end(self) -> None:
+        self._kill()
+        for worker in self._workers:
+            worker.communicate()
+        self._workers = []
 
     def _answers(self, request: dict[str, Any], around: str | None) -> list[dict[str, Any]]:
         for worker in self._workers:
@@ -152,9 +172,7 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kill()
-        for worker in self._workers:
-            worker.communicate()
+        self._end()
         self._folder.cleanup()
 
 

@@ -80,6 +80,7 @@ CASES = [
     ("classification", TENSOR), ("masked-lm", TENSOR), ("packed", TENSOR), ("packed", SEQUENCE),
     ("gpt2", TENSOR), ("denoising", SEQUENCE), ("modernbert", SEQUENCE), ("one group", TENSOR),
     ("fake-two-terms", TENSOR), ("a stranger's head", TENSOR), ("opt", TENSOR), ("fake-contrast", TENSOR), ("seq2seq t5", TENSOR),
+    ("seq2seq llama", TENSOR),
     ("gpt2", PADDED),
 ]  # fmt: skip
 UNDIVIDED = [(family, how) for family in ("phi3", "opt") for how in (SEQUENCE, PADDED)]
