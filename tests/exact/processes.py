@@ -181,6 +181,7 @@ def main(meeting: str, size: int, rank: int) -> None:
     import torch
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
@@ -196,6 +197,8 @@ def main(meeting: str, size: int, rank: int) -> None:
         ):  # meshes keep theirs, each with threads, as long as the process is there
             if group is not dist.group.WORLD:
                 dist.destroy_process_group(group)
+        # What torch knows of an operation's outcome names the groups of the mesh that it was first seen with, and one of the same shape is equal.
+        _clear_sharding_prop_cache()
         out.write(json.dumps(answer) + "\n")
         out.flush()
     os._exit(0)
