@@ -85,13 +85,15 @@ def test_by_the_compiler_itself(strategy: str, folder: Path, tmp_path: Path, two
     compare(found, file, expected("masked-lm", folder))
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("pp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "pp2"])
 def test_two_processes(strategy: str, folder: Path, tmp_path: Path, two: Processes) -> None:
     file = tmp_path / "gradients.npz"
     tree = recipe("masked-lm", folder, strategy, 2, activation_checkpointing="full")
     compare(two.measure(tree, str(file), around="exact.test_compiling:quickly"), file, expected("masked-lm", folder))
 
 
+@pytest.mark.slow
 def test_recomputed_with_dropout_on(folder: Path, tmp_path: Path) -> None:
     """To the bit: a compiled layer draws again what it drew."""
     found = {}

@@ -67,7 +67,11 @@ def test_processes_finish_the_step_and_save(tmp_path: Path, number: signal.Signa
     assert store.steps() == [json.loads(out)["steps"]]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout[0])
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(layout, marks=pytest.mark.slow if layout[1] == 1 else []) for layout in LAYOUTS],
+    ids=lambda layout: layout[0],
+)
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, layout: tuple[str, int, str]) -> None:
     """A step, all rows one by one, takes many times as long as two signals; what was saved before stays."""
     rows = 800 * layout[1]
