@@ -26,7 +26,7 @@ from spcore.cli.inspection import inspected
 from spcore.components import Registry
 from spcore.recipe import load_recipe
 
-FIGURES = {"mrpc": "f1", "cola": "matthews", "stsb": "pearson_spearman", "wnut": "f1"}
+FIGURES = {"mrpc": "f1", "cola": "matthews_correlation", "stsb": "pearson_spearman", "wnut": "f1"}
 
 
 class TheirsAtRandom(Theirs):
