@@ -125,9 +125,8 @@ def save(file: Path, held: Held, staging: Staging) -> Pending:
                 keep(f"{OPTIMIZER}{name}/{key}", [(value, (0,) * value.dim())])
     for name, value in held.random.items():
         keep(RANDOM + name, [(value, (0,))])
-    fixed = {name for stored in files for name in stored if name.startswith(OPTIMIZER)} | {
-        MODEL + n for n in held.shards
-    }
+    fixed = {MODEL + name for name in held.shards}
+    fixed |= {name for stored in files for name in stored if name.startswith(OPTIMIZER)}
     staging.last = _written(file, files, json.dumps(numbers, sort_keys=True), staging, fixed)
     return staging.last
 
@@ -138,13 +137,15 @@ def _written(
     """Write `file` and, of tensors that are held in several blocks, "STEM-1" and so on for the others. fixed: names of what nothing but an
     update changes; buffers and generators change in a forward pass."""
 
+    def waits(name: str, value: torch.Tensor) -> bool:
+        return name in fixed and not value.is_cuda  # a GPU's copy is in the queue of what it computes anyway
+
     def copied(later: bool) -> dict[tuple[int, str], torch.Tensor]:
         return {
             (n, name): staging.copied(n, name, value)
             for n, stored in enumerate(files)
             for name, (value, _) in stored.items()
-            if later
-            is (name in fixed and not value.is_cuda)  # a GPU's copy waits in the queue of what it computes anyway
+            if waits(name, value) is later
         }
 
     def copy() -> Copies:
