@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 
 from exact.processes import Processes, measure
 from exact.recipes import classification, fake, laid, language, seq2seq
 from spcore.interfaces.dataset import Row
 from spcore.testing.fakes.data import FakeSource
+from support.stored import content
 
 STEPS, SAVED = 8, 3
 LANGUAGE = ["packed", "masked-lm"]
@@ -60,12 +60,6 @@ def run(tree: dict[str, Any], strategy: str | dict[str, Any], processes: int, ou
     # 72 rows in steps of 20: the checkpoint is amid an epoch, which ends short; microbatches are amid a step.
     more = {"global_batch_size": 20, "micro_batch_size": 4, "save_every": SAVED, "keep": 9}
     return {**laid(tree, strategy, processes, steps=STEPS, **more), "output": str(output)}
-
-
-def content(file: Path) -> tuple[dict[str, str], dict[str, bytes]]:
-    """A safetensors file's header and tensors; the order of the header's entries is the library's whim."""
-    with safe_open(file, framework="np") as opened:
-        return opened.metadata(), {name: opened.get_tensor(name).tobytes() for name in opened.keys()}  # noqa: SIM118
 
 
 @pytest.mark.parametrize(("strategy", "processes"), [("single", 1), ("ddp", 2)])

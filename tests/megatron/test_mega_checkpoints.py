@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from exact.processes import measure
 from exact.recipes import laid, language
-from exact.test_resume import content
 from parity.warm import READY
 from spcore.converting import to_hugging_face
 from spcore.recipe import load_recipe
 from spcore.running import execute
+from support.stored import content
 from tests.megatron.mega_recipes import registry
 
 MEGATRON = {

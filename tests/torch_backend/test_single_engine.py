@@ -17,6 +17,7 @@ from spcore.interfaces.strategy import Gradients, Place, Plan, StepReport
 from spcore.interfaces.task import Batch
 from spcore_torch.options import SingleOptions
 from spcore_torch.single import SingleEngine
+from support.stored import content
 from tensors.tensor_fakes import SHARE, Adam, Pairs, Weighted, batch_of, cut, plan_of, rows_of
 
 ROWS = rows_of()
@@ -261,7 +262,7 @@ def test_an_update_waits_until_a_save_has_copied_what_it_changes(
     saving.wait()
     assert not exactly(weights_of(engine), before)
     (one,), (other,) = ((tmp_path / name).iterdir() for name in ("late", "plain"))
-    assert one.read_bytes() == other.read_bytes()
+    assert content(one) == content(other)
 
 
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
