@@ -51,6 +51,23 @@ def _vector(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return found[None]
 
 
+_BLOCK, _MOST = 16, 8
+"""Rows of a weight in one product; rows of x, of which more would be copied again."""
+
+
+def _blocks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A few rows, as a batch of products by 16 rows of the weight each, which read it where it lies; one large product copies it first, which
+    takes as long as reading it."""
+    outputs, inputs = weight.shape
+    if outputs % _BLOCK or not weight.is_contiguous():
+        return _default(x, weight, bias)
+    if len(x) > _MOST:
+        return torch.cat([_blocks(rows, weight, bias) for rows in x.split(_MOST)])
+    parts = weight.view(-1, _BLOCK, inputs)
+    found = torch.bmm(x.expand(len(parts), -1, -1), parts.transpose(1, 2)).transpose(0, 1).reshape(len(x), outputs)
+    return found if bias is None else found.add_(bias)
+
+
 def candidates() -> dict[str, Product]:
     """Kernels that this build of torch has, by name."""
     found: dict[str, Product] = {"default": _default}
@@ -59,7 +76,7 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 8)
+FEW = (1, 2, 4, 8, 16)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
 _LEAD = 0.8
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""
@@ -69,7 +86,7 @@ _MANY = 32
 
 def row_candidates(rows: int) -> dict[str, Product]:
     """Those for x of so many rows."""
-    return {**candidates(), "vector": _vector} if rows == 1 else candidates()
+    return {**candidates(), **({"vector": _vector} if rows == 1 else {"blocks": _blocks})}
 
 
 def _emulated(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -116,8 +133,9 @@ def row_kernel(rows: int) -> tuple[str, Figures]:
 @functools.lru_cache(maxsize=32)
 def _remembered(rows: int | None, threads: int) -> tuple[str, Figures]:
     what = "fp32" if rows is None else f"fp32-{rows}-rows"
-    file = cache_folder() / f"{what}-kernel-{fingerprint(cpu_name(), torch.__version__, threads)[:12]}.json"
     known = candidates() if rows is None else row_candidates(rows)
+    asked = fingerprint(cpu_name(), torch.__version__, threads, sorted(known))
+    file = cache_folder() / f"{what}-kernel-{asked[:12]}.json"
     try:
         stored = json.loads(file.read_text())
         if stored["best"] in known:

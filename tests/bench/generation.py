@@ -57,14 +57,15 @@ def written(runner: Any, asked: list[Any]) -> int:
     return sum(event.token >= 0 for event in runner.events())
 
 
-def joining(model: Any, folder: str, new: int, pairs: int) -> list[tuple[float, float]]:
+def joining(model: Any, folder: str, dtype: str, new: int, pairs: int) -> list[tuple[float, float]]:
     """Eight requests of unequal lengths, one after another and together."""
     from spcore.artifact import Artifact
     from spcore.interfaces.runtime import GenerationRequest
     from spcore_torch.options import RuntimeOptions
     from spcore_torch.runtime import TorchRuntime
 
-    words, runner = PROMPT.split(), TorchRuntime(RuntimeOptions()).load(Artifact(Path(folder), model, {}), None, "cpu")
+    runtime = TorchRuntime(RuntimeOptions.model_validate({"dtype": dtype}))
+    words, runner = PROMPT.split(), runtime.load(Artifact(Path(folder), model, {}), None, "cpu")
     texts = [" ".join(words[: 3 + 2 * n]) for n in range(8)]
     ids = [tuple(model.processor.encode(text).arrays["input_ids"].tolist()) for text in texts]
     asked = [GenerationRequest(prompt, new // 2 + n * new // 7) for n, prompt in enumerate(ids)]
@@ -111,7 +112,8 @@ def main(
                 pairs,
             )
             ours.close()
-        found["float32, eight together"] = joining(opened, folder, new, max(1, pairs // 2))
+            del whole
+            found[f"{dtype}, eight together"] = joining(opened, folder, dtype, new, max(1, pairs // 2))
     rate, read = new / statistics.median(o for _, o in found["float32, one"]), bandwidth()
     report = {
         "ratios": {n: {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},

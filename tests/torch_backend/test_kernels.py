@@ -43,7 +43,7 @@ def test_kernels_are_fp32_grade_forward_and_backward(name: str, monkeypatch: pyt
     assert found.shape == y.shape
 
 
-@pytest.mark.parametrize("name", sorted(kernels.row_candidates(1)))
+@pytest.mark.parametrize("name", sorted({*kernels.row_candidates(1), *kernels.row_candidates(8)}))
 @pytest.mark.parametrize("shape", [(1, 48), (1, 1, 48), (2, 48), (9, 48), (40, 48)])
 def test_kernels_of_a_few_rows_are_fp32_grade(
     name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -73,9 +73,10 @@ def test_each_number_of_rows_has_the_kernel_chosen_for_it(monkeypatch: pytest.Mo
     module = nn.Linear(4, 4)
     kernels.install(module, None, CPU, steps=True)
     with torch.no_grad():
-        for rows in (1, 2, 7, 8, 31, 32):
+        for rows in (1, 2, 3, 4, 8, 15, 16, 31, 32):
             module(torch.randn(rows, 4))
-    assert called == [("from 1", 1), ("from 2", 2), ("from 2", 7), ("from 8", 8), ("from 8", 31), ("many", 32)]
+    chosen = [(1, 1), (2, 2), (2, 3), (4, 4), (8, 8), (8, 15), (16, 16), (16, 31)]
+    assert called == [*((f"from {size}", rows) for size, rows in chosen), ("many", 32)]
 
 
 @pytest.mark.parametrize("rows", kernels.FEW)
