@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from spcore.errors import RecipeError, nearest, short, unknown
-from spcore.recipe_syntax import KeyPath, Unreadable, dotted, read_yaml
+from spcore.recipe_syntax import KeyPath, Unreadable, dotted
 
 Model = TypeVar("Model", bound=BaseModel)
 Schema = Mapping[str, Any]
@@ -196,6 +196,8 @@ def _hint(value: Any, words: str, schema: Schema, whole: Schema) -> str:
         if choices:
             near = nearest(value, choices)
             return f"; did you mean {near!r}?" if near else ""
+        from spcore.recipe_yaml import read_yaml
+
         try:
             plain = read_yaml(value)[0]
         except Unreadable:

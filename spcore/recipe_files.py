@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spcore.errors import RecipeError, nearest
-from spcore.recipe_syntax import READERS, KeyPath, Unreadable, dump_yaml, read_yaml
+from spcore.recipe_syntax import READERS, KeyPath, Read, Unreadable
 
 if TYPE_CHECKING:
     from spcore.components import Registry
 
 _PATHS = ("source", "folder", "tokenizer", "chat_template")
 """Options of models and data sets that may be paths."""
-__all__ = ["KeyPath", "Places", "Text", "dump_yaml", "place_paths"]
+__all__ = ["KeyPath", "Places", "Text", "place_paths"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Text:
         """Read a file by its suffix. Raises RecipeError."""
         content = _content(file)
         try:
-            tree, lines = READERS.get(file.suffix.lower(), read_yaml)(content)
+            tree, lines = READERS.get(file.suffix.lower(), _read_yaml)(content)
         except Unreadable as error:
             place = ":".join(str(part) for part in (file, error.line, error.column) if part is not None)
             raise RecipeError(f"{place}: {error.text}") from error
@@ -94,7 +94,13 @@ class Text:
     @staticmethod
     def parse_value(value: str) -> Any:
         """The value of an override. Raises Unreadable."""
-        return read_yaml(value)[0]
+        return _read_yaml(value)[0]
+
+
+def _read_yaml(content: str) -> Read:
+    from spcore.recipe_yaml import read_yaml
+
+    return read_yaml(content)
 
 
 def _content(file: Path) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from spcore.errors import ArtifactError, DataError, UserError
 from spcore.recipe_checks import located
 from spcore.recipe_errors import known_as
-from spcore.recipe_files import Places, dump_yaml
+from spcore.recipe_files import Places
 from spcore.recipe_syntax import KeyPath, dotted
 from spcore.recipe_tree import inside
 
@@ -265,4 +265,6 @@ class Recipe(_Closed):
 
     def to_yaml(self) -> str:
         """The resolved recipe as a file that `slimpajama run` takes."""
+        from spcore.recipe_yaml import dump_yaml
+
         return dump_yaml(self.to_json())

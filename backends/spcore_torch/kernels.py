@@ -76,12 +76,14 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 4, 8, 16)
+FEW = (1, 2, 3, 4, 6, 8, 12)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
 _LEAD = 0.8
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""
 _MANY = 32
 """Rows from which on a product is one like others."""
+_COPIES = 8
+"""Of 12.6 MB of weights each."""
 
 
 def row_candidates(rows: int) -> dict[str, Product]:
@@ -197,12 +199,13 @@ def _measure() -> Figures:
 
 
 def _measure_rows(rows: int) -> Figures:
-    """Error and time of each kernel for a few rows, over more weights than most caches hold: a step of generating reads each
-    once."""
+    """Error and time of each kernel for a few rows, over more weights than caches hold: a step of generating reads each once."""
     generator = torch.Generator().manual_seed(1)
-    shapes = [(2048, 768), (768, 2048)] * 5
-    sizes = [((rows, i), (o, i)) for o, i in shapes]
-    fed = [(torch.rand(x, generator=generator) - 0.5, torch.rand(w, generator=generator) - 0.5) for x, w in sizes]
+    made = [
+        (torch.rand(rows, i, generator=generator) - 0.5, torch.rand(o, i, generator=generator) - 0.5)
+        for o, i in ((2048, 768), (768, 2048))
+    ]
+    fed = [(x, weight.clone()) for _ in range(_COPIES) for x, weight in made]
     exact = fed[0][0].double() @ fed[0][1].double().t()
     errors: dict[str, float] = {}
     times: dict[str, float] = {}

@@ -11,7 +11,8 @@ from core_fakes import fake, registry
 
 from spcore.errors import RecipeError
 from spcore.recipe import load_recipe
-from spcore.recipe_files import Text, dump_yaml
+from spcore.recipe_files import Text
+from spcore.recipe_yaml import dump_yaml
 
 YAML = """\
 model: bert

@@ -53,7 +53,7 @@ def test_nothing_heavy_is_imported_for_an_answer(folder: Path) -> None:
     code = (
         "import sys; from spcore.cli.app import app\n"
         "app(['predict', sys.argv[1], 'a b', '--runtime', 'onnx', '--json'], standalone_mode=False)\n"
-        "heavy = {'torch', 'transformers', 'onnx', 'onnx_ir', 'sklearn', 'scipy', 'pandas', 'datasets', 'pyarrow'}\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnx_ir', 'sklearn', 'scipy', 'pandas', 'datasets', 'pyarrow', 'yaml'}\n"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120)
