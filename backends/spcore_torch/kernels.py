@@ -51,12 +51,12 @@ def _vector(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return found[None]
 
 
-_BLOCK, _MOST = 16, 8
+_BLOCK, _MOST = 8, 8
 """Rows of a weight in one product; rows of x, of which more would be copied again."""
 
 
 def _blocks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A few rows, as a batch of products by 16 rows of the weight each, which read it where it lies; one large product copies it first, which
+    """A few rows, as a batch of products by 8 rows of the weight each, which read it where it lies; one large product copies it first, which
     takes as long as reading it."""
     outputs, inputs = weight.shape
     if outputs % _BLOCK or not weight.is_contiguous():
@@ -76,13 +76,13 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 3, 4, 6, 8, 12)
+FEW = (1, 2, 4, 8, 12)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
-_LEAD = 0.8
+_LEAD = 0.9
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""
 _MANY = 32
 """Rows from which on a product is one like others."""
-_COPIES = 8
+_COPIES = 16
 """Of 12.6 MB of weights each."""
 
 
@@ -210,7 +210,7 @@ def _measure_rows(rows: int) -> Figures:
     errors: dict[str, float] = {}
     times: dict[str, float] = {}
     with torch.no_grad():
-        for _ in range(6):
+        for _ in range(5):
             for name, product in row_candidates(rows).items():
                 began = time.perf_counter()
                 for x, weight in fed:
