@@ -51,15 +51,16 @@ def _vector(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return found[None]
 
 
-_BLOCK, _MOST = 8, 8
-"""Rows of a weight in one product; rows of x, of which more would be copied again."""
+_BLOCK, _MOST, _SMALL = 8, 8, 2**19
+"""Rows of a weight in one product; rows of x, of which more would be copied again; numbers of a weight that a cache holds, where copying is
+cheap."""
 
 
 def _blocks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """A few rows, as a batch of products by 8 rows of the weight each, which read it where it lies; one large product copies it first, which
     takes as long as reading it."""
     outputs, inputs = weight.shape
-    if outputs % _BLOCK or not weight.is_contiguous():
+    if outputs % _BLOCK or weight.numel() < _SMALL or not weight.is_contiguous():
         return _default(x, weight, bias)
     if len(x) > _MOST:
         return torch.cat([_blocks(rows, weight, bias) for rows in x.split(_MOST)])
@@ -76,7 +77,7 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 4, 8, 12)
+FEW = (1, 2, 5, 8, 12)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
 _LEAD = 0.9
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""
