@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= auto
 DATA ?= builtin/reviews
-# Tests start hundreds of processes: each would compile every module anew.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-onnx-gpu test-gpu test-fast test-all check bench clean
 

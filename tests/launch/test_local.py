@@ -106,12 +106,12 @@ def test_an_error_of_ours_keeps_its_kind_and_its_line() -> None:
 
 @pytest.mark.parametrize(("what", "said"), [("raise", "ValueError: trouble while it"), ("kill", "killed by SIGKILL")])
 def test_a_rank_that_fails_while_it_generates_stops_all(what: str, said: str) -> None:
-    """In the evaluation after step 2; the other rank has its answers and waits."""
+    """In the evaluation after step 2, of which the other rank, if it is behind, has not told yet; else it has its answers and waits."""
     shown = {"data": {"use": "fake", "split": "validation"}, "every": 2}
     timed = Timed()
     with pytest.raises(RankError, match=f"rank 1 failed .*{said}"):
         run(tree(task={"use": "trouble-prompts", "what": what}, eval=shown), on_event=timed)
-    assert [event.step for event in timed.events if isinstance(event, Step)] == [1, 2]
+    assert [event.step for event in timed.events if isinstance(event, Step)] in ([1], [1, 2])
     assert timed.since < SECONDS
 
 
