@@ -77,7 +77,7 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 5, 8, 12)
+FEW = (1, 2, 4, 8, 12)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
 _LEAD = 0.9
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""

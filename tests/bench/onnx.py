@@ -14,6 +14,7 @@ sys.path.pop(0)  # this folder, in which this file would be found for the librar
 import contextlib
 import json
 import logging
+import operator
 import os
 import statistics
 import subprocess
@@ -65,15 +66,30 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def started(code: str, *arguments: str) -> Callable[[], Any]:
-    """A new process that gives its first answer. Modules are compiled before, as an installer leaves them."""
-    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    """A new process until its first answer can be read; how it ends is not counted. Modules are compiled before, as an installer leaves them."""
+    command = [sys.executable, "-W", "ignore", "-u", "-c", code, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return lambda: subprocess.run(command, check=True, capture_output=True, env=environment)
+
+    def answered() -> float:
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline(), "an answer"
+            took = time.perf_counter() - began
+        assert process.returncode == 0
+        return took
+
+    return answered
 
 
-def compared(theirs: Callable[[], Any], ours: Callable[[], Any], pairs: int) -> list[float]:
+def compared(
+    theirs: Callable[[], Any],
+    ours: Callable[[], Any],
+    pairs: int,
+    clock: Callable[[Callable[[], Any]], float] = seconds,
+) -> list[float]:
     """Ratios of alternated runs; the first pair warms up."""
-    ratios = [seconds(theirs) / seconds(ours) for _ in range(pairs + 1)]
+    ratios = [clock(theirs) / clock(ours) for _ in range(pairs + 1)]
     return ratios[1:]
 
 
@@ -137,10 +153,16 @@ def main(
             "int8, all": compared(whole, lambda: int8.predict(texts), pairs),
             "torch bfloat16, all": compared(whole, lambda: bf16.predict(texts), pairs),
             "float32, first answer": compared(
-                started(_THEIRS_FIRST, copy, texts[0]), started(_OURS_FIRST, copy, texts[0], "float32"), pairs
+                started(_THEIRS_FIRST, copy, texts[0]),
+                started(_OURS_FIRST, copy, texts[0], "float32"),
+                pairs,
+                operator.call,
             ),
             "int8, first answer": compared(
-                started(_THEIRS_FIRST, copy, texts[0]), started(_OURS_FIRST, copy, texts[0], "int8"), pairs
+                started(_THEIRS_FIRST, copy, texts[0]),
+                started(_OURS_FIRST, copy, texts[0], "int8"),
+                pairs,
+                operator.call,
             ),
         }
         for precision, ours in (("float32", fp32), ("int8", int8)) if other is not None else ():
