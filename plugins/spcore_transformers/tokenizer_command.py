@@ -23,7 +23,12 @@ def train(
     output: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
     kind: Annotated[Kind, typer.Option(help="How texts are cut.")],
     vocabulary_size: Annotated[
-        int | None, typer.Option(help="Tokens in all, special ones included; characters: all that occur.")
+        int | None,
+        typer.Option(
+            "--vocabulary-size",
+            "--vocab-size",
+            help="Tokens in all, special ones included; characters: all that occur.",
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The texts' column; default: guessed.")] = None,
     split: Annotated[str | None, typer.Option(help="A split; 'train[:90%]' takes a part.")] = None,

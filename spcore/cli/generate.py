@@ -22,7 +22,10 @@ def generate(
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What it goes on from; -: all of standard input.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--input", help="A file of prompts, in any format that --data takes; column `prompt`.")
+        str | None,
+        typer.Option(
+            "--input", "--data", help="A file of prompts, in any format that `evaluate --data` takes; column `prompt`."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there as JSON lines.")] = None,
     preset: Annotated[

@@ -21,7 +21,8 @@ def predict(
         typer.Argument(metavar="[TEXT]...", help="Texts; a JSON object by column for several columns."),
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--input", help="A file of rows, in any format that --data takes.")
+        str | None,
+        typer.Option("--input", "--data", help="A file of rows, in any format that `evaluate --data` takes."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the answers there as JSON lines.")] = None,
     runtime: Annotated[str, typer.Option(help="What runs the model.")] = "torch",

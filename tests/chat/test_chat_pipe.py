@@ -102,8 +102,9 @@ def test_several_prompts(shell: dict[str, str], tmp_path: Path) -> None:
         ("number 7", 0, 7), ("number 8", 1, 7),
     ]  # fmt: skip
     (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "repeat two"}\n')
-    done = generate(shell, "--input", "in.jsonl", "--output", "out.jsonl", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "2 answers in out.jsonl\n")
+    for option in ("--input", "--data"):
+        done = generate(shell, option, "in.jsonl", "--output", "out.jsonl", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "2 answers in out.jsonl\n")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [(row["prompt"], row["text"]) for row in rows] == [("one", "You said: one"), ("repeat two", "two")]
 
