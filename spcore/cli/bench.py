@@ -33,7 +33,7 @@ def bench(
     if as_json:
         result(found, as_json=True)
         return
-    rows = [row for row in found if "refused" not in row]
+    rows = [row for row in found if row["refused"] is None]
     columns = [name for name in (rows[0] if rows else {}) if name != "refused"]
     for line in aligned([columns, *([shown(row[name]) for name in columns] for row in rows)]) if rows else ():
         typer.echo(line)
