@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def export(artifact: Artifact, task: BoundTask, options: ExportOptions, data: Ma
         for one in written:
             if one not in kept:
                 _remove(work, one.name)
-        _others(artifact, work)
+        _others(artifact, work, {one.precision for one in kept})
         facts = _facts(artifact, reference, kept, fused)
         _place(artifact, work, facts)
     return _report(artifact, written, kept, fused, refusal)
@@ -203,16 +203,15 @@ def _remove(work: Path, name: str) -> None:
         path.unlink()
 
 
-def _others(artifact: Artifact, work: Path) -> None:
-    """Files that were exported before and are not made anew stay."""
+def _others(artifact: Artifact, work: Path, made: Set[str]) -> None:
+    """Files that were exported before, of precisions that are not made anew, stay."""
     folder, known = artifact.folder / FOLDER, artifact.manifest.get(FOLDER, {}).get("files", {})
-    for entry in known.values():
+    for entry in [entry for precision, entry in known.items() if precision not in made]:
         for path in folder.glob(f"{entry['file']}*") if folder.is_dir() else ():
-            if not (work / path.name).exists():
-                try:
-                    os.link(path, work / path.name)
-                except OSError:
-                    shutil.copy2(path, work / path.name)
+            try:
+                os.link(path, work / path.name)
+            except OSError:
+                shutil.copy2(path, work / path.name)
 
 
 def _facts(

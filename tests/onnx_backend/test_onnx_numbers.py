@@ -169,6 +169,26 @@ def test_tensors_beside_the_graph(artifact: Artifact, monkeypatch: pytest.Monkey
         runner(opened)
 
 
+def test_a_single_file_takes_the_place_of_two(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spcore_onnx.export.BESIDE", 1024)
+    export(artifact, quantise="dynamic")
+    places = artifact.folder / "onnx"
+    assert {file.name for file in places.iterdir()} == {"model.onnx", "model.onnx_data", "model_quantized.onnx"}
+    lower = (places / "model_quantized.onnx").read_bytes()
+    report = export(artifact, single_file=True)
+    assert report.files == ("onnx/model.onnx",)
+    assert {file.name for file in places.iterdir()} == {"model.onnx", "model_quantized.onnx"}
+    assert (places / "model_quantized.onnx").read_bytes() == lower  # of another precision: it stays
+    opened = open_artifact(artifact.folder, default_registry())
+    assert {name for name in opened.manifest["files"] if name.startswith("onnx/")} == {
+        "onnx/model.onnx", "onnx/model_quantized.onnx",
+    }  # fmt: skip
+    ids = np.full((2, 3), 7)
+    inputs = {"input_ids": ids, "token_type_ids": 0 * ids, "attention_mask": 0 * ids + 1}
+    for precision in ("float32", "int8"):
+        assert runner(opened, precision=precision).run(inputs)["logits"].shape == (2, 3)
+
+
 def test_the_manifest_has_the_report(artifact: Artifact) -> None:
     report = export(artifact)
     told = json.loads((artifact.folder / MANIFEST).read_text())
