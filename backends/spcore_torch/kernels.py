@@ -228,8 +228,10 @@ def _products(product: Product, x: torch.Tensor, weight: torch.Tensor, grad: tor
 
 
 def _forward(x: torch.Tensor, used: torch.Tensor, bias: torch.Tensor | None, product: Product) -> torch.Tensor:
-    y = product(x.reshape(-1, x.shape[-1]).to(used.dtype), used, None if bias is None else bias.to(used.dtype))
-    return y.view(*x.shape[:-1], -1)
+    bias = None if bias is None else bias.to(used.dtype)
+    if x.dim() == 2 and x.dtype == used.dtype:  # a step of generating has hundreds of such calls
+        return product(x, used, bias)
+    return product(x.reshape(-1, x.shape[-1]).to(used.dtype), used, bias).view(*x.shape[:-1], -1)
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
@@ -290,10 +292,10 @@ class Forward:
     def __call__(self, x: torch.Tensor, *, biased: bool = True) -> torch.Tensor:
         """As `nn.Linear.forward`. biased: False for the product alone, whose bias another adds."""
         weight, bias = self.linear.weight, self.linear.bias if biased else None
-        used = self._used(weight)
         if not torch.is_grad_enabled():
-            rows = x.numel() // x.shape[-1]
+            rows, used = x.numel() // x.shape[-1], weight if self.dtype is None else self._used(weight)
             return _forward(x, used, bias, self.few[rows] if rows < len(self.few) else self.product)
+        used = self._used(weight)
         kept = used if self.keeps else weight.detach()
         result: torch.Tensor = _Linear.apply(x, weight, bias, used, kept, self.product, self.backward)
         return result
