@@ -1,6 +1,6 @@
 """Seconds by folder, printed after every run of the tests, and what a folder may take: so that `make test` stays under 25 minutes on two
-cores whatever is added. A folder over its budget is marked: sample its cases, or mark them slow. All of them together over theirs fail
-the run; one alone does not, as a busy machine makes it so.
+cores whatever is added. A folder over its budget is marked: sample its cases, or mark them slow. All of them together over twice theirs fail
+the run. Less does not, as a busy machine makes it so: the same tests were seen to take 19 and 27 minutes on one machine within an hour.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-CORES, MINUTES = 2, 25
+CORES, MINUTES, BUSY = 2, 25, 2
 DEFAULT = 20
 BUDGETS = {
     ".": 40, "api": 120, "chat": 60, "cli": 30, "constraints": 15, "core": 60, "crash": 70, "data": 40, "dirt": 40, "docs_run": 150, "embed": 130,
@@ -48,5 +48,5 @@ class Budget:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Slow tests have no budget."""
-        if self.held and exitstatus == 0 and sum(self.seconds.values()) > CORES * MINUTES * 60:
+        if self.held and exitstatus == 0 and sum(self.seconds.values()) > BUSY * CORES * MINUTES * 60:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
