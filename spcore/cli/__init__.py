@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 2 for what the u
 from __future__ import annotations
 
 import io
+import signal
 import sys
 
 
@@ -30,6 +31,13 @@ def main() -> None:
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
         sys.stderr.close()
         sys.exit(141)
+    except KeyboardInterrupt:  # one more while the one before was being told of
+        sys.exit(130)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # while Python ends, one more ends it, and no library's trace is shown
 
 
 def _plain_streams() -> None:

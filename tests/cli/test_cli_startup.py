@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -276,3 +277,17 @@ def test_a_reader_that_goes_away_leaves_no_traceback(third_party: dict[str, str]
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_an_interrupt_while_python_ends_leaves_no_traceback(in_tree: dict[str, str]) -> None:
+    """The third Ctrl-C of somebody in a hurry: libraries' handlers at exit are running then."""
+    ends = "import atexit, os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); atexit.register(os.kill, os.getpid(), signal.SIGINT)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{ends}; {command('--version')}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=in_tree,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
