@@ -13,7 +13,7 @@ import torch
 
 from spcore.errors import ArtifactError
 from spcore.interfaces.model import Anatomy, Head, LanguageModel
-from spcore.tensors import rng
+from spcore.tensors import pages, rng
 from spcore.tensors.pieces import Cutting
 from spcore.tensors.sharding import put
 
@@ -36,16 +36,19 @@ def materialise(
     *,
     cuttings: Mapping[str, Cutting] | None = None,
     rank: int = 0,
+    together: bool = False,
 ) -> LoadReport:
     """Give a meta module storage on `device` and values; ties and dtypes are kept. Of a parameter that is sharded already, this rank's
     part alone is stored: one whole tensor at a time passes through. cuttings: by name, of plain tensors of which the module has the
-    shapes of `rank`'s pieces. Raises ArtifactError where the model has weights and a parameter of its backbone is missing or has another
+    shapes of `rank`'s pieces. together: on the CPU the tensors lie side by side (`pages.lay_out`). Raises ArtifactError where the model has weights and a parameter of its backbone is missing or has another
     shape."""
     pieces = Pieces(cuttings or {}, rank)
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
     tie(module, anatomy)
     own = named_tensors(module, anatomy.tied)
+    if together:
+        pages.lay_out(own.values())
     report = LoadReport()
     with torch.no_grad():
         for name, tensor in _stored(report, {n: pieces.whole(n, t) for n, t in own.items()}, model, anatomy):
@@ -114,7 +117,7 @@ def frozen(
     """A module with its weights, to be run and not trained. trained: the weights have the head's too. dtype: of the parameters. Raises
     ArtifactError where they lack a part."""
     module = model.build(head, dtype)
-    report = materialise(module, model, head, 0, device)
+    report = materialise(module, model, head, 0, device, together=True)
     known = named_parameters(module, model.anatomy(head).tied)
     lost = [name for name in report.initialised if trained and name in known and known[name].requires_grad]
     if lost:
