@@ -2,7 +2,7 @@
 
 Give a decoder that is not quantised (a Hub name, a folder, a GGUF file): `python tests/bench/generation.py MODEL`. Both sides have the same
 weights, prompt, threads and number of new tokens, all greedy. "eight together": requests of unequal lengths, which join and leave, against
-the same one after another. The memory's bandwidth bounds a step, which reads every weight once; what torch reads is measured beside.
+the same one after another, by ours and by `transformers.generate`. The memory's bandwidth bounds a step, which reads every weight once; what torch reads is measured beside.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 
 sys.path.pop(0)  # this folder, in which this file would be found for the library of its name
 
+import contextlib
 import functools
 import json
 import logging
@@ -27,12 +28,11 @@ import typer
 
 from spcore.api import load_model
 
+GENERATE = "transformers.generate"
 PROMPT = "Once upon a time there was a little girl who lived in a small house near the big dark forest and"
 
-
-SPREADS = {3: 1 / 2, 2: 2 / 3}
-"""How many times as long as the shortest the longest of eight answers is: the shortest's share of their mean. The fewer there are left to be
-together, the less it gives: of lengths of 1 to 3 there are 5.3 on average, of 1 to 2 there are 6."""
+SHORTEST, LONGEST = 1 / 2, 3 / 2
+"""Of eight answers, as shares of their mean. The fewer are left, the less there is to be had of them together: on average 5.3 are there."""
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -62,8 +62,11 @@ def written(runner: Any, asked: list[Any]) -> int:
     return sum(event.token >= 0 for event in runner.events())
 
 
-def joining(model: Any, folder: str, dtype: str, lengths: list[int], pairs: int) -> list[tuple[float, float]]:
-    """Eight requests of unequal lengths, one after another and together. lengths: tokens of each answer."""
+def joining(
+    model: Any, folder: str, dtype: str, new: int, theirs: Callable[[list[int], int], Any], pairs: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Eight requests of unequal lengths, together, beside one after another. new: tokens of an answer on average. theirs: has one of so many
+    tokens made for a prompt."""
     from spcore.artifact import Artifact
     from spcore.interfaces.runtime import GenerationRequest
     from spcore_torch.options import RuntimeOptions
@@ -72,9 +75,37 @@ def joining(model: Any, folder: str, dtype: str, lengths: list[int], pairs: int)
     runtime = TorchRuntime(RuntimeOptions.model_validate({"dtype": dtype}))
     words, runner = PROMPT.split(), runtime.load(Artifact(Path(folder), model, {}), None, "cpu")
     texts = [" ".join(words[: 3 + 2 * n]) for n in range(8)]
-    ids = [tuple(model.processor.encode(text).arrays["input_ids"].tolist()) for text in texts]
-    asked = [GenerationRequest(prompt, new) for prompt, new in zip(ids, lengths, strict=True)]
-    return compared(lambda: [written(runner, [one]) for one in asked], lambda: written(runner, asked), pairs)
+    ids = [model.processor.encode(text).arrays["input_ids"].tolist() for text in texts]
+    lengths = [round(new * (SHORTEST + n / 7 * (LONGEST - SHORTEST))) for n in range(8)]
+    asked = [GenerationRequest(tuple(prompt), length) for prompt, length in zip(ids, lengths, strict=True)]
+
+    def together() -> None:
+        assert written(runner, asked) == sum(lengths), "an answer ended before its length"
+
+    return {
+        "the same one after another": compared(lambda: [written(runner, [one]) for one in asked], together, pairs),
+        GENERATE: compared(lambda: [theirs(*one) for one in zip(ids, lengths, strict=True)], together, pairs),
+    }
+
+
+def rows(model: Any, folder: str, dtype: str, new: int, pairs: int) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(what is compared, with what) -> the pairs, in one format. new: tokens of an answer."""
+    import torch
+    import transformers
+
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+
+    def theirs(prompt: list[int], length: int) -> Any:
+        ids = torch.tensor([prompt])
+        given = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
+        return whole.generate(ids, attention_mask=torch.ones_like(ids), **given)
+
+    ids = model.processor.encode(PROMPT).arrays["input_ids"].tolist()
+    with contextlib.closing(load_model(folder, runtime={"use": "torch", "dtype": dtype})) as ours:
+        call = functools.partial(ours.generate, PROMPT, max_new_tokens=new, min_new_tokens=new, temperature=0)
+        one = compared(lambda: theirs(ids, new), call, pairs)
+    eight = joining(model, folder, dtype, new, theirs, max(1, pairs // 2))
+    return {(f"{dtype}, one", GENERATE): one} | {(f"{dtype}, eight together", n): found for n, found in eight.items()}
 
 
 def main(
@@ -97,35 +128,20 @@ def main(
     from spcore_torch.generating import LANGUAGE
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         opened = open_model(model, default_registry())
         opened.save_config(Path(folder), LANGUAGE)
         opened.processor.save(Path(folder))
         tensors = {name: tensor.contiguous() for name, tensor in frozen(opened, LANGUAGE).named_parameters()}
         save_file(tensors, Path(folder) / "model.safetensors", {"format": "pt"})
-        ids = torch.tensor([opened.processor.encode(PROMPT).arrays["input_ids"]])
         size = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
         for dtype in ("float32", "bfloat16"):
-            whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-            ours = load_model(folder, runtime={"use": "torch", "dtype": dtype})
-
-            given = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
-            found[f"{dtype}, one"] = compared(
-                functools.partial(whole.generate, ids, attention_mask=torch.ones_like(ids), **given),
-                functools.partial(ours.generate, PROMPT, max_new_tokens=new, min_new_tokens=new, temperature=0),
-                pairs,
-            )
-            ours.close()
-            del whole
-            for times, share in SPREADS.items():
-                lengths = [round(new * (share + n / 7 * (2 - 2 * share))) for n in range(8)]
-                pair = joining(opened, folder, dtype, lengths, max(1, pairs // 2))
-                found[f"{dtype}, eight together, 1 to {times}"] = pair
-    rate, read = new / statistics.median(o for _, o in found["float32, one"]), bandwidth()
+            found |= rows(opened, folder, dtype, new, pairs)
+    rate, read = new / statistics.median(o for _, o in found["float32, one", GENERATE]), bandwidth()
     report = {
-        "ratios": {n: {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},
-        "seconds": {n: [statistics.median(side) for side in zip(*r, strict=True)] for n, r in found.items()},
+        "ratios": {" / ".join(n): {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},
+        "seconds": {" / ".join(n): [statistics.median(side) for side in zip(*r, strict=True)] for n, r in found.items()},
         "tokens_per_second": rate, "bytes_per_second": read, "share_of_bandwidth": rate * size * 4 / read, "threads": torch.get_num_threads(),
     }  # fmt: skip
     _told(report, as_json)
@@ -136,8 +152,8 @@ def _told(report: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(report))
         return
     for name, r in report["ratios"].items():
-        sides = "the same one after another" if "together" in name else "transformers.generate"
-        print(f"{name:<32} {r['median']:5.2f} times as fast as {sides} ({r['low']:.2f} to {r['high']:.2f})")
+        what, _, beside = name.partition(" / ")
+        print(f"{what:<26} {r['median']:5.2f} times as fast as {beside} ({r['low']:.2f} to {r['high']:.2f})")
     print(
         f"float32, one: {report['tokens_per_second']:.1f} tokens a second, {report['share_of_bandwidth']:.0%} of what reading the weights at "
         f"{report['bytes_per_second'] / 1e9:.1f} GB/s would allow; {report['threads']} threads"

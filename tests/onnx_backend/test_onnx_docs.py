@@ -28,6 +28,13 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         words = shlex.split(line.replace("--split test ", "").replace("builtin/reviews", "rows.jsonl"))
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
+    head, *rows = done.stdout.splitlines()  # the last compares
+    assert head.split() == ["runtime", "provider", "rows_per_second", "p50_ms", "p99_ms", "memory_mb", "accuracy"]
+    assert {tuple(row.split()[:2]) for row in rows} >= {
+        ("onnx", "precision=float32"),
+        ("onnx", "precision=int8"),
+        ("torch", "dtype=float32"),
+    }
 
 
 def test_options_and_files_are_listed() -> None:
