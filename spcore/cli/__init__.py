@@ -34,10 +34,9 @@ def main() -> None:
     except KeyboardInterrupt:  # one more while the one before was being told of
         sys.exit(130)
     finally:
+        # While Python ends, one more ends it: raised in a library's handler at exit it would show that library's trace.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # while Python ends, one more ends it, and no library's trace is shown
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _plain_streams() -> None:

@@ -40,8 +40,8 @@ def materialise(
 ) -> LoadReport:
     """Give a meta module storage on `device` and values; ties and dtypes are kept. Of a parameter that is sharded already, this rank's
     part alone is stored: one whole tensor at a time passes through. cuttings: by name, of plain tensors of which the module has the
-    shapes of `rank`'s pieces. together: on the CPU the tensors lie side by side (`pages.lay_out`). Raises ArtifactError where the model has weights and a parameter of its backbone is missing or has another
-    shape."""
+    shapes of `rank`'s pieces. together: on the CPU the tensors lie side by side (`pages.lay_out`). Raises ArtifactError where the model has
+    weights and a parameter of its backbone is missing or has another shape."""
     pieces = Pieces(cuttings or {}, rank)
     anatomy = model.anatomy(head)
     module.to_empty(device=device)
