@@ -19,8 +19,8 @@ _LEAST = 2**23
 
 def lay_out(tensors: Iterable[torch.Tensor]) -> None:
     """Give tensors on the CPU that hold nothing yet memory side by side, in large pages where the system has them: few tensors fill such a
-    page by themselves. Each has a storage of its own still; what one held is given back when none is left. Elsewhere, and where it is
-    refused, they stay where they are."""
+    page by themselves. Each has a storage of its own still; the memory is given back with the last of them. Elsewhere, and where it is
+    refused, they stay where they are. Called by `materialise`."""
     places, size = [], 0
     for tensor in tensors:
         if tensor.device.type == "cpu" and tensor.numel():

@@ -2,7 +2,8 @@
 
 Give a decoder that is not quantised (a Hub name, a folder, a GGUF file): `python tests/bench/generation.py MODEL`. Both sides have the same
 weights, prompt, threads and number of new tokens, all greedy. "eight together": requests of unequal lengths, which join and leave, against
-the same one after another, by ours and by `transformers.generate`. The memory's bandwidth bounds a step, which reads every weight once; what torch reads is measured beside.
+the same one after another, by ours and by `transformers.generate`. The memory's bandwidth bounds a step, which reads every weight once; what
+torch reads is measured beside.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def joining(
     }
 
 
-def rows(model: Any, folder: str, dtype: str, new: int, pairs: int) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(what is compared, with what) -> the pairs, in one format. new: tokens of an answer."""
+def rows(model: Any, folder: str, dtype: str, new: int, pairs: int) -> dict[str, list[tuple[float, float]]]:
+    """What is compared with what -> the pairs, in one format. new: tokens of an answer."""
     import torch
     import transformers
 
@@ -105,7 +106,9 @@ def rows(model: Any, folder: str, dtype: str, new: int, pairs: int) -> dict[tupl
         call = functools.partial(ours.generate, PROMPT, max_new_tokens=new, min_new_tokens=new, temperature=0)
         one = compared(lambda: theirs(ids, new), call, pairs)
     eight = joining(model, folder, dtype, new, theirs, max(1, pairs // 2))
-    return {(f"{dtype}, one", GENERATE): one} | {(f"{dtype}, eight together", n): found for n, found in eight.items()}
+    return {f"{dtype}, one, beside {GENERATE}": one} | {
+        f"{dtype}, eight together, beside {n}": found for n, found in eight.items()
+    }
 
 
 def main(
@@ -128,7 +131,7 @@ def main(
     from spcore_torch.generating import LANGUAGE
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         opened = open_model(model, default_registry())
         opened.save_config(Path(folder), LANGUAGE)
@@ -138,10 +141,10 @@ def main(
         size = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
         for dtype in ("float32", "bfloat16"):
             found |= rows(opened, folder, dtype, new, pairs)
-    rate, read = new / statistics.median(o for _, o in found["float32, one", GENERATE]), bandwidth()
+    rate, read = new / statistics.median(o for _, o in found[f"float32, one, beside {GENERATE}"]), bandwidth()
     report = {
-        "ratios": {" / ".join(n): {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},
-        "seconds": {" / ".join(n): [statistics.median(side) for side in zip(*r, strict=True)] for n, r in found.items()},
+        "ratios": {n: {"median": statistics.median(a / b for a, b in r), "low": min(a / b for a, b in r), "high": max(a / b for a, b in r)} for n, r in found.items()},
+        "seconds": {n: [statistics.median(side) for side in zip(*r, strict=True)] for n, r in found.items()},
         "tokens_per_second": rate, "bytes_per_second": read, "share_of_bandwidth": rate * size * 4 / read, "threads": torch.get_num_threads(),
     }  # fmt: skip
     _told(report, as_json)
@@ -152,8 +155,7 @@ def _told(report: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(report))
         return
     for name, r in report["ratios"].items():
-        what, _, beside = name.partition(" / ")
-        print(f"{what:<26} {r['median']:5.2f} times as fast as {beside} ({r['low']:.2f} to {r['high']:.2f})")
+        print(f"{r['median']:5.2f} times as fast ({r['low']:.2f} to {r['high']:.2f}): {name}")
     print(
         f"float32, one: {report['tokens_per_second']:.1f} tokens a second, {report['share_of_bandwidth']:.0%} of what reading the weights at "
         f"{report['bytes_per_second'] / 1e9:.1f} GB/s would allow; {report['threads']} threads"
