@@ -51,21 +51,18 @@ def _vector(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return found[None]
 
 
-_BLOCK, _MOST, _SMALL = 8, 8, 2**19
-"""Rows of a weight in one product; rows of x, of which more would be copied again; numbers of a weight that a cache holds, where copying is
-cheap."""
+_BLOCK, _SMALL = 8, 2**18
+"""Rows of a weight in one product; numbers of a weight that a cache holds, where copying is cheap."""
 
 
 def _blocks(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A few rows, as a batch of products by 8 rows of the weight each, which read it where it lies; one large product copies it first, which
-    takes as long as reading it."""
+    """A few rows, as a batch of products of 8 rows of the weight each, which read it where it lies; one large product copies it first, which
+    takes as long as reading it. The result is a transposed view."""
     outputs, inputs = weight.shape
     if outputs % _BLOCK or weight.numel() < _SMALL or not weight.is_contiguous():
         return _default(x, weight, bias)
-    if len(x) > _MOST:
-        return torch.cat([_blocks(rows, weight, bias) for rows in x.split(_MOST)])
     parts = weight.view(-1, _BLOCK, inputs)
-    found = torch.bmm(x.expand(len(parts), -1, -1), parts.transpose(1, 2)).transpose(0, 1).reshape(len(x), outputs)
+    found = torch.bmm(parts, x.contiguous().t().expand(len(parts), -1, -1)).view(outputs, len(x)).t()
     return found if bias is None else found.add_(bias)
 
 
@@ -77,11 +74,11 @@ def candidates() -> dict[str, Product]:
     return found
 
 
-FEW = (1, 2, 4, 8, 12)
+FEW = (1, 2, 4, 8, 16)
 """Numbers of rows for which a kernel is chosen, each for what lies between it and the next."""
 _LEAD = 0.9
 """Share of the default's time that another kernel may take: a lead that noise could make is none."""
-_MANY = 32
+_MANY = 24
 """Rows from which on a product is one like others."""
 _COPIES = 16
 """Of 12.6 MB of weights each."""
@@ -231,7 +228,8 @@ def _forward(x: torch.Tensor, used: torch.Tensor, bias: torch.Tensor | None, pro
     bias = None if bias is None else bias.to(used.dtype)
     if x.dim() == 2 and x.dtype == used.dtype:  # a step of generating has hundreds of such calls
         return product(x, used, bias)
-    return product(x.reshape(-1, x.shape[-1]).to(used.dtype), used, bias).view(*x.shape[:-1], -1)
+    # What other code is given lies as its own products would.
+    return product(x.reshape(-1, x.shape[-1]).to(used.dtype), used, bias).contiguous().view(*x.shape[:-1], -1)
 
 
 class _Linear(torch.autograd.Function):  # type: ignore[misc]
@@ -289,8 +287,13 @@ class Forward:
         self.low: torch.Tensor | None = None
         self.version = -1  # of the weight that `low` was made from; -1 after an optimizer's step
 
+    def over(self, linear: nn.Linear) -> Forward:
+        """See `Multiplies`."""
+        return Forward(linear, self.product, self.dtype, self.keeps, self.few, self.backward)
+
     def __call__(self, x: torch.Tensor, *, biased: bool = True) -> torch.Tensor:
-        """As `nn.Linear.forward`. biased: False for the product alone, whose bias another adds."""
+        """As `nn.Linear.forward`; of a few rows [n, i] without a gradient the result may be a transposed view. biased: False for the
+        product alone, whose bias another adds."""
         weight, bias = self.linear.weight, self.linear.bias if biased else None
         if not torch.is_grad_enabled():
             rows, used = x.numel() // x.shape[-1], weight if self.dtype is None else self._used(weight)

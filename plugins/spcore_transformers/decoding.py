@@ -66,7 +66,8 @@ class SlotDecoder(Decodes, Crops):
         # Not by the output layer's weight, of which a rank may have some rows alone.
         self.vocabulary = int(whole.get_output_embeddings().out_features)
         self.lengths, self.widths = [0] * slots, [0] * slots
-        self.layers = [SlotLayer(slots, length, window) for window in windows(self.config)]
+        self.layers: list[SlotLayer] = []
+        self.layers += [SlotLayer(slots, length, window, self.layers) for window in windows(self.config)]
         self.cross = [CrossLayer(slots, encoder_length) for _ in self.layers] if encoder_length else []
         self._encoded: list[object] = [None] * slots
         self._cache: Any = Cache(layers=self.layers)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from spcore.tensors.joined import joined
 from spcore_transformers.decoding import SlotDecoder, rotary_kinds
 from spcore_transformers.slots import SlotLayer
 
@@ -75,6 +76,23 @@ class _Rows:
         return self._masks[key]
 
 
+class _Beside:
+    """Linear layers of the same input, which are one where their weights let them."""
+
+    def __init__(self, *linears: Any) -> None:
+        one = joined(linears)
+        self.joined = one is not None
+        self._calls = [_call(linear) for linear in (linears if one is None else [one])]
+        self._sizes = None if one is None else [len(linear.weight) for linear in linears]
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, Sequence[int]]:
+        """x: [N, inputs] -> [N, outputs of all], and how many are of each."""
+        found = [call(x) for call in self._calls]
+        if self._sizes is not None:
+            return found[0], self._sizes
+        return torch.cat(found, -1), [part.shape[-1] for part in found]
+
+
 class _Layer:
     """A layer's parts, found once: looking them up in a module takes as long as a small operation does. How many heads there are, what its
     linear layers give says: under tensor parallelism some of them."""
@@ -83,11 +101,11 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.size, self.scale = size, attention.scaling
         self.before, self.between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self.q, self.k, self.v = _call(attention.q_proj), _call(attention.k_proj), _call(attention.v_proj)
+        self.qkv = _Beside(attention.q_proj, attention.k_proj, attention.v_proj)
         self.q_norm = _norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.k_norm = _norm(attention.k_norm) if hasattr(attention, "k_norm") else None
         self.o, self.down = _call(attention.o_proj), _call(mlp.down_proj)
-        self.gate, self.up = _call(mlp.gate_proj), _call(mlp.up_proj)
+        self.gate_up = _Beside(mlp.gate_proj, mlp.up_proj)
         self.act = F.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
 
     def __call__(
@@ -95,17 +113,24 @@ class _Layer:
     ) -> torch.Tensor:
         """x: [N, hidden] -> the same."""
         x = x + self._attention(self.before(x), cos, sin, now, kept)
-        y = self.between(x)
-        return x + self.down(self.act(self.gate(y)) * self.up(y))
+        y, sizes = self.gate_up(self.between(x))
+        gate, up = y.split(sizes, -1)
+        # Row by row, as the next product reads it, whatever way the last one wrote.
+        return x + self.down(torch.mul(self.act(gate), up, out=y.new_empty(gate.shape)))
 
     def _attention(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, now: _Rows, kept: SlotLayer
     ) -> torch.Tensor:
-        q, k, v = (projected(x).view(len(x), -1, self.size) for projected in (self.q, self.k, self.v))
+        y, sizes = self.qkv(x)
+        y = y.contiguous().view(len(x), -1, self.size)  # attention is slow over heads whose numbers lie apart
+        heads = [size // self.size for size in sizes]
+        qk, v = y[:, : -heads[2]], y[:, -heads[2] :]
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        kept.put(_rotated(k, cos, sin), v, now.slot, now.position, now.room)
-        q = _rotated(q, cos, sin).to(v.dtype)
+            q, k = qk.split(heads[:2], 1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 1)
+        q, k = _rotated(qk, cos, sin).split(heads[:2], 1)
+        kept.put(k, v, now.slot, now.position, now.room)
+        q = q.to(v.dtype).contiguous()
         return self.o(self._one(q, now, kept) if now.one else self._several(q, now, kept))
 
     def _one(self, q: torch.Tensor, now: _Rows, kept: SlotLayer) -> torch.Tensor:
@@ -176,7 +201,7 @@ class LlamaDecoder(SlotDecoder):
         if now.last is not None:
             x = x.index_select(0, now.last)
         logits: torch.Tensor = self._head(self._last(x))
-        return logits
+        return logits.contiguous()
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

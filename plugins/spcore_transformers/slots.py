@@ -7,14 +7,20 @@ Memory is taken when it is needed, in doubling steps, and never for more than th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
+from spcore.tensors.pages import lay_out
+
 _FIRST = 64
-"""Columns that a cache begins with."""
+"""Columns that a cache has at least, once it grows."""
+_ALONE = 2**25
+"""Bytes of a layer's keys and values from which on they grow by themselves: there is no need of neighbours to fill large pages, and what all
+of them hold would be there twice while they grow."""
 
 
 class Pass:
@@ -43,12 +49,13 @@ class Pass:
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values [slots, columns, heads, size]. slots, length: the most there may be of the first two. window: tokens that
-    a query sees, itself included; None: all."""
+    a query sees, itself included; None: all. beside: the layers of its model, itself among them, whose memory grows with its own."""
 
     is_croppable = False
 
-    def __init__(self, slots: int, length: int, window: int | None) -> None:
+    def __init__(self, slots: int, length: int, window: int | None, beside: Sequence[SlotLayer] | None = None) -> None:
         super().__init__()
+        self._beside = [self] if beside is None else beside
         self.most, self.window, self.is_sliding = (slots, length), window, window is not None
         self.now: Pass | None = None
 
@@ -66,12 +73,16 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         if had[0] >= slots and had[1] >= columns:
             return
         wanted = _grown(had[0], slots, 1, self.most[0]), _grown(had[1], columns, _FIRST, self.most[1])
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
-            new = old.new_zeros((*wanted, *old.shape[2:]))
-            new[: had[0], : had[1]] = old
-            setattr(self, name, new)
+        size = 2 * math.prod((*wanted, *self.keys.shape[2:])) * self.keys.element_size()
+        # What a layer holds is known once it was fed: in the first pass each takes what that needs.
+        layers = [self] if size >= _ALONE else [x for x in self._beside if x.is_initialized and x.keys.shape[:2] == had]
+        made = [old.new_empty((*wanted, *old.shape[2:])) for layer in layers for old in (layer.keys, layer.values)]
+        lay_out(made)
+        for layer, keys, values in zip(layers, made[::2], made[1::2], strict=True):
+            for new, old in ((keys, layer.keys), (values, layer.values)):
+                # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
+                new.zero_()[: had[0], : had[1]] = old
+            layer.keys, layer.values = keys, values
 
     def put(
         self,
@@ -202,6 +213,6 @@ class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 def _grown(had: int, wanted: int, first: int, most: int) -> int:
-    """A size that holds `wanted`: twice what was there, or `first`, or what is wanted."""
+    """A size that holds `wanted`: what is wanted at first, then twice what was there, and `first` at least."""
     assert wanted <= most, f"{wanted} of at most {most}: a request that does not fit is refused before"
-    return had if had >= wanted else min(most, max(2 * had, first, wanted))
+    return had if had >= wanted else min(most, max(2 * had, first if had else 0, wanted))

@@ -6,8 +6,9 @@ A step of generating reads every weight once, and these are more small pages (4 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -22,7 +23,8 @@ def lay_out(tensors: Iterable[torch.Tensor]) -> None:
     page by themselves. Each has a storage of its own still; the memory is given back with the last of them. Elsewhere, and where it is
     refused, they stay where they are. Called by `materialise`."""
     places, size = [], 0
-    for tensor in tensors:
+    # Matrices first: those of one module, of which some have a bias, are neighbours then (`adjoining`).
+    for tensor in sorted(tensors, key=lambda t: t.dim() < 2):
         if tensor.device.type == "cpu" and tensor.numel():
             places.append((tensor, size))
             size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
@@ -36,3 +38,18 @@ def lay_out(tensors: Iterable[torch.Tensor]) -> None:
     for tensor, begin in places:
         flat = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
         tensor.data = flat.view(tensor.shape)
+
+
+def adjoining(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Tensors on the CPU as one, end to end along their first dimension, if that is how they lie in memory: [sum of n, ...] of the same
+    numbers, which it keeps alive. Else None. Called by `joined`."""
+    first = tensors[0]
+    kinds = {(tensor.dtype, tensor.shape[1:], tensor.device.type, tensor.is_contiguous()) for tensor in tensors}
+    ends = [tensor.data_ptr() + tensor.nbytes for tensor in tensors]
+    if kinds != {(first.dtype, first.shape[1:], "cpu", True)} or not first.nbytes:
+        return None
+    if any(end != following.data_ptr() for end, following in zip(ends, tensors[1:], strict=False)):
+        return None
+    memory = (ctypes.c_byte * (ends[-1] - first.data_ptr())).from_address(first.data_ptr())
+    memory.of = [tensor.detach() for tensor in tensors]  # type: ignore[attr-defined]
+    return torch.frombuffer(memory, dtype=first.dtype).view(-1, *first.shape[1:])

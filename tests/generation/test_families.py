@@ -134,6 +134,8 @@ def test_memory_is_taken_as_it_is_needed_and_the_module_stays_as_it_is(folders: 
     modules = [type(part) for part in module.modules()]
     decodes: Any = tiny.decoder(model, module, slots=64, length=64)
     logits(decodes, 0, [5] * 3, model.config.is_encoder_decoder)
+    assert {tuple(layer.keys.shape[:2]) for layer in decodes.layers} == {(1, 3)}
+    decodes.decode([5], [0])
     assert {tuple(layer.keys.shape[:2]) for layer in decodes.layers} == {(1, 64)}
     logits(decodes, 2, [5] * 3, model.config.is_encoder_decoder)
     assert {layer.keys.shape[0] for layer in decodes.layers} == {3}
