@@ -39,7 +39,9 @@ def test_a_family_is_that_of_transformers(family: str, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("modernbert", "deberta-v2"))]
+)
 def test_a_strangers_head(family: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", family)
     task = Weighted()

@@ -123,6 +123,7 @@ def test_torch_has_nothing_to_export(folder: Path) -> None:
         load_model(folder).export("torch", quantise="dynamic")
 
 
+@pytest.mark.slow  # docs/onnx.md's bench, whose table is read, is in every run
 def test_bench_shows_all_side_by_side(folder: Path) -> None:
     data = folder.parent / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
