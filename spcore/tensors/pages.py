@@ -21,7 +21,7 @@ _LEAST = 2**23
 def lay_out(tensors: Iterable[torch.Tensor]) -> None:
     """Give tensors on the CPU that hold nothing yet memory side by side, in large pages where the system has them: few tensors fill such a
     page by themselves. Each has a storage of its own still; the memory is given back with the last of them. Elsewhere, and where it is
-    refused, they stay where they are. Called by `materialise`."""
+    refused, they stay where they are. Called by `materialise` and by caches that grow."""
     places, size = [], 0
     # Matrices first: those of one module, of which some have a bias, are neighbours then (`adjoining`).
     for tensor in sorted(tensors, key=lambda t: t.dim() < 2):
@@ -45,9 +45,9 @@ def adjoining(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     numbers, which it keeps alive. Else None. Called by `joined`."""
     first = tensors[0]
     kinds = {(tensor.dtype, tensor.shape[1:], tensor.device.type, tensor.is_contiguous()) for tensor in tensors}
-    ends = [tensor.data_ptr() + tensor.nbytes for tensor in tensors]
     if kinds != {(first.dtype, first.shape[1:], "cpu", True)} or not first.nbytes:
         return None
+    ends = [tensor.data_ptr() + tensor.nbytes for tensor in tensors]
     if any(end != following.data_ptr() for end, following in zip(ends, tensors[1:], strict=False)):
         return None
     memory = (ctypes.c_byte * (ends[-1] - first.data_ptr())).from_address(first.data_ptr())
