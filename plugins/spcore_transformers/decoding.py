@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from spcore.errors import RefusalError
 from spcore.interfaces.runtime import Crops, Decodes
-from spcore_transformers.slots import CrossLayer, Pass, SlotLayer
+from spcore_transformers.slots import CrossLayer, Pass, SlotLayer, reserve
 
 DECODED = frozenset({
     "bart", "bloom", "codegen", "cohere", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
@@ -66,8 +66,7 @@ class SlotDecoder(Decodes, Crops):
         # Not by the output layer's weight, of which a rank may have some rows alone.
         self.vocabulary = int(whole.get_output_embeddings().out_features)
         self.lengths, self.widths = [0] * slots, [0] * slots
-        self.layers: list[SlotLayer] = []
-        self.layers += [SlotLayer(slots, length, window, self.layers) for window in windows(self.config)]
+        self.layers = [SlotLayer(slots, length, window) for window in windows(self.config)]
         self.cross = [CrossLayer(slots, encoder_length) for _ in self.layers] if encoder_length else []
         self._encoded: list[object] = [None] * slots
         self._cache: Any = Cache(layers=self.layers)
@@ -118,8 +117,10 @@ class SlotDecoder(Decodes, Crops):
         if not pairs or not layers:
             return
         sources, targets = torch.tensor(pairs, device=self.device).unbind(1)
+        columns = max(lengths[s] for s, _ in pairs)
+        reserve(layers, max(t for _, t in pairs) + 1, columns)
         for layer in layers:
-            layer.copy(sources, targets, max(lengths[s] for s, _ in pairs))
+            layer.copy(sources, targets, columns)
 
     def crop(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
         """See `Crops.crop`."""
@@ -157,6 +158,7 @@ class SlotDecoder(Decodes, Crops):
         """Feed ids [B, new] to slots; logits [B, vocabulary] after the last. hidden: of the encoder, where the slots' texts begin."""
         assert not self.whole.training, "a module that decodes is in eval mode"
         now = Pass(slots, [self.lengths[slot] for slot in slots], ids.shape[1], self.device)
+        reserve(self.layers, max(slots) + 1, now.total)
         every: tuple[SlotLayer | CrossLayer, ...] = (*self.layers, *self.cross)
         for layer in every:
             layer.now = now

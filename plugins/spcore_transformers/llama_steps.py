@@ -19,7 +19,7 @@ from torch import nn
 
 from spcore.tensors.joined import joined
 from spcore_transformers.decoding import SlotDecoder, rotary_kinds
-from spcore_transformers.slots import SlotLayer
+from spcore_transformers.slots import SlotLayer, reserve
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _FIXED = frozenset({"default", "linear", "llama3", "yarn"})
@@ -182,6 +182,7 @@ class LlamaDecoder(SlotDecoder):
         assert not self.whole.training, "a module that decodes is in eval mode"
         with torch.inference_mode():
             now = _Rows(slots, [self.lengths[slot] for slot in slots], counts, self.device)
+            reserve(self.layers, *now.room)
             logits = self._logits(torch.as_tensor(ids, device=self.device), now)
             for slot, end in zip(slots, now.ends, strict=True):
                 self.lengths[slot] = end

@@ -49,13 +49,12 @@ class Pass:
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values [slots, columns, heads, size]. slots, length: the most there may be of the first two. window: tokens that
-    a query sees, itself included; None: all. beside: the layers of its model, itself among them, whose memory grows with its own."""
+    a query sees, itself included; None: all."""
 
     is_croppable = False
 
-    def __init__(self, slots: int, length: int, window: int | None, beside: Sequence[SlotLayer] | None = None) -> None:
+    def __init__(self, slots: int, length: int, window: int | None) -> None:
         super().__init__()
-        self._beside = [self] if beside is None else beside
         self.most, self.window, self.is_sliding = (slots, length), window, window is not None
         self.now: Pass | None = None
 
@@ -67,22 +66,23 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.values = value_states.new_zeros((0, 0, *value_states.shape[-2:]))
         self.is_initialized = True
 
-    def _reserve(self, slots: int, columns: int) -> None:
-        """Have so many slots and columns at least; what is there stays."""
-        had = self.keys.shape[:2]
-        if had[0] >= slots and had[1] >= columns:
-            return
-        wanted = _grown(had[0], slots, 1, self.most[0]), _grown(had[1], columns, _FIRST, self.most[1])
-        size = 2 * math.prod((*wanted, *self.keys.shape[2:])) * self.keys.element_size()
-        # What a layer holds is known once it was fed: in the first pass each takes what that needs.
-        layers = [self] if size >= _ALONE else [x for x in self._beside if x.is_initialized and x.keys.shape[:2] == had]
-        made = [old.new_empty((*wanted, *old.shape[2:])) for layer in layers for old in (layer.keys, layer.values)]
-        lay_out(made)
-        for layer, keys, values in zip(layers, made[::2], made[1::2], strict=True):
-            for new, old in ((keys, layer.keys), (values, layer.values)):
-                # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
-                new.zero_()[: had[0], : had[1]] = old
-            layer.keys, layer.values = keys, values
+    def grown(self, slots: int, columns: int) -> tuple[int, int]:
+        """Slots and columns to have where so many are needed."""
+        had = self.keys.shape
+        return _grown(had[0], slots, 1, self.most[0]), _grown(had[1], columns, _FIRST, self.most[1])
+
+    def nbytes(self, slots: int, columns: int) -> int:
+        """Of keys and values together, once they have grown for these."""
+        size: int = self.keys.element_size()
+        return 2 * size * math.prod((*self.grown(slots, columns), *self.keys.shape[2:]))
+
+    def move(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Into memory that is larger."""
+        slots, columns = self.keys.shape[:2]
+        for new, old in ((keys, self.keys), (values, self.values)):
+            # Zeros: a column that is masked still enters a sum, with weight 0, and 0 times what memory holds need not be 0.
+            new.zero_()[:slots, :columns] = old
+        self.keys, self.values = keys, values
 
     def put(
         self,
@@ -95,7 +95,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Put [..., heads, size] into columns [...] of slots [...]. room: slots and columns that this needs."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        self._reserve(*room)
+        reserve([self], *room)
         self.keys.index_put_((slots, columns), keys.to(self.keys.dtype))
         self.values.index_put_((slots, columns), values)
 
@@ -132,9 +132,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.most[1]
 
     def copy(self, sources: torch.Tensor, targets: torch.Tensor, columns: int) -> None:
-        """Copy the first columns of slots, simultaneously."""
+        """Copy the first columns of slots, simultaneously. There is room for them (`reserve`)."""
         if self.is_initialized:
-            self._reserve(int(targets.max()) + 1, columns)
             for tensor in (self.keys, self.values):
                 tensor[targets, :columns] = tensor[sources, :columns]
 
@@ -210,6 +209,22 @@ class CrossLayer(CacheLayerMixin):  # type: ignore[misc]
     def get_max_length(self) -> int:
         """The most columns."""
         return self.store.most[1]
+
+
+def reserve(layers: Sequence[SlotLayer], slots: int, columns: int) -> None:
+    """Have layers that were fed before hold so many slots and columns at least; what is there stays. Those of one model grow at once, and lie
+    side by side. Called by decoders before a pass; in the first one, which shows what a layer holds, each takes what that needs."""
+    lacking = [x for x in layers if x.is_initialized and (x.keys.shape[0] < slots or x.keys.shape[1] < columns)]
+    large = [layer for layer in lacking if layer.nbytes(slots, columns) >= _ALONE]
+    for group in ([layer for layer in lacking if layer not in large], *([layer] for layer in large)):
+        made = [
+            old.new_empty((*layer.grown(slots, columns), *old.shape[2:]))
+            for layer in group
+            for old in (layer.keys, layer.values)
+        ]
+        lay_out(made)
+        for layer, keys, values in zip(group, made[::2], made[1::2], strict=True):
+            layer.move(keys, values)
 
 
 def _grown(had: int, wanted: int, first: int, most: int) -> int:
